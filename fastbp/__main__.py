@@ -1,0 +1,84 @@
+"""The commands: python -m fastbp demo | explain | config | warmup."""
+import argparse
+import re
+import sys
+import time
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import NamedTuple
+
+import fastbp
+
+
+class Command(NamedTuple):
+    """`prepare(parser)` adds the command's options and returns what runs it: run(options) -> exit status."""
+
+    help: str
+    prepare: Callable[[argparse.ArgumentParser], Callable[[argparse.Namespace], int]]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns its exit status. Wrong options end the process with status 2, as argparse does."""
+    arguments = _join_negative(sys.argv[1:] if arguments is None else arguments)
+    parser = argparse.ArgumentParser("python -m fastbp", description="Dense layers with backpropagation for NumPy.")
+    parser.add_argument("--version", action="version", version=f"fastbp {fastbp.__version__}")
+    subparsers = parser.add_subparsers(metavar="command")
+    for name, command in COMMANDS.items():
+        subparser = subparsers.add_parser(name, help=command.help, description=command.help)
+        if name in arguments:
+            subparser.set_defaults(run=command.prepare(subparser), error=subparser.error)
+    options = parser.parse_args(arguments)
+    if "run" not in options:
+        parser.print_help()
+        return 0
+    try:
+        return options.run(options)
+    except argparse.ArgumentError as problem:
+        return options.error(str(problem))
+
+
+def _join_negative(arguments):
+    """Write `--inputs -1,2` as `--inputs=-1,2`: argparse would take -1,2 for an option."""
+    joined = []
+    for argument in arguments:
+        if joined and re.fullmatch("--[^=]+", joined[-1]) and re.match(r"-[\d.]", argument):
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
+
+
+def _module(name):
+    """The command of fastbp/<name>.py, which is imported only when it is used."""
+    def prepare(parser):
+        module = import_module(f"fastbp.{name}")
+        module.add_options(parser)
+        return module.run
+    return prepare
+
+
+def _config(parser):
+    def run(options):
+        fastbp.show_config()
+        return 0
+    return run
+
+
+def _warmup(parser):
+    def run(options):
+        start = time.perf_counter()
+        fastbp.warmup()
+        print(f"Compiled, or read from the cache, in {time.perf_counter() - start:.1f} s")
+        return 0
+    return run
+
+
+COMMANDS = {
+    "demo": Command("Train a network on handwritten digits, check its gradients, time its steps.", _module("demo")),
+    "explain": Command("Show the chain rule on one neuron, number by number.", _module("explain")),
+    "config": Command("Print the CPU, instruction set, threads, cache folder and versions in use.", _config),
+    "warmup": Command("Compile everything into the disk cache.", _warmup),
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

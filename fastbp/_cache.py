@@ -1,0 +1,210 @@
+"""Compiled functions on disk, one file per function and signature.
+
+Numba's own cache notices an edited function only in the file that it is in, and its processes share an index. Here the
+folder's name is a digest of everything that compiled code depends on, this package's source included, so a file in it
+is never stale; it is written under another name and then renamed, so a reader sees all of it or none, without a lock.
+
+To read a file is to run what is in it, so a folder that others can write is not used.
+"""
+import hashlib
+import itertools
+import os
+import pickle
+import re
+import secrets
+import shutil
+import sys
+import tempfile
+import time
+import warnings
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+
+import llvmlite
+import llvmlite.binding as llvm
+import numba
+import numpy
+from numba.core import bytecode, caching, compiler, config
+from numba.core.runtime import rtsys
+from numba.core.serialize import dumps
+
+from . import _cpu
+
+_KEY = re.compile("[0-9a-f]{32}")
+_DIGEST_BYTES = 32
+_FLAGS = ("OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "BOUNDSCHECK", "DEBUGINFO_DEFAULT", "USING_SVML")
+_SECONDS_UNUSED = 30 * 24 * 3600
+
+
+def attach(dispatcher, name: str) -> None:
+    """Let `dispatcher.compile(signature)` load from the cache or save to it; `name` is for this function alone."""
+    dispatcher._cache = _DiskCache(name)
+
+
+def folder() -> Path | None:
+    """The folder of this package's compiled code, or None if there is none."""
+    return _open()[0]
+
+
+def problem() -> str | None:
+    """Why folder() is None."""
+    return _open()[1]
+
+
+class _DiskCache(caching.NullCache):
+    """What Numba's dispatcher asks of a cache."""
+
+    def __init__(self, name):
+        self._name = name
+
+    @property
+    def cache_path(self):
+        return folder()
+
+    def load_overload(self, signature, target_context):
+        path = self._path(signature)
+        payload = path and _read(path)
+        if not payload:
+            return None
+        # All that compiled code links to. Numba's own cache refreshes the whole context, which takes 0.2 s.
+        rtsys.initialize(target_context)
+        return compiler.CompileResult._rebuild(target_context, *pickle.loads(payload))
+
+    def save_overload(self, signature, result):
+        path = self._path(signature)
+        if path and not result.lifted and not result.library.has_dynamic_globals:
+            _write(path, dumps(result._reduce()))
+
+    def _path(self, signature):
+        if folder() is None:
+            return None
+        return folder() / f"{self._name}-{hashlib.sha256(str(signature).encode()).hexdigest()[:16]}"
+
+
+def _read(path):
+    """The payload of a file, or None if it is not there, not whole, or was written under another name."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None
+    payload = memoryview(content)[_DIGEST_BYTES:]
+    return payload if content[:_DIGEST_BYTES] == _digest(path, payload) else None
+
+
+def _write(path, payload):
+    """Write the file, or nothing if that is not possible."""
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent)
+        try:
+            with open(handle, "wb") as file:
+                file.write(_digest(path, payload))
+                file.write(payload)
+            os.replace(temporary, path)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(temporary)
+            raise
+    except OSError:
+        pass
+
+
+def _digest(path, payload):
+    identity = hashlib.sha256(f"{path.parent.name}/{path.name}".encode()).digest()
+    return hashlib.blake2b(payload, digest_size=_DIGEST_BYTES, key=identity).digest()
+
+
+class _Unsafe(Exception):
+    """A folder that another user could put code in."""
+
+
+@cache
+def _open():
+    """(folder, None) or (None, why there is none)."""
+    try:
+        root = _private(_root())
+        path = root / key()
+        is_new = not path.exists()
+        _private(path)
+    except _Unsafe as error:
+        warnings.warn(f"fastbp does not use its cache of compiled code: {error}", RuntimeWarning, stacklevel=2)
+        return None, str(error)
+    except OSError as error:
+        return None, str(error)
+    with suppress(OSError):
+        os.utime(path)                  # in use: see _delete_unused
+        if is_new:
+            _delete_unused(root)
+    return path, None
+
+
+def _root():
+    chosen = os.environ.get("FASTBP_CACHE_DIR")
+    if chosen:
+        return Path(chosen).absolute()
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA", "~/AppData/Local")
+    elif sys.platform == "darwin":
+        base = "~/Library/Caches"
+    else:
+        base = os.environ.get("XDG_CACHE_HOME", "")
+        base = base if os.path.isabs(base) else "~/.cache"      # as the XDG specification says of a relative path
+    path = Path(os.path.expanduser(base), "fastbp")
+    if not path.is_absolute():
+        raise FileNotFoundError("this user has no home folder")
+    return path
+
+
+def _private(path):
+    """Make the folder, unless it is there, and see that only this user can write to it."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if os.name == "posix":              # on Windows a user's own folders are private already
+        status = path.stat()
+        if status.st_uid != os.geteuid():
+            raise _Unsafe(f"{path} belongs to user {status.st_uid}, expected {os.geteuid()}")
+        if status.st_mode & 0o022:
+            raise _Unsafe(f"{path} has mode {status.st_mode & 0o777:o}, expected 700: others can write to it")
+    return path
+
+
+def _delete_unused(root):
+    """Delete what other versions left behind."""
+    for path in root.iterdir():
+        if _KEY.fullmatch(path.name) and path.stat().st_mtime < time.time() - _SECONDS_UNUSED:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+@cache
+def key() -> str:
+    """A digest of all that the compiled code depends on."""
+    flags = {name: repr(getattr(config, name, None)) for name in _FLAGS}
+    facts = (_SOURCE, llvm.get_process_triple(), _cpu.target(), flags, sys.version,
+             numba.__version__, llvmlite.__version__, numpy.__version__)
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
+
+
+def source(package: Path) -> str:
+    """A digest of a package's Python files."""
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(package).as_posix()} {len(content)}\n".encode() + content)
+    return digest.hexdigest()
+
+
+# Now, not on first use: a file that is edited after this process has read it must not pass for what it runs.
+_SOURCE = source(Path(__file__).parent)
+
+
+def _number_functions():
+    """Let Numba number the functions that it compiles from a random start.
+
+    It counts from 1 in each process, and the number is all that tells the symbols of two closures of one function
+    apart. From the files of two processes, one would call the other's code.
+    """
+    bytecode.FunctionIdentity._unique_ids = itertools.count(secrets.randbits(60))
+
+
+_number_functions()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_number_functions)

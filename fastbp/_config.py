@@ -1,0 +1,37 @@
+"""What fastbp found and chose on this machine, for people and for bug reports."""
+import platform
+
+import llvmlite
+import numba
+import numpy
+
+from . import _cache, _cpu, _threads
+from .kernels import blocking
+
+
+def describe() -> dict[str, str]:
+    """Versions, machine, tiles and blocking, threads and cache, by name. Compiles nothing and starts no threads."""
+    from . import __version__
+    caches = ", ".join(f"{name} {size >> 10} KiB" for name, size in _cpu.caches()._asdict().items())
+    return {
+        "fastbp": __version__,
+        "python": platform.python_version(),
+        "numpy": numpy.__version__,
+        "numba": numba.__version__,
+        "llvmlite": llvmlite.__version__,
+        "cpu": f"{_cpu.model()}, compiled for {_cpu.target()[0]}",
+        "instruction set": _cpu.instruction_set(),
+        "caches": caches.upper().replace("KIB", "KiB"),
+        **blocking.describe(),
+        "threads": str(_threads.get_num_threads()),
+        "threading layer": _threads.layer(),
+        "cache folder": str(_cache.folder() or f"none: {_cache.problem()}"),
+    }
+
+
+def show_config() -> None:
+    """Print the versions, the machine, and what fastbp chose for it. Compiles nothing and starts no threads."""
+    facts = describe()
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        print(f"{name:{width}}  {value}")

@@ -1,0 +1,117 @@
+"""The machine: what Numba compiles for, caches and cores. All of it is found on demand, nothing at import."""
+import os
+import platform
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import llvmlite.binding as llvm
+from numba.core import codegen, config
+
+# Asked of LLVM instead of the list of features, because LLVM avoids the widest vectors of some CPUs.
+_PROBE = """
+declare <16 x float> @llvm.fmuladd.v16f32(<16 x float>, <16 x float>, <16 x float>)
+define <16 x float> @probe(<16 x float> %a, <16 x float> %b, <16 x float> %c) {
+  %d = call <16 x float> @llvm.fmuladd.v16f32(<16 x float> %a, <16 x float> %b, <16 x float> %c)
+  ret <16 x float> %d
+}
+"""
+
+
+class Caches(NamedTuple):
+    """Bytes of data cache: a core's own first and second level, and the shared last one."""
+
+    l1: int
+    l2: int
+    l3: int
+
+
+DEFAULT_CACHES = Caches(32 << 10, 1 << 20, 8 << 20)
+
+
+def target() -> tuple[str, str]:
+    """(CPU name, features) that Numba compiles for; it reads NUMBA_CPU_NAME and NUMBA_CPU_FEATURES."""
+    name = llvm.get_host_cpu_name() if config.CPU_NAME is None else config.CPU_NAME
+    features = codegen.get_host_cpu_features() if config.CPU_FEATURES is None else config.CPU_FEATURES
+    return name, features
+
+
+@cache
+def instruction_set() -> str:
+    """"avx512", "avx2" (with FMA) or "baseline": the vectors that LLVM uses for that target."""
+    codegen.initialize_llvm()
+    name, features = target()
+    machine = llvm.Target.from_triple(llvm.get_process_triple()).create_target_machine(cpu=name, features=features)
+    assembly = machine.emit_assembly(llvm.parse_assembly(_PROBE))
+    if "vfmadd" not in assembly or "ymm" not in assembly and "zmm" not in assembly:
+        return "baseline"
+    return "avx512" if "zmm" in assembly else "avx2"
+
+
+def caches(devices: str = "/sys/devices/system/cpu") -> Caches:
+    """The data caches of a CPU that this process may use; DEFAULT_CACHES where the system does not tell."""
+    levels = {}
+    for index in Path(devices).glob(f"cpu{min(affinity())}/cache/index*"):
+        try:
+            kind, level, size = ((index / name).read_text().strip() for name in ("type", "level", "size"))
+            if kind != "Instruction":
+                levels[int(level)] = int(size.removesuffix("K")) << 10
+        except (OSError, ValueError):
+            continue
+    l1, l2 = levels.get(1, DEFAULT_CACHES.l1), levels.get(2, DEFAULT_CACHES.l2)
+    return Caches(l1, l2, levels.get(3, l2 if levels else DEFAULT_CACHES.l3))
+
+
+def cores() -> int:
+    """How many CPUs this process may use at a time: its affinity and the quota of its control group."""
+    return min([len(affinity()), *quotas()])
+
+
+def quotas(proc: str = "/proc/self/cgroup", mount: str = "/sys/fs/cgroup") -> Iterator[int]:
+    """The CPU quotas of this process's control groups (version 1 or 2) and of those above, rounded up."""
+    try:
+        groups = Path(proc).read_text().splitlines()
+    except OSError:
+        return
+    for group in groups:
+        _, controllers, path = group.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        root = Path(mount, "cpu") if controllers else Path(mount)
+        # In a container the path may be the host's, and only the root is there to read.
+        for folder in (PurePosixPath(path), *PurePosixPath(path).parents):
+            try:
+                yield _quota(root / folder.relative_to("/"), 1 if controllers else 2)
+            except (OSError, ValueError):
+                continue
+
+
+def _quota(folder, version):
+    """A group's quota in CPUs; ValueError or OSError if it has none."""
+    if version == 1:
+        quota, period = (int((folder / f"cpu.cfs_{name}_us").read_text()) for name in ("quota", "period"))
+    else:
+        quota, period = map(int, (folder / "cpu.max").read_text().split())
+    if quota <= 0 or period <= 0:
+        raise ValueError(f"no quota: {quota}")
+    return -(-quota // period)
+
+
+def model() -> str:
+    """The name of the CPU for people."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                return value.strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def affinity():
+    """The numbers of the CPUs that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return range(os.cpu_count() or 1)

@@ -1,0 +1,38 @@
+"""Numba policy: the flags of every compiled function, and how one is compiled for a fixed signature and kept on disk.
+
+contract   a product and a sum may become one FMA; nothing else of `fastmath`, which would lose NaNs
+numpy      a division by zero gives inf, as in NumPy
+nogil      other Python threads run while a kernel does
+"""
+from numba import njit
+from numba.core.compiler_lock import global_compiler_lock
+
+from . import _cache
+
+_FLAGS = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}, "boundscheck": False}
+
+kernel = njit(**_FLAGS)
+inlined = njit(inline="always", **_FLAGS)      # into its caller, before typing: cheap to compile where it has one caller
+
+def _compile(function, signature, name, **options):
+    dispatcher = njit(**_FLAGS, **options)(function)
+    if not hasattr(dispatcher, "overloads"):
+        raise RuntimeError("NUMBA_DISABLE_JIT was set to 1, expected 0: fastbp has no interpreted kernels")
+    _cache.attach(dispatcher, name)
+    with global_compiler_lock:
+        dispatcher.compile(signature)
+    return dispatcher.overloads[signature.args]
+
+
+def entry(function, signature, name):
+    """The C function behind `function`, to be called from Python.
+
+    It skips Numba's dispatcher, which would look up the types of all arguments: the caller must have checked them.
+    """
+    return _compile(function, signature, name).entry_point
+
+
+def native(function, signature, name, parallel=False):
+    """The address of `function` with the C calling convention."""
+    compiled = _compile(function, signature, name, parallel=parallel)
+    return compiled.library.get_pointer_to_function(compiled.fndesc.llvm_cfunc_wrapper_name)

@@ -1,0 +1,74 @@
+"""Units: functions that are compiled once and called by address.
+
+Numba compiles a function again inside every function that calls it, so a register tile below six calls would be compiled
+six times, and once more in each @njit function of a user. Instead the large pieces are units. The address of a compiled
+unit stands in the process's state words, and code that calls the unit reads it there. So a user's cached function holds
+no copy of a kernel that may have changed since, only the number of a word.
+
+A unit takes integers, or tuples of them, and returns a status: OK, NO_MEMORY, or REFUSED where its operands do not fit.
+It raises nothing: it has no Python frame.
+"""
+from functools import partial
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from . import _jit, _state, _threads
+
+OK, NO_MEMORY, REFUSED = range(3)
+
+# The words of the units. Functions in users' caches rely on them: when they or a unit's signature change, change ABI.
+ABI = 1
+_KINDS = ("forward", "backward", "pack", "product", "inner", "mask", "sum", "one_pass", "relu", "relu_chunk")
+_NAMES = ("spread", *(f"{kind}-{dtype}" for kind in _KINDS for dtype in ("float32", "float64")))
+_units = {}
+
+
+class Unit:
+    """A function to compile: `build()` returns the Python function. `address()` is its address, in compiled code."""
+
+    def __init__(self, name, signature, build, parallel=False):
+        self.name, self._signature, self._build, self._parallel = name, signature, build, parallel
+        self._word = _state.FUNCTIONS + _NAMES.index(name)
+        self.address = self._address()
+        _units[name] = self
+
+    def bind(self):
+        """Compile the unit, or read it from the disk cache, unless that is done."""
+        if not _state.words[self._word]:
+            _threads.prepare()
+            _state.words[self._word] = _jit.native(self._build(), self._signature, self.name, self._parallel)
+
+    def _address(self):
+        @intrinsic
+        def address(typing_context):
+            def generate(context, builder, signature, args):
+                self.bind()
+                context.active_code_library._reload_init.add(partial(_rebind, self.name, ABI))
+                return _state.read(builder, ir.Constant(ir.IntType(64), self._word))
+            return types.intp(), generate
+        return address
+
+
+def units(kind, signature, build):
+    """A unit for each Numba float type: build(dtype) returns its Python function."""
+    return {dtype: Unit(f"{kind}-{dtype}", signature, partial(build, dtype)) for dtype in (types.float32, types.float64)}
+
+
+def _rebind(name, abi):
+    """Numba calls this when it loads a function that calls a unit from a disk cache, in a new process."""
+    if abi != ABI or name not in _units:
+        raise ImportError(f"a cached function was compiled for another fastbp (it calls {name} of ABI {abi}, this one has "
+                          f"ABI {ABI}): delete Numba's cache files of the module that holds the function")
+    _units[name].bind()
+
+
+@intrinsic
+def call(typing_context, address, arguments):
+    """Call the unit at an address with a tuple, of integers or named tuples of integers; returns its status."""
+    def generate(context, builder, signature, args):
+        values = [builder.extract_value(args[1], i) for i in range(len(arguments))]
+        function = ir.FunctionType(ir.IntType(64), [v.type for v in values])
+        return builder.call(builder.inttoptr(args[0], function.as_pointer()), values)
+    return types.intp(address, arguments), generate

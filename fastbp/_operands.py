@@ -1,0 +1,94 @@
+"""Checks and conversions of what a user passes: every operand becomes an ndarray of one float dtype, or an error.
+
+Nothing is computed before everything has been checked. An error names the argument, what it was and what was expected.
+"""
+import numpy as np
+
+FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+def as_array(name, value):
+    """`value` as an ndarray of real numbers in native byte order; TypeError otherwise."""
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{name} is not an array: {error}") from None
+    if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
+        raise TypeError(f"{name} has dtype {array.dtype}, expected booleans, integers, float16, float32 or float64")
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
+def float_dtype(*arrays):
+    """The dtype that NumPy's promotion gives, at least float32: integers alone become float64."""
+    dtype = np.result_type(*arrays)
+    return np.dtype(np.float64) if dtype.kind != "f" else max(dtype, FLOATS[0])
+
+
+def as_rows(name, array):
+    """A 2-D array; one sample, 1-D, becomes one row."""
+    if array.ndim not in (1, 2):
+        raise ValueError(f"{name} has shape {array.shape}, expected (batch, n) or one sample (n,)")
+    return array[np.newaxis] if array.ndim == 1 else array
+
+
+def check_shape(name, array, expected, because):
+    """ValueError unless `array` has the shape `expected`."""
+    if array.shape != expected:
+        raise ValueError(f"{name} has shape {array.shape}, expected {expected}: {because}")
+
+
+def check_weights(inputs, weights):
+    """ValueError unless (batch, n_inputs) inputs can be multiplied with the weights."""
+    if weights.ndim != 2:
+        raise ValueError(f"weights has shape {weights.shape}, expected (n_inputs, n_neurons)")
+    if inputs.shape[1] != weights.shape[0]:
+        raise ValueError(f"inputs has shape {inputs.shape}, expected (batch, {weights.shape[0]}): "
+                         f"weights has shape {weights.shape}")
+
+
+def as_biases(biases, n_neurons):
+    """Biases (n_neurons,) or (1, n_neurons) as (1, n_neurons)."""
+    rows = biases[np.newaxis] if biases.ndim == 1 else biases
+    if rows.shape != (1, n_neurons):
+        raise ValueError(f"biases has shape {biases.shape}, expected (1, {n_neurons}) or ({n_neurons},): "
+                         f"weights has {n_neurons} columns")
+    return rows
+
+
+def check_out(name, out, shape, dtype):
+    """`out` is None, or a writeable ndarray of that shape and dtype."""
+    if out is None:
+        return
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"{name} is of type {type(out).__name__}, expected a numpy.ndarray")
+    if out.dtype != dtype:
+        raise TypeError(f"{name} has dtype {out.dtype}, expected {dtype}")
+    if out.shape != shape:
+        raise ValueError(f"{name} has shape {out.shape}, expected {shape}")
+    if not out.flags.writeable:
+        raise ValueError(f"{name} is read-only, expected an array that can be written")
+
+
+def has_contiguous_rows(array):
+    """Whether the elements of each row of a 2-D array follow one another."""
+    return len(array) == 0 or array.shape[1] <= 1 or array.strides[1] == array.itemsize
+
+
+def with_contiguous_rows(array):
+    """The 2-D array itself, or a copy whose rows are contiguous."""
+    return array if has_contiguous_rows(array) else np.ascontiguousarray(array)
+
+
+def result(out, shape, dtype, operands):
+    """Where a kernel may write: `out` itself, unless its rows are not contiguous or it overlaps an operand."""
+    if out is None or not has_contiguous_rows(out) or any(np.may_share_memory(out, a) for a in operands if a is not None):
+        return np.empty(shape, dtype)
+    return out
+
+
+def deliver(computed, out):
+    """The result in the user's `out`, if there is one."""
+    if out is None or out is computed:
+        return computed
+    np.copyto(out, computed)
+    return out

@@ -1,0 +1,50 @@
+"""The words of memory that compiled code reads while it runs.
+
+Compiled code is kept on disk and reused by other processes, so nothing that belongs to one process (the number of
+threads, the sizes of the caches, the addresses of workspaces) may be compiled into it. Such values live in one block
+of 64-bit words. Python sees it as `words`, compiled code as the external symbol `fastbp_state`, resolved anew in each
+process. One word is read or written at a time, so no lock is needed.
+"""
+import ctypes
+
+import llvmlite.binding as llvm
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+THREADS = 0                     # how many threads a step may use; 1 until a safe threading layer runs
+L1, L2, L3 = 1, 2, 3            # bytes of data cache: a core's own, a core's own, shared
+SLOTS = 8                       # where kernels/workspace.py keeps its table
+FUNCTIONS = SLOTS + 3 * 64      # _link.py: addresses of compiled units
+COUNT = FUNCTIONS + 64
+
+_SYMBOL = "fastbp_state"
+words = (ctypes.c_int64 * COUNT)()
+words[THREADS], words[L1], words[L2], words[L3] = 1, 32 << 10, 1 << 20, 8 << 20
+llvm.add_symbol(_SYMBOL, ctypes.addressof(words))
+
+
+def _pointer(builder, index):
+    block = builder.module.globals.get(_SYMBOL) or ir.GlobalVariable(builder.module, ir.IntType(64), _SYMBOL)
+    return builder.gep(block, [index])
+
+
+def read(builder, index):
+    """The LLVM value of word `index`, for other intrinsics."""
+    return builder.load(_pointer(builder, index))
+
+
+@intrinsic
+def address(typing_context, index):
+    """The address of word `index`."""
+    def generate(context, builder, signature, args):
+        return builder.ptrtoint(_pointer(builder, args[0]), ir.IntType(64))
+    return types.intp(types.intp), generate
+
+
+@intrinsic
+def word(typing_context, index):
+    """The value of word `index`."""
+    def generate(context, builder, signature, args):
+        return read(builder, args[0])
+    return types.intp(types.intp), generate

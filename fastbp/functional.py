@@ -1,0 +1,234 @@
+"""A dense layer's passes as functions without state: they check and allocate, then call one kernel.
+
+Each first takes the short way: ndarrays of one float dtype that fit each other go straight to the kernel. Whatever else
+it is, lists, other dtypes, one sample as a 1-D array, or an error, takes the long way (`_operands.py`).
+
+dtypes  float32 and float64 are computed as they are, float16 as float32; of mixed dtypes NumPy's promotion
+        (`np.result_type`) decides; integers and booleans alone become float64.
+layout  any: C or Fortran order, strided, reversed, unaligned, read-only. Inputs are never changed.
+out     is always overwritten, never added to; it may overlap an input.
+"""
+import numpy as np
+from numba import types
+from numpy.typing import ArrayLike, DTypeLike
+
+from . import _operands as operands
+from ._link import NO_MEMORY
+from .kernels import entry
+
+Gradients = tuple[np.ndarray | None, np.ndarray, np.ndarray]
+
+_NUMBA_TYPE = dict(zip(operands.FLOATS, (types.float32, types.float64), strict=True))
+
+
+class _Entries(dict):
+    """The compiled function for a NumPy dtype, compiled when it is first asked for; None where there is none."""
+
+    def __init__(self, build):
+        super().__init__()
+        self._build = build
+
+    def __missing__(self, dtype):
+        if dtype not in _NUMBA_TYPE:
+            return None
+        self[dtype] = self._build(_NUMBA_TYPE[dtype])
+        return self[dtype]
+
+
+_FORWARD, _BACKWARD, _RELU = (_Entries(build) for build in (entry.forward, entry.backward, entry.elementwise))
+_NOTHING = {dtype: np.empty((0, 0), dtype) for dtype in operands.FLOATS}       # stands for None
+
+
+def dense_forward(inputs: ArrayLike, weights: ArrayLike, biases: ArrayLike | None = None, *,
+                  out: np.ndarray | None = None) -> np.ndarray:
+    """inputs @ weights + biases.
+
+    inputs (batch, n_inputs), or one sample (n_inputs,); weights (n_inputs, n_neurons); biases (1, n_neurons) or
+    (n_neurons,). Returns (batch, n_neurons), written into `out` if given.
+
+    Raises ValueError for shapes that do not fit, TypeError for dtypes that are not real numbers or an `out` of another
+    dtype than the result's, MemoryError.
+    """
+    return _forward(inputs, weights, biases, out, 0)
+
+
+def dense_relu_forward(inputs: ArrayLike, weights: ArrayLike, biases: ArrayLike | None = None, *,
+                       out: np.ndarray | None = None) -> np.ndarray:
+    """relu(inputs @ weights + biases) in one pass: arguments and errors as for `dense_forward`."""
+    return _forward(inputs, weights, biases, out, 1)
+
+
+def dense_backward(dvalues: ArrayLike, inputs: ArrayLike, weights: ArrayLike, *,
+                   out: tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None] | None = None) -> Gradients:
+    """The gradients of a loss with respect to inputs, weights and biases, from dvalues, that with respect to the output.
+
+    dinputs = dvalues @ weights.T (batch, n_inputs), dweights = inputs.T @ dvalues (n_inputs, n_neurons), dbiases = column
+    sums of dvalues (1, n_neurons): the chain rule (Kinsley and Kukieła, Neural Networks from Scratch in Python, ch. 9).
+
+    dvalues (batch, n_neurons), inputs (batch, n_inputs), weights (n_inputs, n_neurons). `out` is a tuple
+    (dinputs, dweights, dbiases), each an array to write into or None. Errors as for `dense_forward`.
+    """
+    return _backward(dvalues, None, inputs, weights, out, True)
+
+
+def dense_relu_backward(dvalues: ArrayLike, output: ArrayLike, inputs: ArrayLike, weights: ArrayLike, *,
+                        out: tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None] | None = None) -> Gradients:
+    """`dense_backward` through a ReLU: dvalues counts where `output`, of `dense_relu_forward`, is above 0 (or NaN).
+
+    output (batch, n_neurons); anything with the same sign will do, so also the sums before the ReLU. Where the gradient
+    is stopped it is 0, even if dvalues is inf or NaN there.
+    """
+    return _backward(dvalues, output, inputs, weights, out, True)
+
+
+def relu_forward(z: ArrayLike, *, out: np.ndarray | None = None) -> np.ndarray:
+    """0 where z <= 0, else z; a NaN stays a NaN. Any shape; the dtype of z is kept, integers and float16 too.
+
+    Raises TypeError for a dtype that is not real, ValueError for an `out` of another shape.
+    """
+    z = operands.as_array("z", z)
+    operands.check_out("out", out, z.shape, z.dtype)
+    return _relu(z, z, out)
+
+
+def relu_backward(dvalues: ArrayLike, z: ArrayLike, *, out: np.ndarray | None = None) -> np.ndarray:
+    """0 where z <= 0, else dvalues: z > 0 passes the gradient, z == 0 stops it, a NaN in z passes it.
+
+    The 0 is assigned, not multiplied: inf and NaN gradients are stopped as well. Any shape, the same for both; the dtype
+    of dvalues is kept. Raises as `relu_forward`.
+    """
+    dvalues, z = operands.as_array("dvalues", dvalues), operands.as_array("z", z)
+    operands.check_shape("dvalues", dvalues, z.shape, "that is the shape of z")
+    operands.check_out("out", out, z.shape, dvalues.dtype)
+    return _relu(dvalues, z, out)
+
+
+def warmup(*dtypes: DTypeLike) -> None:
+    """Compile all kernels for these dtypes, float32 and float64 unless said, or read them from the disk cache.
+
+    Otherwise the first call of a function does that for its dtype, in some seconds or a fraction of one. Raises TypeError
+    for another dtype.
+    """
+    wanted = [np.dtype(dtype) for dtype in dtypes] or operands.FLOATS
+    for dtype in wanted:
+        if dtype not in operands.FLOATS:
+            raise TypeError(f"dtypes holds {dtype}, expected float32 or float64")
+    for entries in (_FORWARD, _BACKWARD, _RELU):
+        for dtype in wanted:
+            _ = entries[dtype]
+
+
+def _check(status):
+    if status == NO_MEMORY:
+        raise MemoryError("no memory for the workspace of a kernel")
+
+
+def _forward(inputs, weights, biases, out, relu):
+    if type(inputs) is np.ndarray and type(weights) is np.ndarray and out is None:
+        dtype = inputs.dtype
+        compiled = _FORWARD[dtype]
+        if compiled is not None and weights.dtype == dtype and inputs.ndim == 2 == weights.ndim:
+            if biases is None:
+                biases = _NOTHING[dtype]
+            if type(biases) is np.ndarray and biases.dtype == dtype and biases.ndim == 2:
+                output = np.empty((len(inputs), weights.shape[1]), dtype)
+                status = compiled(inputs, weights, biases, output, relu)
+                if not status:
+                    return output
+            if biases is _NOTHING[dtype]:
+                biases = None
+    return _forward_any(inputs, weights, biases, out, relu)
+
+
+def _forward_any(inputs, weights, biases, out, relu):
+    inputs, weights = operands.as_array("inputs", inputs), operands.as_array("weights", weights)
+    given = [inputs, weights]
+    if biases is not None:
+        given.append(operands.as_array("biases", biases))
+    dtype = operands.float_dtype(*given)
+    inputs = operands.as_rows("inputs", inputs)
+    operands.check_weights(inputs, weights)
+    shape = len(inputs), weights.shape[1]
+    row = operands.as_biases(given[2], shape[1]) if biases is not None else _NOTHING[dtype]
+    operands.check_out("out", out, shape, dtype)
+    arguments = [a.astype(dtype, copy=False) for a in (inputs, weights, row)]
+    output = operands.result(out, shape, dtype, arguments)
+    _check(_FORWARD[dtype](*arguments, output, relu))
+    return operands.deliver(output, out)
+
+
+def _backward(dvalues, z, inputs, weights, out, need_dinputs):
+    if type(dvalues) is np.ndarray and type(inputs) is np.ndarray and type(weights) is np.ndarray and out is None:
+        dtype = dvalues.dtype
+        compiled = _BACKWARD[dtype]
+        mask = _NOTHING[dtype] if z is None and compiled is not None else z
+        if (compiled is not None and type(mask) is np.ndarray and mask.dtype == dtype and inputs.dtype == dtype
+                and weights.dtype == dtype and dvalues.ndim == inputs.ndim == weights.ndim == mask.ndim == 2):
+            dinputs = np.empty(inputs.shape, dtype) if need_dinputs else _NOTHING[dtype]
+            dweights = np.empty(weights.shape, dtype)
+            dbiases = np.empty((1, weights.shape[1]), dtype)
+            if not compiled(dvalues, mask, inputs, weights, dinputs, dweights, dbiases):
+                return dinputs if need_dinputs else None, dweights, dbiases
+    return _backward_any(dvalues, z, inputs, weights, out, need_dinputs)
+
+
+def _backward_any(dvalues, z, inputs, weights, out, need_dinputs):
+    dvalues, inputs = operands.as_array("dvalues", dvalues), operands.as_array("inputs", inputs)
+    weights = operands.as_array("weights", weights)
+    given = [dvalues, inputs, weights]
+    if z is not None:
+        given.append(operands.as_array("output", z))
+    dtype = operands.float_dtype(*given)
+    dvalues, inputs = operands.as_rows("dvalues", dvalues), operands.as_rows("inputs", inputs)
+    operands.check_weights(inputs, weights)
+    n_inputs, n_neurons = weights.shape
+    operands.check_shape("dvalues", dvalues, (len(inputs), n_neurons), "a row of inputs and a column of weights each")
+    mask = operands.as_rows("output", given[3]) if z is not None else None
+    if z is not None:
+        operands.check_shape("output", mask, dvalues.shape, "that is the shape of dvalues")
+    shapes = inputs.shape, (n_inputs, n_neurons), (1, n_neurons)
+    outs = _check_outs(out, shapes, dtype)
+
+    def prepared(array):
+        return None if array is None else array.astype(dtype, copy=False)
+
+    dvalues, mask = (operands.with_contiguous_rows(prepared(a)) if a is not None else None for a in (dvalues, mask))
+    inputs, weights = prepared(inputs), prepared(weights)
+    results = [operands.result(o, shape, dtype, (dvalues, mask, inputs, weights))
+               for o, shape in zip(outs, shapes, strict=True)]
+    if not need_dinputs:
+        results[0] = _NOTHING[dtype]
+    _check(_BACKWARD[dtype](dvalues, _NOTHING[dtype] if mask is None else mask, inputs, weights, *results))
+    if not need_dinputs:
+        return None, results[1], results[2]
+    return tuple(operands.deliver(r, o) for r, o in zip(results, outs, strict=True))
+
+
+def _check_outs(out, shapes, dtype):
+    """The three arrays of `out`, each of its shape, none overlapping another."""
+    if out is None:
+        return None, None, None
+    if not isinstance(out, tuple | list) or len(out) != 3:
+        raise TypeError(f"out is of type {type(out).__name__}, expected a tuple (dinputs, dweights, dbiases)")
+    for name, array, shape in zip(("dinputs", "dweights", "dbiases"), out, shapes, strict=True):
+        operands.check_out(f"out: {name}", array, shape, dtype)
+    arrays = [a for a in out if a is not None]
+    if any(np.shares_memory(a, b) for i, a in enumerate(arrays) for b in arrays[:i]):
+        raise ValueError("out: two of dinputs, dweights and dbiases overlap, expected memory of their own")
+    return tuple(out)
+
+
+def _relu(dvalues, z, out):
+    compiled = _RELU[z.dtype] if dvalues.dtype == z.dtype else None
+    if compiled is None:                                # integers, float16 and mixed dtypes: one pass more, by NumPy
+        stopped = z <= 0
+        output = np.copy(dvalues) if out is None else out
+        np.copyto(output, dvalues)
+        output[stopped] = 0
+        return output
+    values = np.ascontiguousarray(dvalues)
+    mask = values if dvalues is z else np.ascontiguousarray(z)
+    usable = out is not None and out.flags.c_contiguous and not any(np.may_share_memory(out, a) for a in (values, mask))
+    output = out if usable else np.empty(z.shape, z.dtype)
+    _check(compiled(values.reshape(-1), mask.reshape(-1), output.reshape(-1)))
+    return operands.deliver(output, out)

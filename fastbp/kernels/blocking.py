@@ -1,0 +1,104 @@
+"""Sizes: one table of register tiles, and the cost model that cuts a product for the caches of this machine.
+
+Tiles. A tile of rows x vecs needs rows * vecs accumulators, vecs registers for a row of B and one for an element of A:
+29 of AVX-512's 32 registers, 15 of AVX2's 16. Without FMA a product needs a register of its own. Each FMA unit wants
+eight independent sums (2 units, latency 4): the narrow tile, for what is left of the columns, has just these.
+"""
+from functools import cache
+from typing import NamedTuple
+
+from numba import types
+
+from .. import _cpu, _state
+from .._jit import inlined as kernel
+from . import tile
+
+#            instruction set: (rows, vecs) wide, (rows, vecs) narrow, bytes of a vector
+TILES = {
+    "avx512":   ((6, 4), (8, 1), 64),
+    "avx2":     ((6, 2), (8, 1), 32),
+    "baseline": ((4, 2), (8, 1), 16),
+}
+
+DEPTH = 384                     # of a panel: 6x4 tiles amortise loading C, and 384 x 256 bytes stay in half an L2
+ROWS = 384                      # of a task, and of dz in a backward pass over a wide layer
+PASS_ROWS = 96                  # of a block in the one-pass backward: x, dz and dinputs of a block stay in L2
+PASS_PARTITIONS = 16            # of the batch, each with dweights of its own, and
+PASS_PARTITION_ROWS = 1024      # the least rows of one, so that adding them up at the end costs under 2 %
+PACK_ROWS = 48                  # below these rows, reading B in place beats packing it
+INNER_ROWS = 32                 # up to these rows, dinputs as inner products beats packing weights.T
+THREAD_WORK = 1 << 21           # multiply-adds that are worth waking another thread (some 5 us)
+TASKS_A_THREAD = 4              # tasks to aim at, so that a thread that was held up leaves its work to the others
+
+
+class Tiles(NamedTuple):
+    """The shapes of one dtype: two for products, one row of each for copying, a square one for transposing."""
+
+    wide: tile.Shape
+    narrow: tile.Shape
+    row: tile.Shape
+    narrow_row: tile.Shape
+    square: tile.Shape
+
+
+@cache
+def tiles(dtype):
+    """The Tiles of a Numba float type on the instruction set that Numba compiles for."""
+    wide, narrow, vector = TILES[_cpu.instruction_set()]
+    lanes = vector * 8 // dtype.bitwidth
+    return Tiles(tile.Shape(dtype, *wide, lanes), tile.Shape(dtype, *narrow, lanes),
+                 tile.Shape(dtype, 1, wide[1], lanes), tile.Shape(dtype, 1, 1, lanes), tile.Shape(dtype, lanes, 1, lanes))
+
+
+@kernel
+def threads(multiply_adds):
+    """How many threads a job of that size is worth."""
+    return min(_state.word(_state.THREADS), max(1, multiply_adds // THREAD_WORK))
+
+
+@kernel
+def partitions(rows):
+    """(count, rows of each) of a one-pass backward over a batch: of its size alone, never of the threads."""
+    count = min(PASS_PARTITIONS, rows // PASS_PARTITION_ROWS)
+    rows_each = round_up(blocks(rows, count), PASS_ROWS)
+    return blocks(rows, rows_each), rows_each
+
+
+@kernel
+def depth_block(depth):
+    """Equal blocks of at most DEPTH."""
+    return max(1, blocks(depth, max(1, blocks(depth, DEPTH))))
+
+
+@kernel
+def grid(shape, rows, cols, threads):
+    """(row_block, col_block) of the tasks of a product: few and large, but enough for every thread."""
+    row_block, col_block = round_up(min(rows, ROWS), tile.height(shape)), round_up(cols, tile.width(shape))
+    if threads > 1:
+        wanted = threads * TASKS_A_THREAD
+        have = blocks(rows, row_block)
+        if have < wanted and cols > tile.width(shape):
+            col_block = round_up(blocks(cols * have, wanted), tile.width(shape))
+            have *= blocks(cols, col_block)
+        if have < wanted:
+            row_block = round_up(blocks(row_block * have, wanted), tile.height(shape))
+    return max(row_block, tile.height(shape)), max(col_block, tile.width(shape))
+
+
+@kernel
+def blocks(n, block):
+    """How many blocks cover n."""
+    return (n + block - 1) // block
+
+
+@kernel
+def round_up(n, multiple):
+    return blocks(n, multiple) * multiple
+
+
+def describe():
+    """What show_config prints of this file."""
+    shapes = {str(t): tiles(t) for t in (types.float32, types.float64)}
+    rows = {f"{name} tile": f"{s.wide.rows} x {s.wide.vecs * s.wide.lanes}, at the edge {s.narrow.rows} x {s.narrow.lanes}"
+            for name, s in shapes.items()}
+    return rows | {"blocking": f"depth {DEPTH}, rows {ROWS}; one-pass backward {PASS_ROWS} rows"}

@@ -1,0 +1,147 @@
+"""A dense layer, forward and backward, as jobs on matrices.
+
+forward     y = x @ weights + biases, then ReLU, both applied to a tile before it is stored
+backward    dz = mask(dvalues, z), dbiases = its column sums, dinputs = dz @ weights.T, dweights = x.T @ dz
+            (the chain rule of Rumelhart, Hinton and Williams, Nature 323, 1986, in matrices)
+
+Each unit first looks whether its operands fit, and refuses what it cannot compute: the caller then finds out what it is.
+The backward pass over many rows of a narrow layer is one pass over memory (one_pass.py). Of a wide layer, where weights
+and dweights outgrow L2, each result is a job of its own.
+"""
+from numba import types
+
+from .. import _link, _state
+from .._jit import inlined, kernel
+from . import blocking, columns, gemm, inner, packing, tile
+from .gemm import Right, product_job
+from .matrix import MATRIX, Matrix, any_overlap, from_col, from_row, overlap, transposed
+from .one_pass import dz_row_bytes, in_one_pass
+from .parallel import JOB_BYTES, run
+from .workspace import acquire, release
+
+
+@inlined
+def fits(result, rows, cols, itemsize):
+    """Whether a result has that shape, and contiguous rows."""
+    return result.rows == rows and result.cols == cols and result.col_step == itemsize
+
+
+@inlined
+def copy_row(tiles, row, target):
+    """Copy a row vector of any stride, filled up with zeros to whole panels."""
+    shape = tiles.wide
+    for j in range(blocking.round_up(row.cols, tile.width(shape))):
+        value = tile.zero(shape)
+        if j < row.cols:
+            value = tile.load_scalar(shape, row.data + j * row.col_step)
+        tile.store_scalar(shape, target + j * tile.itemsize(shape), value)
+
+
+def _build_forward(dtype):
+    tiles = blocking.tiles(dtype)
+    pack, product = packing.pack[dtype].address, gemm.product[dtype].address
+
+    def forward(x, weights, biases, y, relu):
+        """y = relu(x @ weights + biases), all Matrix; biases may be missing, y has contiguous rows and overlaps nothing."""
+        size, lanes = tile.itemsize(tiles.wide), tile.lanes(tiles.wide)
+        if x.cols != weights.rows or not fits(y, x.rows, weights.cols, size):
+            return _link.REFUSED
+        if biases.data != 0 and (biases.rows != 1 or biases.cols != weights.cols or overlap(y, biases, size)):
+            return _link.REFUSED
+        if overlap(y, x, size) or overlap(y, weights, size):
+            return _link.REFUSED
+        threads = blocking.threads(x.rows * x.cols * y.cols)
+        in_place = x.rows <= blocking.PACK_ROWS and weights.col_step == size
+        to_pack = from_col(weights, y.cols // lanes * lanes if in_place else 0)
+        bias_bytes = blocking.round_up(y.cols, tile.width(tiles.wide)) * size if biases.data != 0 else 0
+        memory, slot = acquire(JOB_BYTES + bias_bytes + packing.packed_bytes(tiles, x.cols, to_pack.cols))
+        if memory == 0:
+            return _link.NO_MEMORY
+        bias, panels = 0, memory + JOB_BYTES + bias_bytes
+        if biases.data != 0:
+            bias = memory + JOB_BYTES
+            copy_row(tiles, biases, bias)
+        if to_pack.cols > 0:
+            run(pack(), packing.pack_job(tiles, to_pack, panels, threads), memory)
+        right = Right(panels, x.cols * size, 0, 0)
+        if in_place:
+            right = Right(weights.data, size, weights.row_step, panels)
+        run(product(), product_job(tiles, x, right, y, 0, bias, relu, threads), memory)
+        release(slot)
+        return _link.OK
+
+    return forward
+
+
+forward = _link.units("forward", types.intp(MATRIX, MATRIX, MATRIX, MATRIX, types.intp), _build_forward)
+
+
+def _build_backward(dtype):
+    tiles = blocking.tiles(dtype)
+    one_pass, by_results = in_one_pass(dtype), _by_results(dtype)
+
+    def backward(dvalues, z, x, weights, dinputs, dweights, dbiases):
+        """dinputs, dweights and dbiases, all Matrix; without z there is no ReLU, without dinputs it is not wanted.
+
+        Rows of dvalues, z and of the results are contiguous, and no result overlaps anything.
+        """
+        size, rows, inputs, neurons = tile.itemsize(tiles.wide), x.rows, weights.rows, weights.cols
+        if x.cols != inputs or not fits(dvalues, rows, neurons, size) or not fits(dweights, inputs, neurons, size):
+            return _link.REFUSED
+        if not fits(dbiases, 1, neurons, size) or (dinputs.data != 0 and not fits(dinputs, rows, inputs, size)):
+            return _link.REFUSED
+        if z.data != 0 and not fits(z, rows, neurons, size):
+            return _link.REFUSED
+        if any_overlap((dvalues, z, x, weights), (dinputs, dweights, dbiases), size):
+            return _link.REFUSED
+        threads = blocking.threads(2 * rows * inputs * neurons)
+        weights_bytes = inputs * neurons * size
+        many_rows = rows >= 4 * blocking.PASS_PARTITION_ROWS
+        if many_rows and weights_bytes <= _state.word(_state.L2) // 2:
+            return one_pass(dvalues, z, x, weights, dinputs, dweights, dbiases, threads)
+        return by_results(dvalues, z, x, weights, dinputs, dweights, dbiases, threads)
+
+    return backward
+
+
+def _by_results(dtype):
+    tiles = blocking.tiles(dtype)
+    pack, mask = packing.pack[dtype].address, columns.mask[dtype].address
+    product, inner_products = gemm.product[dtype].address, inner.inner[dtype].address
+
+    @kernel
+    def by_results(dvalues, z, x, weights, dinputs, dweights, dbiases, threads):
+        size, inputs, neurons = tile.itemsize(tiles.wide), x.cols, dvalues.cols
+        in_place = dvalues.rows <= blocking.INNER_ROWS and weights.col_step == size
+        panels_bytes = packing.packed_bytes(tiles, neurons, inputs) if dinputs.data != 0 and not in_place else 0
+        dz_row, block = dz_row_bytes(tiles, neurons), blocking.ROWS
+        memory, slot = acquire(JOB_BYTES + panels_bytes + min(dvalues.rows, block) * dz_row)
+        if memory == 0:
+            return _link.NO_MEMORY
+        panels = memory + JOB_BYTES
+        right = Right(panels, neurons * size, 0, 0)
+        if in_place:
+            right = Right(weights.data, weights.row_step, size, 0)
+        if panels_bytes > 0:
+            run(pack(), packing.pack_job(tiles, transposed(weights), panels, threads), memory)
+        i = 0
+        while True:                                     # once for an empty batch as well: its dweights are zeros
+            rows, later = min(block, dvalues.rows - i), int(i > 0)
+            dz = Matrix(panels + panels_bytes, rows, neurons, dz_row, size)
+            z_block = from_row(z, i, rows) if z.data != 0 else z
+            run(mask(), columns.mask_job(tiles, from_row(dvalues, i, rows), z_block, dz, dbiases.data, later, threads), memory)
+            if dinputs.data != 0:
+                job = product_job(tiles, dz, right, from_row(dinputs, i, rows), 0, 0, 0, threads)
+                run(inner_products() if in_place else product(), job, memory)
+            dz_rows = Right(dz.data, size, dz_row, 0)
+            run(product(), product_job(tiles, transposed(from_row(x, i, rows)), dz_rows, dweights, later, 0, 0, threads), memory)
+            i += rows
+            if i >= dvalues.rows:
+                break
+        release(slot)
+        return _link.OK
+
+    return by_results
+
+
+backward = _link.units("backward", types.intp(*[MATRIX] * 7), _build_backward)

@@ -1,0 +1,50 @@
+"""The units for Python: on arrays of any layout, read-only or not, aligned or not. An array with no rows stands for None.
+
+The caller must have made sure of the arrays' dtype and number of dimensions, which nobody checks here.
+"""
+from functools import cache
+
+from numba import types
+
+from .. import _jit, _link
+from . import dense, relu
+from .matrix import matrix, unless_empty
+
+
+def _array(dtype, ndim):
+    return types.Array(dtype, ndim, "A", readonly=True, aligned=False)
+
+
+@cache
+def forward(dtype):
+    """forward(x, weights, biases, y, relu) on 2-D arrays; returns a status."""
+    unit, a = dense.forward[dtype].address, _array(dtype, 2)
+
+    def entry(x, weights, biases, y, relu):
+        return _link.call(unit(), (matrix(x), matrix(weights), unless_empty(matrix(biases)), matrix(y), relu))
+
+    return _jit.entry(entry, types.intp(a, a, a, a, types.intp), f"python_forward-{dtype}")
+
+
+@cache
+def backward(dtype):
+    """backward(dvalues, z, x, weights, dinputs, dweights, dbiases) on 2-D arrays; returns a status."""
+    unit, a = dense.backward[dtype].address, _array(dtype, 2)
+
+    def entry(dvalues, z, x, weights, dinputs, dweights, dbiases):
+        return _link.call(unit(), (matrix(dvalues), unless_empty(matrix(z)), matrix(x), matrix(weights),
+                                   unless_empty(matrix(dinputs)), matrix(dweights), matrix(dbiases)))
+
+    return _jit.entry(entry, types.intp(*[a] * 7), f"python_backward-{dtype}")
+
+
+@cache
+def elementwise(dtype):
+    """relu(dvalues, z, out) on 1-D contiguous arrays of one length; returns a status."""
+    unit, a = relu.relu[dtype].address, _array(dtype, 1)
+
+    def entry(dvalues, z, out):
+        values = matrix(dvalues)
+        return _link.call(unit(), (values.data, matrix(z).data, matrix(out).data, values.cols))
+
+    return _jit.entry(entry, types.intp(a, a, a), f"python_relu-{dtype}")

@@ -1,0 +1,119 @@
+"""The backward pass over many rows in one pass over memory.
+
+For each block of rows dz stays in L2 and is used for all three results at once: x, z and dvalues are read once, dinputs
+is written once. The batch is cut into partitions fixed by its size alone; each has dweights and dbiases of its own, which
+are added up in order at the end, so the bits do not depend on the number of threads.
+"""
+from typing import NamedTuple
+
+from .. import _link
+from .._jit import inlined, kernel
+from . import blocking, columns, gemm, packing, tile
+from .columns import mask_job, sum_job
+from .gemm import Right, product_job
+from .matrix import Matrix, transposed
+from .parallel import JOB_BYTES, TASK, run
+from .workspace import ALIGNMENT, acquire, read, release, write
+
+
+class Pass(NamedTuple):
+    """The job: sizes, addresses and strides in bytes. A task is a partition of the batch."""
+
+    tasks: int
+    threads: int
+    rows: int
+    inputs: int
+    neurons: int
+    rows_each: int              # of a partition
+    dvalues: int
+    dvalues_row: int
+    z: int
+    z_row: int
+    x: int
+    x_row: int
+    x_col: int
+    panels: int                 # of weights.T
+    dinputs: int                # 0: not wanted
+    dinputs_row: int
+    dweights: int               # of the partitions, one after another, each followed by its dbiases
+    part: int                   # bytes from one to the next
+    scratch: int                # for each worker: the words of a job, then dz of one block of rows
+    dz_row: int
+
+
+@inlined
+def dz_row_bytes(tiles, neurons):
+    """The stride of dz: whole vectors, and no power of two, whose rows would share a few sets of the cache."""
+    row = blocking.round_up(neurons, tile.lanes(tiles.wide)) * tile.itemsize(tiles.wide)
+    return row + ALIGNMENT if row % 1024 == 0 else row
+
+
+def _build(dtype):
+    tiles = blocking.tiles(dtype)
+    mask, product = columns.mask[dtype].address, gemm.product[dtype].address
+
+    def one_pass(job_address, worker, task):
+        job = read(job_address, Pass)
+        size, block = tile.itemsize(tiles.wide), blocking.PASS_ROWS
+        scratch = job.scratch + worker * (JOB_BYTES + block * job.dz_row)
+        dweights = Matrix(job.dweights + task * job.part, job.inputs, job.neurons, job.neurons * size, size)
+        dbiases = dweights.data + job.inputs * job.neurons * size
+        weights = Right(job.panels, job.neurons * size, 0, 0)
+        start = task * job.rows_each
+        end = min(start + job.rows_each, job.rows)
+        for i in range(start, end, block):
+            rows, later = min(block, end - i), int(i > start)
+            dvalues = Matrix(job.dvalues + i * job.dvalues_row, rows, job.neurons, job.dvalues_row, size)
+            z = Matrix(job.z + i * job.z_row if job.z != 0 else 0, rows, job.neurons, job.z_row, size)
+            dz = Matrix(scratch + JOB_BYTES, rows, job.neurons, job.dz_row, size)
+            write(scratch, mask_job(tiles, dvalues, z, dz, dbiases, later, 1))
+            _link.call(mask(), (scratch, 0, 0))
+            if job.dinputs != 0:
+                dinputs = Matrix(job.dinputs + i * job.dinputs_row, rows, job.inputs, job.dinputs_row, size)
+                write(scratch, product_job(tiles, dz, weights, dinputs, 0, 0, 0, 1))
+                _link.call(product(), (scratch, 0, 0))
+            x_columns = Matrix(job.x + i * job.x_row, job.inputs, rows, job.x_col, job.x_row)
+            dz_rows = Right(dz.data, size, job.dz_row, 0)
+            product_all = product_job(tiles, x_columns, dz_rows, dweights, later, 0, 0, 1)
+            write(scratch, product_all)
+            for k in range(product_all.tasks):
+                _link.call(product(), (scratch, 0, k))
+        return _link.OK
+
+    return one_pass
+
+
+one_pass = _link.units("one_pass", TASK, _build)
+
+
+def in_one_pass(dtype):
+    """The function that cuts a backward pass into partitions and adds up their results."""
+    tiles = blocking.tiles(dtype)
+    pack, work, add_up = packing.pack[dtype].address, one_pass[dtype].address, columns.add_up[dtype].address
+
+    @kernel
+    def in_one_pass(dvalues, z, x, weights, dinputs, dweights, dbiases, threads):
+        size, inputs, neurons = tile.itemsize(tiles.wide), x.cols, dvalues.cols
+        partitions, rows_each = blocking.partitions(dvalues.rows)
+        panels_bytes = packing.packed_bytes(tiles, neurons, inputs) if dinputs.data != 0 else 0
+        part = blocking.round_up((inputs + 1) * neurons * size, ALIGNMENT)
+        dz_row = dz_row_bytes(tiles, neurons)
+        scratch_bytes = threads * (JOB_BYTES + blocking.PASS_ROWS * dz_row)
+        memory, slot = acquire(JOB_BYTES + panels_bytes + partitions * part + scratch_bytes)
+        if memory == 0:
+            return _link.NO_MEMORY
+        panels = memory + JOB_BYTES
+        parts = panels + panels_bytes
+        if dinputs.data != 0:
+            run(pack(), packing.pack_job(tiles, transposed(weights), panels, threads), memory)
+        run(work(), Pass(partitions, threads, dvalues.rows, inputs, neurons, rows_each, dvalues.data, dvalues.row_step,
+                         z.data, z.row_step, x.data, x.row_step, x.col_step, panels, dinputs.data, dinputs.row_step,
+                         parts, part, parts + partitions * part, dz_row), memory)
+        first = Matrix(parts, inputs, neurons, neurons * size, size)
+        run(add_up(), sum_job(first, partitions, part, dweights, threads), memory)
+        first = Matrix(parts + inputs * neurons * size, 1, neurons, 0, size)
+        run(add_up(), sum_job(first, partitions, part, dbiases, 1), memory)
+        release(slot)
+        return _link.OK
+
+    return in_one_pass

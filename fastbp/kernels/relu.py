@@ -1,0 +1,61 @@
+"""ReLU and its mask over a stretch of memory: relu(z) is mask(z, z)."""
+from typing import NamedTuple
+
+from numba import types
+
+from .. import _link
+from . import blocking, tile
+from .parallel import JOB_BYTES, TASK, run
+from .workspace import acquire, read, release
+
+CHUNK = 1 << 15                 # elements of a task
+ELEMENT_WORK = 8                # multiply-adds that take as long as one element takes to come from memory
+
+
+class Relu(NamedTuple):
+    """The job of out = dvalues where z lets the gradient pass, else 0, `count` contiguous elements each."""
+
+    tasks: int
+    threads: int
+    count: int
+    dvalues: int
+    z: int
+    out: int
+
+
+def _build_chunk(dtype):
+    row = blocking.tiles(dtype).row
+
+    def relu_chunk(job_address, worker, task):
+        job = read(job_address, Relu)
+        end = min((task + 1) * CHUNK, job.count)
+        for i in range(task * CHUNK, end, tile.width(row)):
+            offset = i * tile.itemsize(row)
+            dvalues = tile.load(row, job.dvalues + offset, 0, 1, end - i)
+            z = tile.load(row, job.z + offset, 0, 1, end - i)
+            tile.store(tile.mask(dvalues, z), job.out + offset, 0, 1, end - i)
+        return _link.OK
+
+    return relu_chunk
+
+
+relu_chunk = _link.units("relu_chunk", TASK, _build_chunk)
+
+
+def _build(dtype):
+    chunk = relu_chunk[dtype].address
+
+    def relu(dvalues, z, out, count):
+        """Three addresses; `out` may be one of the others, but not overlap them otherwise."""
+        memory, slot = acquire(JOB_BYTES)
+        if memory == 0:
+            return _link.NO_MEMORY
+        threads = blocking.threads(count * ELEMENT_WORK)
+        run(chunk(), Relu(blocking.blocks(count, CHUNK), threads, count, dvalues, z, out), memory)
+        release(slot)
+        return _link.OK
+
+    return relu
+
+
+relu = _link.units("relu", types.intp(*[types.intp] * 4), _build)

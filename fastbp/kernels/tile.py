@@ -1,0 +1,431 @@
+"""A register tile as a Numba value: the only LLVM IR for float32 and float64 arithmetic.
+
+`Shape(dtype, rows, vecs, lanes)` describes rows x vecs SIMD vectors of `lanes` elements. A tile of that shape is passed
+around like a number, `acc = rank1(acc, ...)`, and LLVM keeps it in vector registers for a whole loop. The kernels above
+are plain loops over these operations; only the shape differs between instruction sets.
+
+Addresses and strides are integers, in bytes. No address needs alignment, so any NumPy array will do. A tile at the edge
+of a matrix holds fewer valid `rows` and `cols`: nothing outside them is ever read from or written to memory.
+`fmuladd` is one FMA where the CPU has it and a product and a sum where it does not; `fma` would call the C library there.
+"""
+from typing import NamedTuple
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.core.imputils import lower_constant
+from numba.extending import intrinsic, models, register_model, typeof_impl
+
+I1, I32, I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
+BYTES = types.intp                      # how addresses, strides and counts are typed
+
+
+class Shape(NamedTuple):
+    """rows x vecs vectors of `lanes` elements of `dtype`, a Numba type."""
+
+    dtype: types.Float
+    rows: int
+    vecs: int
+    lanes: int
+
+
+class _ShapeType(types.Opaque):
+    """The type of a Shape inside compiled code: it has no bits, the shape is all in the type."""
+
+    def __init__(self, shape):
+        self.shape, self.dtype = shape, shape.dtype
+        self.rows, self.vecs, self.lanes = shape.rows, shape.vecs, shape.lanes
+        self.size = shape.dtype.bitwidth // 8
+        self.elem = ir.FloatType() if shape.dtype == types.float32 else ir.DoubleType()
+        self.vec = ir.VectorType(self.elem, shape.lanes)
+        self.array = ir.ArrayType(self.vec, shape.rows * shape.vecs)
+        super().__init__(f"{type(self).__name__}({shape.dtype},{shape.rows},{shape.vecs},{shape.lanes})")
+
+
+class _TileType(_ShapeType):
+    """The type of a tile's value: an array of vectors, which LLVM splits over registers."""
+
+
+register_model(_ShapeType)(models.OpaqueModel)
+
+
+@register_model(_TileType)
+class _TileModel(models.PrimitiveModel):
+    def __init__(self, manager, tile_type):
+        super().__init__(manager, tile_type, tile_type.array)
+
+
+@typeof_impl.register(Shape)
+def _typeof_shape(shape, context):
+    return _ShapeType(shape)
+
+
+@lower_constant(_ShapeType)
+def _constant_shape(context, builder, shape_type, shape):
+    return context.get_dummy_value()
+
+
+# ---- LLVM helpers
+
+
+def _const(n):
+    return ir.Constant(I64, n)
+
+
+def _at(b, address, offset, ty):
+    return b.inttoptr(b.add(address, offset), ty.as_pointer())
+
+
+def _split(b, t, tile):
+    return [b.extract_value(tile, i) for i in range(t.rows * t.vecs)]
+
+
+def _join(b, t, vectors):
+    tile = ir.Constant(t.array, ir.Undefined)
+    for i, v in enumerate(vectors):
+        tile = b.insert_value(tile, v, i)
+    return tile
+
+
+def _splat(b, ty, scalar):
+    undef = ir.Constant(ty, ir.Undefined)
+    one = b.insert_element(undef, scalar, ir.Constant(I32, 0))
+    return b.shuffle_vector(one, undef, ir.Constant(ir.VectorType(I32, ty.count), [0] * ty.count))
+
+
+def _load_vector(b, t, address, offset=0):
+    return b.load(_at(b, address, _const(offset), t.vec), align=1)
+
+
+def _muladd(b, t):
+    signature = ir.FunctionType(t.vec, [t.vec] * 3)
+    function = cgutils.get_or_insert_function(b.module, signature, f"llvm.fmuladd.v{t.lanes}f{t.size * 8}")
+    return lambda x, y, z: b.call(function, [x, y, z])
+
+
+def _valid_lanes(b, t, cols, j):
+    """The mask of those lanes of the j-th vector of a row that lie within `cols` columns."""
+    lanes = ir.VectorType(I32, t.lanes)
+    index = ir.Constant(lanes, [j * t.lanes + i for i in range(t.lanes)])
+    return b.icmp_signed("<", index, _splat(b, lanes, b.trunc(cols, I32)))
+
+
+def _masked(b, t, name, returns, arguments):
+    signature = ir.FunctionType(returns, [a.type for a in arguments])
+    suffix = f"v{t.lanes}f{t.size * 8}.p0"
+    typed = "" if t.vec.as_pointer().is_opaque else f"v{t.lanes}f{t.size * 8}"
+    function = cgutils.get_or_insert_function(b.module, signature, f"llvm.masked.{name}.{suffix}{typed}")
+    return b.call(function, arguments)
+
+
+def _masked_load(b, t, pointer, mask):
+    return _masked(b, t, "load", t.vec, [pointer, ir.Constant(I32, 1), mask, ir.Constant(t.vec, None)])
+
+
+def _masked_store(b, t, value, pointer, mask):
+    _masked(b, t, "store", ir.VoidType(), [value, pointer, ir.Constant(I32, 1), mask])
+
+
+def _is_full(b, t, rows, cols):
+    return b.and_(b.icmp_signed(">=", rows, _const(t.rows)), b.icmp_signed(">=", cols, _const(t.vecs * t.lanes)))
+
+
+def _tile_of(shape):
+    return _TileType(shape.shape)
+
+
+# ---- operations
+
+
+@intrinsic
+def width(typing_context, shape):
+    """Columns of a tile."""
+    return BYTES(shape), lambda c, b, sig, args: _const(shape.vecs * shape.lanes)
+
+
+@intrinsic
+def height(typing_context, shape):
+    """Rows of a tile."""
+    return BYTES(shape), lambda c, b, sig, args: _const(shape.rows)
+
+
+@intrinsic
+def lanes(typing_context, shape):
+    """Elements of a vector."""
+    return BYTES(shape), lambda c, b, sig, args: _const(shape.lanes)
+
+
+@intrinsic
+def itemsize(typing_context, shape):
+    """Bytes of an element."""
+    return BYTES(shape), lambda c, b, sig, args: _const(shape.size)
+
+
+@intrinsic
+def zeros(typing_context, shape):
+    """A tile of zeros."""
+    t = _tile_of(shape)
+    return t(shape), lambda c, b, sig, args: ir.Constant(t.array, None)
+
+
+@intrinsic
+def zero(typing_context, shape):
+    """0 of the tile's dtype."""
+    return shape.dtype(shape), lambda c, b, sig, args: ir.Constant(shape.elem, 0.0)
+
+
+@intrinsic
+def load(typing_context, shape, address, row_stride, rows, cols):
+    """The tile at `address`, zeros outside its valid rows and cols."""
+    t = _tile_of(shape)
+
+    def generate(c, b, sig, args):
+        _, address, stride, rows, cols = args
+        out = cgutils.alloca_once(b, t.array)
+
+        def pointer(i, j):
+            return _at(b, address, b.add(b.mul(stride, _const(i)), _const(j * t.lanes * t.size)), t.vec)
+
+        with b.if_else(_is_full(b, t, rows, cols), likely=True) as (full, edge):
+            with full:
+                b.store(_join(b, t, [b.load(pointer(i, j), align=1) for i in range(t.rows) for j in range(t.vecs)]), out)
+            with edge:
+                no_lane = ir.Constant(ir.VectorType(I1, t.lanes), None)
+                masks = [_valid_lanes(b, t, cols, j) for j in range(t.vecs)]
+                parts = []
+                for i in range(t.rows):
+                    row_is_valid = b.icmp_signed("<", _const(i), rows)
+                    parts += [_masked_load(b, t, pointer(i, j), b.select(row_is_valid, masks[j], no_lane))
+                              for j in range(t.vecs)]
+                b.store(_join(b, t, parts), out)
+        return b.load(out)
+
+    return t(shape, *[BYTES] * 4), generate
+
+
+@intrinsic
+def store(typing_context, tile, address, row_stride, rows, cols):
+    """Write the valid rows and cols of a tile to `address`."""
+    t = tile
+
+    def generate(c, b, sig, args):
+        tile, address, stride, rows, cols = args
+        vectors = _split(b, t, tile)
+
+        def pointer(i, j):
+            return _at(b, address, b.add(b.mul(stride, _const(i)), _const(j * t.lanes * t.size)), t.vec)
+
+        with b.if_else(_is_full(b, t, rows, cols), likely=True) as (full, edge):
+            with full:
+                for i in range(t.rows):
+                    for j in range(t.vecs):
+                        b.store(vectors[i * t.vecs + j], pointer(i, j), align=1)
+            with edge:
+                masks = [_valid_lanes(b, t, cols, j) for j in range(t.vecs)]
+                for i in range(t.rows):
+                    with b.if_then(b.icmp_signed("<", _const(i), rows)):
+                        for j in range(t.vecs):
+                            _masked_store(b, t, vectors[i * t.vecs + j], pointer(i, j), masks[j])
+        return c.get_dummy_value()
+
+    return types.void(t, *[BYTES] * 4), generate
+
+
+@intrinsic
+def row_offsets(typing_context, shape, row_stride, rows):
+    """Offsets of a tile's rows, a tuple; those past the valid rows repeat the last valid one, so that they can be read."""
+    t = shape
+
+    def generate(c, b, sig, args):
+        _, stride, rows = args
+        last = b.sub(rows, _const(1))
+        offsets = []
+        for i in range(t.rows):
+            row = b.select(b.icmp_signed("<", _const(i), rows), _const(i), last)
+            offsets.append(b.mul(row, stride))
+        return c.make_tuple(b, sig.return_type, offsets)
+
+    return types.UniTuple(BYTES, t.rows)(shape, BYTES, BYTES), generate
+
+
+@intrinsic
+def rank1(typing_context, tile, a, offsets, b_row):
+    """tile[i, :] += A[i] * B[:], with A[i] at a + offsets[i] and B contiguous at b_row."""
+    t = tile
+
+    def generate(c, b, sig, args):
+        tile, a, offsets, b_row = args
+        muladd, acc = _muladd(b, t), _split(b, t, tile)
+        row = [_load_vector(b, t, b_row, j * t.lanes * t.size) for j in range(t.vecs)]
+        for i in range(t.rows):
+            scalar = _splat(b, t.vec, b.load(_at(b, a, b.extract_value(offsets, i), t.elem), align=1))
+            for j in range(t.vecs):
+                acc[i * t.vecs + j] = muladd(scalar, row[j], acc[i * t.vecs + j])
+        return _join(b, t, acc)
+
+    return t(t, BYTES, types.UniTuple(BYTES, t.rows), BYTES), generate
+
+
+@intrinsic
+def inner(typing_context, tile, a, a_offsets, b_address, b_offsets, count):
+    """tile[i, j] += A[i, :] * B[j, :] lane by lane, `count` lanes of rows at a + a_offsets[i] and b + b_offsets[j]."""
+    t = tile
+
+    def generate(c, b, sig, args):
+        tile, a, a_offsets, b_address, b_offsets, count = args
+        muladd, acc = _muladd(b, t), _split(b, t, tile)
+        out = cgutils.alloca_once(b, t.array)
+
+        def update(read):
+            right = [read(_at(b, b_address, b.extract_value(b_offsets, j), t.vec)) for j in range(t.vecs)]
+            parts = []
+            for i in range(t.rows):
+                left = read(_at(b, a, b.extract_value(a_offsets, i), t.vec))
+                parts += [muladd(left, right[j], acc[i * t.vecs + j]) for j in range(t.vecs)]
+            b.store(_join(b, t, parts), out)
+
+        with b.if_else(b.icmp_signed(">=", count, _const(t.lanes)), likely=True) as (full, edge):
+            with full:
+                update(lambda pointer: b.load(pointer, align=1))
+            with edge:
+                mask = _valid_lanes(b, t, count, 0)
+                update(lambda pointer: _masked_load(b, t, pointer, mask))
+        return b.load(out)
+
+    return t(t, BYTES, types.UniTuple(BYTES, t.rows), BYTES, types.UniTuple(BYTES, t.vecs), BYTES), generate
+
+
+@intrinsic
+def column_offsets(typing_context, shape, column_stride, cols):
+    """Like row_offsets for the `vecs` columns of a tile of inner products."""
+    t = shape
+
+    def generate(c, b, sig, args):
+        _, stride, cols = args
+        last = b.sub(cols, _const(1))
+        offsets = [b.mul(b.select(b.icmp_signed("<", _const(j), cols), _const(j), last), stride) for j in range(t.vecs)]
+        return c.make_tuple(b, sig.return_type, offsets)
+
+    return types.UniTuple(BYTES, t.vecs)(shape, BYTES, BYTES), generate
+
+
+@intrinsic
+def store_sums(typing_context, tile, address, row_stride, rows, cols):
+    """Write the sum of the lanes of each vector: element (i, j) of a rows x cols matrix at `address`."""
+    t = tile
+
+    def generate(c, b, sig, args):
+        tile, address, stride, rows, cols = args
+        vectors = _split(b, t, tile)
+        for i in range(t.rows):
+            for j in range(t.vecs):
+                valid = b.and_(b.icmp_signed("<", _const(i), rows), b.icmp_signed("<", _const(j), cols))
+                with b.if_then(valid):
+                    pointer = _at(b, address, b.add(b.mul(stride, _const(i)), _const(j * t.size)), t.elem)
+                    b.store(_sum_of_lanes(b, vectors[i * t.vecs + j]), pointer, align=1)
+        return c.get_dummy_value()
+
+    return types.void(t, *[BYTES] * 4), generate
+
+
+def _sum_of_lanes(b, vector):
+    while vector.type.count > 1:
+        half = vector.type.count // 2
+        low, high = (ir.Constant(ir.VectorType(I32, half), list(range(k, k + half))) for k in (0, half))
+        undef = ir.Constant(vector.type, ir.Undefined)
+        vector = b.fadd(b.shuffle_vector(vector, undef, low), b.shuffle_vector(vector, undef, high))
+    return b.extract_element(vector, ir.Constant(I32, 0))
+
+
+@intrinsic
+def add(typing_context, tile, other):
+    """The sum of two tiles."""
+    t = tile
+
+    def generate(c, b, sig, args):
+        return _join(b, t, [b.fadd(x, y) for x, y in zip(*(_split(b, t, a) for a in args), strict=True)])
+
+    return t(t, t), generate
+
+
+@intrinsic
+def add_row(typing_context, tile, address):
+    """Add the row vector at `address` (a bias) to every row of a tile."""
+    t = tile
+
+    def generate(c, b, sig, args):
+        tile, address = args
+        row = [_load_vector(b, t, address, j * t.lanes * t.size) for j in range(t.vecs)]
+        return _join(b, t, [b.fadd(v, row[k % t.vecs]) for k, v in enumerate(_split(b, t, tile))])
+
+    return t(t, BYTES), generate
+
+
+def _stopped(b, t, z):
+    """Where a ReLU stops the gradient: `z <= 0` is false for a NaN, which passes."""
+    return b.fcmp_ordered("<=", z, ir.Constant(t.vec, None))
+
+
+@intrinsic
+def relu(typing_context, tile):
+    """0 where an element is stopped, else the element; a NaN stays a NaN."""
+    t = tile
+
+    def generate(c, b, sig, args):
+        zero = ir.Constant(t.vec, None)
+        return _join(b, t, [b.select(_stopped(b, t, v), zero, v) for v in _split(b, t, args[0])])
+
+    return t(t), generate
+
+
+@intrinsic
+def mask(typing_context, dvalues, z):
+    """0 where z is stopped, else dvalues: assigned, not multiplied, so that an inf there becomes 0."""
+    t = dvalues
+
+    def generate(c, b, sig, args):
+        zero = ir.Constant(t.vec, None)
+        pairs = zip(*(_split(b, t, a) for a in args), strict=True)
+        return _join(b, t, [b.select(_stopped(b, t, z), zero, d) for d, z in pairs])
+
+    return t(t, t), generate
+
+
+@intrinsic
+def transpose(typing_context, tile):
+    """The transpose of a square tile, `lanes` rows of one vector, by log2(lanes) rounds of pairwise shuffles."""
+    t = tile
+    if t.rows != t.lanes or t.vecs != 1:
+        raise TypeError(f"only a square tile can be transposed, not {t}")
+
+    def generate(c, b, sig, args):
+        rows = _split(b, t, args[0])
+        step = 1
+        while step < t.lanes:
+            low = [k if not k & step else t.lanes + k - step for k in range(t.lanes)]
+            high = [k + step if not k & step else t.lanes + k for k in range(t.lanes)]
+            low, high = (ir.Constant(ir.VectorType(I32, t.lanes), order) for order in (low, high))
+            for i in range(t.lanes):
+                if not i & step:
+                    x, y = rows[i], rows[i + step]
+                    rows[i], rows[i + step] = b.shuffle_vector(x, y, low), b.shuffle_vector(x, y, high)
+            step *= 2
+        return _join(b, t, rows)
+
+    return t(t), generate
+
+
+@intrinsic
+def load_scalar(typing_context, shape, address):
+    """One element of the tile's dtype."""
+    return shape.dtype(shape, BYTES), lambda c, b, sig, args: b.load(_at(b, args[1], _const(0), shape.elem), align=1)
+
+
+@intrinsic
+def store_scalar(typing_context, shape, address, value):
+    """Write one element of the tile's dtype."""
+    def generate(c, b, sig, args):
+        b.store(args[2], _at(b, args[1], _const(0), shape.elem), align=1)
+        return c.get_dummy_value()
+
+    return types.void(shape, BYTES, shape.dtype), generate

@@ -1,0 +1,94 @@
+"""Scratch memory of the kernels: a small pool that is reused, so that the steady state allocates nothing.
+
+The table of the pool lies in the process's state words: 64 slots of (busy, address, bytes). A call takes the first slot
+that is free with one atomic exchange, enlarges its memory if it must, and gives it back at its end. So kernels may run in
+any number of Python threads, in a user's prange, and in a forked child (where a slot that was busy stays so, and is
+merely not used). Where all slots are taken the memory is allocated for the one call.
+"""
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from .. import _state
+from .._jit import inlined as kernel
+
+SLOTS = 64
+ALIGNMENT = 64                  # a cache line, and an AVX-512 vector
+_FIRST, _WORDS = _state.SLOTS, 3
+
+_allocate = types.ExternalFunction("NRT_Allocate", types.intp(types.uintp))
+_free = types.ExternalFunction("NRT_Free", types.void(types.intp))
+
+
+@intrinsic
+def exchange(typing_context, address, value):
+    """Atomically put `value` at `address` and return what was there."""
+    def generate(c, b, sig, args):
+        return b.atomic_rmw("xchg", b.inttoptr(args[0], ir.IntType(64).as_pointer()), args[1], "seq_cst")
+    return types.intp(types.intp, types.intp), generate
+
+
+@intrinsic
+def fetch_add(typing_context, address, value):
+    """Atomically add `value` to the word at `address` and return what was there."""
+    def generate(c, b, sig, args):
+        return b.atomic_rmw("add", b.inttoptr(args[0], ir.IntType(64).as_pointer()), args[1], "seq_cst")
+    return types.intp(types.intp, types.intp), generate
+
+
+@intrinsic
+def write(typing_context, address, record):
+    """Put a named tuple of integers into memory."""
+    def generate(c, b, sig, args):
+        for i in range(len(record)):
+            b.store(b.extract_value(args[1], i), _word(b, args[0], i))
+        return c.get_dummy_value()
+    return types.void(types.intp, record), generate
+
+
+@intrinsic
+def read(typing_context, address, kind):
+    """The named tuple of class `kind` that lies at an address."""
+    fields = len(kind.instance_class._fields)
+
+    def generate(c, b, sig, args):
+        return c.make_tuple(b, sig.return_type, [b.load(_word(b, args[0], i)) for i in range(fields)])
+    return types.NamedUniTuple(types.intp, fields, kind.instance_class)(types.intp, kind), generate
+
+
+def _word(builder, address, i):
+    offset = ir.Constant(ir.IntType(64), 8 * i)
+    return builder.inttoptr(builder.add(address, offset), ir.IntType(64).as_pointer())
+
+
+@kernel
+def acquire(size):
+    """(address, slot) of `size` bytes, aligned to a cache line; the address is 0 where there is no memory."""
+    for slot in range(SLOTS):
+        entry = _state.address(_FIRST + slot * _WORDS)
+        if exchange(entry, 1) == 0:
+            if _state.word(_FIRST + slot * _WORDS + 2) < size:
+                _free(exchange(entry + 8, 0))
+                memory = _allocate(size + ALIGNMENT)
+                exchange(entry + 8, memory)
+                exchange(entry + 16, size if memory != 0 else 0)
+            memory = _state.word(_FIRST + slot * _WORDS + 1)
+            if memory == 0:
+                exchange(entry, 0)
+            return _aligned(memory), slot
+    memory = _allocate(size + ALIGNMENT)
+    return _aligned(memory), -memory
+
+
+@kernel
+def _aligned(address):
+    return (address + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
+
+
+@kernel
+def release(slot):
+    """Give back what `acquire` gave."""
+    if slot < 0:
+        _free(-slot)
+    else:
+        exchange(_state.address(_FIRST + slot * _WORDS), 0)

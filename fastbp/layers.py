@@ -1,0 +1,101 @@
+"""Layers: they know their state and the order of calls; the arithmetic is functional.py's."""
+import operator
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
+
+from . import functional
+from ._operands import FLOATS
+
+
+class Dense:
+    """output = inputs @ weights + biases, with the gradients of all three.
+
+    weights   (n_inputs, n_neurons), He initialisation: normal with variance 2 / n_inputs (He, Zhang, Ren and Sun,
+              Delving Deep into Rectifiers, ICCV 2015). It and biases may be assigned or changed in place at any time.
+    biases    (1, n_neurons), zeros; None with bias=False
+    inputs, output                  of the last forward, None before
+    dinputs, dweights, dbiases      of the last backward, None before; dinputs stays None with need_dinputs=False, for a
+                                    first layer, whose inputs need no gradient
+
+    `dtype` is float32 or float64, `rng` a numpy.random.Generator, a seed, or None for fresh entropy.
+    Raises TypeError for another dtype or sizes that are not integers, ValueError for negative sizes.
+    """
+
+    _activated = False
+
+    def __init__(self, n_inputs: int, n_neurons: int, *, bias: bool = True, dtype: DTypeLike = np.float32,
+                 rng: np.random.Generator | int | None = None, need_dinputs: bool = True):
+        n_inputs, n_neurons = _size("n_inputs", n_inputs), _size("n_neurons", n_neurons)
+        dtype = np.dtype(dtype)
+        if dtype not in FLOATS:
+            raise TypeError(f"dtype is {dtype}, expected float32 or float64")
+        scale = np.sqrt(2 / max(n_inputs, 1), dtype=dtype)
+        self.weights = np.random.default_rng(rng).standard_normal((n_inputs, n_neurons), dtype) * scale
+        self.biases = np.zeros((1, n_neurons), dtype) if bias else None
+        self.need_dinputs = need_dinputs
+        self.inputs = self.output = None
+        self.dinputs = self.dweights = self.dbiases = None
+
+    def forward(self, inputs: ArrayLike, out: np.ndarray | None = None) -> np.ndarray:
+        """The output (batch, n_neurons) for inputs (batch, n_inputs) or one sample (n_inputs,), written to `out` if given."""
+        if type(inputs) is not np.ndarray:
+            inputs = np.asarray(inputs)
+        self.output = functional._forward(inputs, self.weights, self.biases, out, self._activated)
+        self.inputs = inputs
+        return self.output
+
+    def backward(self, dvalues: ArrayLike) -> np.ndarray | None:
+        """dinputs (batch, n_inputs), from dvalues (batch, n_neurons), the gradient with respect to the last output.
+
+        Sets dinputs, dweights and dbiases. Raises RuntimeError before the first forward, ValueError for dvalues that do
+        not fit the last output.
+        """
+        if self.output is None:
+            raise RuntimeError(f"backward of {type(self).__name__} was called before forward, expected forward first")
+        dinputs, dweights, dbiases = functional._backward(
+            dvalues, self.output if self._activated else None, self.inputs, self.weights, None, self.need_dinputs)
+        self.dinputs, self.dweights = dinputs, dweights
+        if self.biases is not None:
+            self.dbiases = dbiases
+        return dinputs
+
+
+class DenseReLU(Dense):
+    """output = relu(inputs @ weights + biases), forward and backward in one pass each: arguments and state as Dense."""
+
+    _activated = True
+
+
+class ReLU:
+    """output = inputs where they are above 0, else 0, for arrays of any shape.
+
+    inputs, output of the last forward and dinputs of the last backward are None before.
+    """
+
+    def __init__(self) -> None:
+        self.inputs = self.output = self.dinputs = None
+
+    def forward(self, inputs: ArrayLike, out: np.ndarray | None = None) -> np.ndarray:
+        """The output, of the shape and dtype of inputs, written to `out` if given."""
+        inputs = np.asarray(inputs)
+        self.output = functional.relu_forward(inputs, out=out)
+        self.inputs = inputs
+        return self.output
+
+    def backward(self, dvalues: ArrayLike) -> np.ndarray:
+        """dinputs = dvalues where the last inputs were above 0, else 0. Raises RuntimeError before the first forward."""
+        if self.inputs is None:
+            raise RuntimeError("backward of ReLU was called before forward, expected forward first")
+        self.dinputs = functional.relu_backward(dvalues, self.inputs)
+        return self.dinputs
+
+
+def _size(name, value):
+    try:
+        size = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} is {value!r}, expected an integer") from None
+    if size < 0:
+        raise ValueError(f"{name} is {size}, expected 0 or more")
+    return size
