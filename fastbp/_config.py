@@ -12,7 +12,7 @@ from .kernels import blocking
 def describe() -> dict[str, str]:
     """Versions, machine, tiles and blocking, threads and cache, by name. Compiles nothing and starts no threads."""
     from . import __version__
-    caches = ", ".join(f"{name} {size >> 10} KiB" for name, size in _cpu.caches()._asdict().items())
+    caches = ", ".join(f"{name.upper()} {size >> 10} KiB" for name, size in _cpu.caches()._asdict().items())
     return {
         "fastbp": __version__,
         "python": platform.python_version(),
@@ -21,7 +21,7 @@ def describe() -> dict[str, str]:
         "llvmlite": llvmlite.__version__,
         "cpu": f"{_cpu.model()}, compiled for {_cpu.target()[0]}",
         "instruction set": _cpu.instruction_set(),
-        "caches": caches.upper().replace("KIB", "KiB"),
+        "caches": caches,
         **blocking.describe(),
         "threads": str(_threads.get_num_threads()),
         "threading layer": _threads.layer(),

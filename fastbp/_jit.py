@@ -9,13 +9,13 @@ from numba.core.compiler_lock import global_compiler_lock
 
 from . import _cache
 
-_FLAGS = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}, "boundscheck": False}
+FLAGS = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}, "boundscheck": False}
 
-kernel = njit(**_FLAGS)
-inlined = njit(inline="always", **_FLAGS)      # into its caller, before typing: cheap to compile where it has one caller
+kernel = njit(**FLAGS)
+inlined = njit(inline="always", **FLAGS)      # into its caller, before typing: cheap to compile where it has one caller
 
 def _compile(function, signature, name, **options):
-    dispatcher = njit(**_FLAGS, **options)(function)
+    dispatcher = njit(**FLAGS, **options)(function)
     if not hasattr(dispatcher, "overloads"):
         raise RuntimeError("NUMBA_DISABLE_JIT was set to 1, expected 0: fastbp has no interpreted kernels")
     _cache.attach(dispatcher, name)

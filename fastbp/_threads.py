@@ -71,7 +71,7 @@ def prepare() -> None:
         if not _prepared:
             caches = _cpu.caches()
             _state.words[_state.L1], _state.words[_state.L2], _state.words[_state.L3] = caches
-            _load_tbb()
+            load_tbb()
             _apply()
             _prepared = True
 
@@ -104,7 +104,7 @@ def _running():
         return None
 
 
-def _load_tbb():
+def load_tbb():
     """Load PyPI's TBB, which the system's loader would not find for Numba."""
     name = _TBB.get(sys.platform)
     with contextlib.suppress(importlib.metadata.PackageNotFoundError, OSError):

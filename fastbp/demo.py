@@ -188,7 +188,7 @@ def gradient_error(network: Network, digits: Digits, rng: np.random.Generator,
         places_here = rng.permutation(values.size)[:places]
         differences = [_central_difference(values, place, change, lambda: loss()[0]) for place in places_here]
         errors.append(np.abs(differences - gradients.flat[places_here]).max() / np.abs(gradients).max())
-    return float(max(errors))
+    return float(np.max(errors))        # NaN if any is
 
 
 def _central_difference(values, place, change, function):
@@ -201,16 +201,20 @@ def _central_difference(values, place, change, function):
     return (above - below) / (2 * change)
 
 
-def median_seconds(functions: list[Callable[[], object]], seconds: float = 0.5) -> list[float]:
-    """The median time of each function, called in turns for that many seconds, so that all meet the same machine."""
-    times, end = [], time.perf_counter() + seconds
-    while not times or time.perf_counter() < end:
-        marks = [time.perf_counter()]
-        for function in functions:
-            function()
-            marks.append(time.perf_counter())
-        times.append(np.diff(marks))
-    return np.median(times, axis=0).tolist()
+def median_seconds(functions: list[Callable[[], object]], turns: int = 6, seconds: float = 0.05) -> list[float]:
+    """The median time of a call of each function.
+
+    Each is called for that many seconds in each of its turns. In turns, so that a change of the machine's load meets
+    all of them; for a while, because the threads of NumPy's BLAS and of fastbp disturb each other until they sleep.
+    """
+    times = [[] for _ in functions]
+    for _ in range(turns):
+        for function, taken in zip(functions, times, strict=True):
+            end = time.perf_counter() + seconds
+            while (start := time.perf_counter()) < end:
+                function()
+                taken.append(time.perf_counter() - start)
+    return [float(np.median(taken)) for taken in times]
 
 
 def step_times(digits: Digits, batch: int, rng: np.random.Generator) -> Iterator[tuple[str, list[float]]]:
@@ -246,8 +250,8 @@ def plot(history: History, path: Path) -> None:
     for axes, (name, training, test) in zip(figure.subplots(1, 2), curves, strict=True):
         axes.plot(epochs, training, marker=marker, label="training, mean over the epoch")
         axes.plot(epochs, test, marker=marker, label="test, after the epoch")
-        axes.set(xlabel="Epoch", ylabel=name, yscale="log" if name == "Loss" else "linear")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set(xlabel="Epoch", xlim=(0.5, len(epochs) + 0.5), ylabel=name, yscale="log" if name == "Loss" else "linear")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.3, which="both")
         axes.legend()
     figure.savefig(path)

@@ -28,7 +28,8 @@ def explain(inputs: list[float], weights: list[float], bias: float, dvalue: floa
     inputs and weights are equally long; dvalue is the gradient that the next layer hands back; step is the factor of
     the gradient that is subtracted from the weights and the bias.
 
-    drelu_db is at times given as dsum_db * dsum_dxw2, both 1. By the chain rule it is drelu_dz * dsum_db, as here.
+    Some notes compute drelu_db without drelu_dz, as dsum_db * dsum_dxw2. The chain rule has it, and so does this: the
+    two agree only where drelu_dz is 1.
     """
     n = len(inputs)
     x, w, b = np.array([inputs], float), np.array([weights], float).T, np.array([[bias]], float)
@@ -45,7 +46,7 @@ def explain(inputs: list[float], weights: list[float], bias: float, dvalue: floa
     new_w, new_b = w - step * dw, b - step * db
     new_output = dense_relu_forward(x, new_w, new_b)
 
-    gate = "z > 0 lets the gradient pass" if z.item() > 0 else "z > 0 is false: the gradient stops"
+    gate = "passes, as z > 0" if z.item() > 0 else "stops, as z <= 0"
     return {
         "Forward": [
             *_lines("xw{}", xw, "x{0} * w{0}"),
@@ -54,9 +55,9 @@ def explain(inputs: list[float], weights: list[float], bias: float, dvalue: floa
         ],
         "Backward": [
             Line("dvalue", dvalue, "the gradient from the next layer"),
-            Line("drelu_dz", dz.item(), f"dvalue * (1 if z > 0 else 0): {gate}"),
-            *_lines("drelu_dxw{}", dxw, "drelu_dz * dsum_dxw{}, which is 1: a sum's gradient goes to each term"),
-            Line("drelu_db", db.item(), "drelu_dz * dsum_db, which is 1; without drelu_dz right only if that is 1"),
+            Line("drelu_dz", dz.item(), f"dvalue * (1 if z > 0 else 0): the gradient {gate}"),
+            *_lines("drelu_dxw{}", dxw, "drelu_dz * dsum_dxw{}, which is 1: a sum passes it to each term"),
+            Line("drelu_db", db.item(), "drelu_dz * dsum_db, which is 1; leaving drelu_dz out is an error"),
             *_lines("drelu_dx{}", dx, "drelu_dxw{0} * dmul_dx{0}, which is w{0}"),
             *_lines("drelu_dw{}", dw, "drelu_dxw{0} * dmul_dw{0}, which is x{0}"),
         ],

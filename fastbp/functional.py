@@ -36,7 +36,6 @@ class _Entries(dict):
 
 
 _FORWARD, _BACKWARD, _RELU = (_Entries(build) for build in (entry.forward, entry.backward, entry.elementwise))
-_NOTHING = {dtype: np.empty((0, 0), dtype) for dtype in operands.FLOATS}       # stands for None
 
 
 def dense_forward(inputs: ArrayLike, weights: ArrayLike, biases: ArrayLike | None = None, *,
@@ -78,6 +77,8 @@ def dense_relu_backward(dvalues: ArrayLike, output: ArrayLike, inputs: ArrayLike
     output (batch, n_neurons); anything with the same sign will do, so also the sums before the ReLU. Where the gradient
     is stopped it is 0, even if dvalues is inf or NaN there.
     """
+    if output is None:
+        raise TypeError("output is None, expected an array of the shape of dvalues")
     return _backward(dvalues, output, inputs, weights, out, True)
 
 
@@ -127,16 +128,12 @@ def _forward(inputs, weights, biases, out, relu):
     if type(inputs) is np.ndarray and type(weights) is np.ndarray and out is None:
         dtype = inputs.dtype
         compiled = _FORWARD[dtype]
-        if compiled is not None and weights.dtype == dtype and inputs.ndim == 2 == weights.ndim:
-            if biases is None:
-                biases = _NOTHING[dtype]
-            if type(biases) is np.ndarray and biases.dtype == dtype and biases.ndim == 2:
-                output = np.empty((len(inputs), weights.shape[1]), dtype)
-                status = compiled(inputs, weights, biases, output, relu)
-                if not status:
-                    return output
-            if biases is _NOTHING[dtype]:
-                biases = None
+        row = weights if biases is None else biases
+        if (compiled is not None and type(row) is np.ndarray and weights.dtype == dtype == row.dtype
+                and inputs.ndim == weights.ndim == row.ndim == 2):
+            output = np.empty((len(inputs), weights.shape[1]), dtype)
+            if not compiled(inputs, weights, row, biases is not None, output, relu):
+                return output
     return _forward_any(inputs, weights, biases, out, relu)
 
 
@@ -149,11 +146,11 @@ def _forward_any(inputs, weights, biases, out, relu):
     inputs = operands.as_rows("inputs", inputs)
     operands.check_weights(inputs, weights)
     shape = len(inputs), weights.shape[1]
-    row = operands.as_biases(given[2], shape[1]) if biases is not None else _NOTHING[dtype]
+    row = operands.as_biases(given[2], shape[1]) if biases is not None else weights
     operands.check_out("out", out, shape, dtype)
     arguments = [a.astype(dtype, copy=False) for a in (inputs, weights, row)]
     output = operands.result(out, shape, dtype, arguments)
-    _check(_FORWARD[dtype](*arguments, output, relu))
+    _check(_FORWARD[dtype](*arguments, biases is not None, output, relu))
     return operands.deliver(output, out)
 
 
@@ -161,13 +158,13 @@ def _backward(dvalues, z, inputs, weights, out, need_dinputs):
     if type(dvalues) is np.ndarray and type(inputs) is np.ndarray and type(weights) is np.ndarray and out is None:
         dtype = dvalues.dtype
         compiled = _BACKWARD[dtype]
-        mask = _NOTHING[dtype] if z is None and compiled is not None else z
-        if (compiled is not None and type(mask) is np.ndarray and mask.dtype == dtype and inputs.dtype == dtype
-                and weights.dtype == dtype and dvalues.ndim == inputs.ndim == weights.ndim == mask.ndim == 2):
-            dinputs = np.empty(inputs.shape, dtype) if need_dinputs else _NOTHING[dtype]
+        mask = dvalues if z is None else z
+        if (compiled is not None and type(mask) is np.ndarray and mask.dtype == dtype == inputs.dtype == weights.dtype
+                and dvalues.ndim == inputs.ndim == weights.ndim == mask.ndim == 2):
             dweights = np.empty(weights.shape, dtype)
             dbiases = np.empty((1, weights.shape[1]), dtype)
-            if not compiled(dvalues, mask, inputs, weights, dinputs, dweights, dbiases):
+            dinputs = np.empty(inputs.shape, dtype) if need_dinputs else dweights
+            if not compiled(dvalues, mask, z is not None, inputs, weights, dinputs, need_dinputs, dweights, dbiases):
                 return dinputs if need_dinputs else None, dweights, dbiases
     return _backward_any(dvalues, z, inputs, weights, out, need_dinputs)
 
@@ -196,11 +193,11 @@ def _backward_any(dvalues, z, inputs, weights, out, need_dinputs):
     inputs, weights = prepared(inputs), prepared(weights)
     results = [operands.result(o, shape, dtype, (dvalues, mask, inputs, weights))
                for o, shape in zip(outs, shapes, strict=True)]
+    dinputs, dweights, dbiases = results
+    _check(_BACKWARD[dtype](dvalues, dvalues if mask is None else mask, mask is not None, inputs, weights,
+                            dinputs, need_dinputs, dweights, dbiases))
     if not need_dinputs:
-        results[0] = _NOTHING[dtype]
-    _check(_BACKWARD[dtype](dvalues, _NOTHING[dtype] if mask is None else mask, inputs, weights, *results))
-    if not need_dinputs:
-        return None, results[1], results[2]
+        return None, dweights, dbiases
     return tuple(operands.deliver(r, o) for r, o in zip(results, outs, strict=True))
 
 

@@ -1,6 +1,6 @@
-"""The units for Python: on arrays of any layout, read-only or not, aligned or not. An array with no rows stands for None.
+"""The units for Python: on arrays of any layout, read-only or not, aligned or not.
 
-The caller must have made sure of the arrays' dtype and number of dimensions, which nobody checks here.
+An operand that may be missing comes with a number: 0 where it is, and then any array stands in its place. The caller must have made sure of the arrays' dtype and number of dimensions, which nobody checks here.
 """
 from functools import cache
 
@@ -8,7 +8,10 @@ from numba import types
 
 from .. import _jit, _link
 from . import dense, relu
-from .matrix import matrix, unless_empty
+from .matrix import matrix, only_if
+
+
+_FLAG = types.intp
 
 
 def _array(dtype, ndim):
@@ -17,25 +20,25 @@ def _array(dtype, ndim):
 
 @cache
 def forward(dtype):
-    """forward(x, weights, biases, y, relu) on 2-D arrays; returns a status."""
+    """forward(x, weights, biases, has_biases, y, relu) on 2-D arrays; returns a status."""
     unit, a = dense.forward[dtype].address, _array(dtype, 2)
 
-    def entry(x, weights, biases, y, relu):
-        return _link.call(unit(), (matrix(x), matrix(weights), unless_empty(matrix(biases)), matrix(y), relu))
+    def entry(x, weights, biases, has_biases, y, relu):
+        return _link.call(unit(), (matrix(x), matrix(weights), only_if(has_biases, matrix(biases)), matrix(y), relu))
 
-    return _jit.entry(entry, types.intp(a, a, a, a, types.intp), f"python_forward-{dtype}")
+    return _jit.entry(entry, types.intp(a, a, a, _FLAG, a, _FLAG), f"python_forward-{dtype}")
 
 
 @cache
 def backward(dtype):
-    """backward(dvalues, z, x, weights, dinputs, dweights, dbiases) on 2-D arrays; returns a status."""
+    """backward(dvalues, z, has_z, x, weights, dinputs, has_dinputs, dweights, dbiases) on 2-D arrays; returns a status."""
     unit, a = dense.backward[dtype].address, _array(dtype, 2)
 
-    def entry(dvalues, z, x, weights, dinputs, dweights, dbiases):
-        return _link.call(unit(), (matrix(dvalues), unless_empty(matrix(z)), matrix(x), matrix(weights),
-                                   unless_empty(matrix(dinputs)), matrix(dweights), matrix(dbiases)))
+    def entry(dvalues, z, has_z, x, weights, dinputs, has_dinputs, dweights, dbiases):
+        return _link.call(unit(), (matrix(dvalues), only_if(has_z, matrix(z)), matrix(x), matrix(weights),
+                                   only_if(has_dinputs, matrix(dinputs)), matrix(dweights), matrix(dbiases)))
 
-    return _jit.entry(entry, types.intp(*[a] * 7), f"python_backward-{dtype}")
+    return _jit.entry(entry, types.intp(a, a, _FLAG, a, a, a, _FLAG, a, a), f"python_backward-{dtype}")
 
 
 @cache

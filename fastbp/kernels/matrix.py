@@ -48,9 +48,9 @@ def keep(typing_context, array):
 
 
 @inlined
-def unless_empty(matrix):
-    """The Matrix, or none if it has no rows."""
-    return Matrix(matrix.data if matrix.rows > 0 else 0, matrix.rows, matrix.cols, matrix.row_step, matrix.col_step)
+def only_if(given, matrix):
+    """The Matrix, or none if `given` is 0."""
+    return Matrix(matrix.data if given != 0 else 0, matrix.rows, matrix.cols, matrix.row_step, matrix.col_step)
 
 
 @inlined

@@ -1,4 +1,4 @@
-"""A register tile as a Numba value: the only LLVM IR for float32 and float64 arithmetic.
+"""A register tile as a Numba value: with vector.py, the only LLVM IR for float32 and float64 arithmetic.
 
 `Shape(dtype, rows, vecs, lanes)` describes rows x vecs SIMD vectors of `lanes` elements. A tile of that shape is passed
 around like a number, `acc = rank1(acc, ...)`, and LLVM keeps it in vector registers for a whole loop. The kernels above
@@ -6,7 +6,6 @@ are plain loops over these operations; only the shape differs between instructio
 
 Addresses and strides are integers, in bytes. No address needs alignment, so any NumPy array will do. A tile at the edge
 of a matrix holds fewer valid `rows` and `cols`: nothing outside them is ever read from or written to memory.
-`fmuladd` is one FMA where the CPU has it and a product and a sum where it does not; `fma` would call the C library there.
 """
 from typing import NamedTuple
 
@@ -16,7 +15,8 @@ from numba.core import cgutils
 from numba.core.imputils import lower_constant
 from numba.extending import intrinsic, models, register_model, typeof_impl
 
-I1, I32, I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
+from .vector import I1, I32, at, const, load_vector, masked_load, masked_store, muladd, splat, sum_of_lanes, valid_lanes
+
 BYTES = types.intp                      # how addresses, strides and counts are typed
 
 
@@ -68,14 +68,6 @@ def _constant_shape(context, builder, shape_type, shape):
 # ---- LLVM helpers
 
 
-def _const(n):
-    return ir.Constant(I64, n)
-
-
-def _at(b, address, offset, ty):
-    return b.inttoptr(b.add(address, offset), ty.as_pointer())
-
-
 def _split(b, t, tile):
     return [b.extract_value(tile, i) for i in range(t.rows * t.vecs)]
 
@@ -87,47 +79,8 @@ def _join(b, t, vectors):
     return tile
 
 
-def _splat(b, ty, scalar):
-    undef = ir.Constant(ty, ir.Undefined)
-    one = b.insert_element(undef, scalar, ir.Constant(I32, 0))
-    return b.shuffle_vector(one, undef, ir.Constant(ir.VectorType(I32, ty.count), [0] * ty.count))
-
-
-def _load_vector(b, t, address, offset=0):
-    return b.load(_at(b, address, _const(offset), t.vec), align=1)
-
-
-def _muladd(b, t):
-    signature = ir.FunctionType(t.vec, [t.vec] * 3)
-    function = cgutils.get_or_insert_function(b.module, signature, f"llvm.fmuladd.v{t.lanes}f{t.size * 8}")
-    return lambda x, y, z: b.call(function, [x, y, z])
-
-
-def _valid_lanes(b, t, cols, j):
-    """The mask of those lanes of the j-th vector of a row that lie within `cols` columns."""
-    lanes = ir.VectorType(I32, t.lanes)
-    index = ir.Constant(lanes, [j * t.lanes + i for i in range(t.lanes)])
-    return b.icmp_signed("<", index, _splat(b, lanes, b.trunc(cols, I32)))
-
-
-def _masked(b, t, name, returns, arguments):
-    signature = ir.FunctionType(returns, [a.type for a in arguments])
-    suffix = f"v{t.lanes}f{t.size * 8}.p0"
-    typed = "" if t.vec.as_pointer().is_opaque else f"v{t.lanes}f{t.size * 8}"
-    function = cgutils.get_or_insert_function(b.module, signature, f"llvm.masked.{name}.{suffix}{typed}")
-    return b.call(function, arguments)
-
-
-def _masked_load(b, t, pointer, mask):
-    return _masked(b, t, "load", t.vec, [pointer, ir.Constant(I32, 1), mask, ir.Constant(t.vec, None)])
-
-
-def _masked_store(b, t, value, pointer, mask):
-    _masked(b, t, "store", ir.VoidType(), [value, pointer, ir.Constant(I32, 1), mask])
-
-
 def _is_full(b, t, rows, cols):
-    return b.and_(b.icmp_signed(">=", rows, _const(t.rows)), b.icmp_signed(">=", cols, _const(t.vecs * t.lanes)))
+    return b.and_(b.icmp_signed(">=", rows, const(t.rows)), b.icmp_signed(">=", cols, const(t.vecs * t.lanes)))
 
 
 def _tile_of(shape):
@@ -140,25 +93,25 @@ def _tile_of(shape):
 @intrinsic
 def width(typing_context, shape):
     """Columns of a tile."""
-    return BYTES(shape), lambda c, b, sig, args: _const(shape.vecs * shape.lanes)
+    return BYTES(shape), lambda c, b, sig, args: const(shape.vecs * shape.lanes)
 
 
 @intrinsic
 def height(typing_context, shape):
     """Rows of a tile."""
-    return BYTES(shape), lambda c, b, sig, args: _const(shape.rows)
+    return BYTES(shape), lambda c, b, sig, args: const(shape.rows)
 
 
 @intrinsic
 def lanes(typing_context, shape):
     """Elements of a vector."""
-    return BYTES(shape), lambda c, b, sig, args: _const(shape.lanes)
+    return BYTES(shape), lambda c, b, sig, args: const(shape.lanes)
 
 
 @intrinsic
 def itemsize(typing_context, shape):
     """Bytes of an element."""
-    return BYTES(shape), lambda c, b, sig, args: _const(shape.size)
+    return BYTES(shape), lambda c, b, sig, args: const(shape.size)
 
 
 @intrinsic
@@ -184,18 +137,18 @@ def load(typing_context, shape, address, row_stride, rows, cols):
         out = cgutils.alloca_once(b, t.array)
 
         def pointer(i, j):
-            return _at(b, address, b.add(b.mul(stride, _const(i)), _const(j * t.lanes * t.size)), t.vec)
+            return at(b, address, b.add(b.mul(stride, const(i)), const(j * t.lanes * t.size)), t.vec)
 
         with b.if_else(_is_full(b, t, rows, cols), likely=True) as (full, edge):
             with full:
                 b.store(_join(b, t, [b.load(pointer(i, j), align=1) for i in range(t.rows) for j in range(t.vecs)]), out)
             with edge:
                 no_lane = ir.Constant(ir.VectorType(I1, t.lanes), None)
-                masks = [_valid_lanes(b, t, cols, j) for j in range(t.vecs)]
+                masks = [valid_lanes(b, t, cols, j) for j in range(t.vecs)]
                 parts = []
                 for i in range(t.rows):
-                    row_is_valid = b.icmp_signed("<", _const(i), rows)
-                    parts += [_masked_load(b, t, pointer(i, j), b.select(row_is_valid, masks[j], no_lane))
+                    row_is_valid = b.icmp_signed("<", const(i), rows)
+                    parts += [masked_load(b, t, pointer(i, j), b.select(row_is_valid, masks[j], no_lane))
                               for j in range(t.vecs)]
                 b.store(_join(b, t, parts), out)
         return b.load(out)
@@ -213,7 +166,7 @@ def store(typing_context, tile, address, row_stride, rows, cols):
         vectors = _split(b, t, tile)
 
         def pointer(i, j):
-            return _at(b, address, b.add(b.mul(stride, _const(i)), _const(j * t.lanes * t.size)), t.vec)
+            return at(b, address, b.add(b.mul(stride, const(i)), const(j * t.lanes * t.size)), t.vec)
 
         with b.if_else(_is_full(b, t, rows, cols), likely=True) as (full, edge):
             with full:
@@ -221,11 +174,11 @@ def store(typing_context, tile, address, row_stride, rows, cols):
                     for j in range(t.vecs):
                         b.store(vectors[i * t.vecs + j], pointer(i, j), align=1)
             with edge:
-                masks = [_valid_lanes(b, t, cols, j) for j in range(t.vecs)]
+                masks = [valid_lanes(b, t, cols, j) for j in range(t.vecs)]
                 for i in range(t.rows):
-                    with b.if_then(b.icmp_signed("<", _const(i), rows)):
+                    with b.if_then(b.icmp_signed("<", const(i), rows)):
                         for j in range(t.vecs):
-                            _masked_store(b, t, vectors[i * t.vecs + j], pointer(i, j), masks[j])
+                            masked_store(b, t, vectors[i * t.vecs + j], pointer(i, j), masks[j])
         return c.get_dummy_value()
 
     return types.void(t, *[BYTES] * 4), generate
@@ -238,10 +191,10 @@ def row_offsets(typing_context, shape, row_stride, rows):
 
     def generate(c, b, sig, args):
         _, stride, rows = args
-        last = b.sub(rows, _const(1))
+        last = b.sub(rows, const(1))
         offsets = []
         for i in range(t.rows):
-            row = b.select(b.icmp_signed("<", _const(i), rows), _const(i), last)
+            row = b.select(b.icmp_signed("<", const(i), rows), const(i), last)
             offsets.append(b.mul(row, stride))
         return c.make_tuple(b, sig.return_type, offsets)
 
@@ -255,12 +208,12 @@ def rank1(typing_context, tile, a, offsets, b_row):
 
     def generate(c, b, sig, args):
         tile, a, offsets, b_row = args
-        muladd, acc = _muladd(b, t), _split(b, t, tile)
-        row = [_load_vector(b, t, b_row, j * t.lanes * t.size) for j in range(t.vecs)]
+        fma, acc = muladd(b, t), _split(b, t, tile)
+        row = [load_vector(b, t, b_row, j * t.lanes * t.size) for j in range(t.vecs)]
         for i in range(t.rows):
-            scalar = _splat(b, t.vec, b.load(_at(b, a, b.extract_value(offsets, i), t.elem), align=1))
+            scalar = splat(b, t.vec, b.load(at(b, a, b.extract_value(offsets, i), t.elem), align=1))
             for j in range(t.vecs):
-                acc[i * t.vecs + j] = muladd(scalar, row[j], acc[i * t.vecs + j])
+                acc[i * t.vecs + j] = fma(scalar, row[j], acc[i * t.vecs + j])
         return _join(b, t, acc)
 
     return t(t, BYTES, types.UniTuple(BYTES, t.rows), BYTES), generate
@@ -273,23 +226,23 @@ def inner(typing_context, tile, a, a_offsets, b_address, b_offsets, count):
 
     def generate(c, b, sig, args):
         tile, a, a_offsets, b_address, b_offsets, count = args
-        muladd, acc = _muladd(b, t), _split(b, t, tile)
+        fma, acc = muladd(b, t), _split(b, t, tile)
         out = cgutils.alloca_once(b, t.array)
 
         def update(read):
-            right = [read(_at(b, b_address, b.extract_value(b_offsets, j), t.vec)) for j in range(t.vecs)]
+            right = [read(at(b, b_address, b.extract_value(b_offsets, j), t.vec)) for j in range(t.vecs)]
             parts = []
             for i in range(t.rows):
-                left = read(_at(b, a, b.extract_value(a_offsets, i), t.vec))
-                parts += [muladd(left, right[j], acc[i * t.vecs + j]) for j in range(t.vecs)]
+                left = read(at(b, a, b.extract_value(a_offsets, i), t.vec))
+                parts += [fma(left, right[j], acc[i * t.vecs + j]) for j in range(t.vecs)]
             b.store(_join(b, t, parts), out)
 
-        with b.if_else(b.icmp_signed(">=", count, _const(t.lanes)), likely=True) as (full, edge):
+        with b.if_else(b.icmp_signed(">=", count, const(t.lanes)), likely=True) as (full, edge):
             with full:
                 update(lambda pointer: b.load(pointer, align=1))
             with edge:
-                mask = _valid_lanes(b, t, count, 0)
-                update(lambda pointer: _masked_load(b, t, pointer, mask))
+                mask = valid_lanes(b, t, count, 0)
+                update(lambda pointer: masked_load(b, t, pointer, mask))
         return b.load(out)
 
     return t(t, BYTES, types.UniTuple(BYTES, t.rows), BYTES, types.UniTuple(BYTES, t.vecs), BYTES), generate
@@ -302,8 +255,8 @@ def column_offsets(typing_context, shape, column_stride, cols):
 
     def generate(c, b, sig, args):
         _, stride, cols = args
-        last = b.sub(cols, _const(1))
-        offsets = [b.mul(b.select(b.icmp_signed("<", _const(j), cols), _const(j), last), stride) for j in range(t.vecs)]
+        last = b.sub(cols, const(1))
+        offsets = [b.mul(b.select(b.icmp_signed("<", const(j), cols), const(j), last), stride) for j in range(t.vecs)]
         return c.make_tuple(b, sig.return_type, offsets)
 
     return types.UniTuple(BYTES, t.vecs)(shape, BYTES, BYTES), generate
@@ -319,22 +272,13 @@ def store_sums(typing_context, tile, address, row_stride, rows, cols):
         vectors = _split(b, t, tile)
         for i in range(t.rows):
             for j in range(t.vecs):
-                valid = b.and_(b.icmp_signed("<", _const(i), rows), b.icmp_signed("<", _const(j), cols))
+                valid = b.and_(b.icmp_signed("<", const(i), rows), b.icmp_signed("<", const(j), cols))
                 with b.if_then(valid):
-                    pointer = _at(b, address, b.add(b.mul(stride, _const(i)), _const(j * t.size)), t.elem)
-                    b.store(_sum_of_lanes(b, vectors[i * t.vecs + j]), pointer, align=1)
+                    pointer = at(b, address, b.add(b.mul(stride, const(i)), const(j * t.size)), t.elem)
+                    b.store(sum_of_lanes(b, vectors[i * t.vecs + j]), pointer, align=1)
         return c.get_dummy_value()
 
     return types.void(t, *[BYTES] * 4), generate
-
-
-def _sum_of_lanes(b, vector):
-    while vector.type.count > 1:
-        half = vector.type.count // 2
-        low, high = (ir.Constant(ir.VectorType(I32, half), list(range(k, k + half))) for k in (0, half))
-        undef = ir.Constant(vector.type, ir.Undefined)
-        vector = b.fadd(b.shuffle_vector(vector, undef, low), b.shuffle_vector(vector, undef, high))
-    return b.extract_element(vector, ir.Constant(I32, 0))
 
 
 @intrinsic
@@ -355,7 +299,7 @@ def add_row(typing_context, tile, address):
 
     def generate(c, b, sig, args):
         tile, address = args
-        row = [_load_vector(b, t, address, j * t.lanes * t.size) for j in range(t.vecs)]
+        row = [load_vector(b, t, address, j * t.lanes * t.size) for j in range(t.vecs)]
         return _join(b, t, [b.fadd(v, row[k % t.vecs]) for k, v in enumerate(_split(b, t, tile))])
 
     return t(t, BYTES), generate
@@ -418,14 +362,14 @@ def transpose(typing_context, tile):
 @intrinsic
 def load_scalar(typing_context, shape, address):
     """One element of the tile's dtype."""
-    return shape.dtype(shape, BYTES), lambda c, b, sig, args: b.load(_at(b, args[1], _const(0), shape.elem), align=1)
+    return shape.dtype(shape, BYTES), lambda c, b, sig, args: b.load(at(b, args[1], const(0), shape.elem), align=1)
 
 
 @intrinsic
 def store_scalar(typing_context, shape, address, value):
     """Write one element of the tile's dtype."""
     def generate(c, b, sig, args):
-        b.store(args[2], _at(b, args[1], _const(0), shape.elem), align=1)
+        b.store(args[2], at(b, args[1], const(0), shape.elem), align=1)
         return c.get_dummy_value()
 
     return types.void(shape, BYTES, shape.dtype), generate

@@ -1,0 +1,78 @@
+"""SIMD vectors in LLVM IR: what tile.py builds its operations from.
+
+`b` is the IR builder; `t` is a tile's type, of which `vec` (the vector type), `elem`, `lanes` and `size` (bytes of an
+element) count here. No address needs alignment.
+"""
+from llvmlite import ir
+from numba.core import cgutils
+
+I1, I32, I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
+
+
+def const(n):
+    """An integer as wide as an address."""
+    return ir.Constant(I64, n)
+
+
+def at(b, address, offset, ty):
+    """A pointer to a `ty` at an address plus an offset, both integers."""
+    return b.inttoptr(b.add(address, offset), ty.as_pointer())
+
+
+def splat(b, ty, scalar):
+    """A vector with the scalar in every lane."""
+    undef = ir.Constant(ty, ir.Undefined)
+    one = b.insert_element(undef, scalar, ir.Constant(I32, 0))
+    return b.shuffle_vector(one, undef, ir.Constant(ir.VectorType(I32, ty.count), [0] * ty.count))
+
+
+def load_vector(b, t, address, offset=0):
+    """The vector at an address plus a constant offset."""
+    return b.load(at(b, address, const(offset), t.vec), align=1)
+
+
+def muladd(b, t):
+    """A function (x, y, z) -> x * y + z: one FMA where the CPU has it and two operations where it does not.
+
+    `llvm.fma` would call the C library there.
+    """
+    signature = ir.FunctionType(t.vec, [t.vec] * 3)
+    function = cgutils.get_or_insert_function(b.module, signature, f"llvm.fmuladd.v{t.lanes}f{t.size * 8}")
+    return lambda x, y, z: b.call(function, [x, y, z])
+
+
+def valid_lanes(b, t, cols, j):
+    """The mask of those lanes of the j-th vector of a row that lie within `cols` columns."""
+    lanes = ir.VectorType(I32, t.lanes)
+    index = ir.Constant(lanes, [j * t.lanes + i for i in range(t.lanes)])
+    width = const((j + 1) * t.lanes)
+    cols = b.select(b.icmp_signed("<", cols, width), cols, width)               # before it loses its upper half
+    return b.icmp_signed("<", index, splat(b, lanes, b.trunc(cols, I32)))
+
+
+def _masked(b, t, name, returns, arguments):
+    signature = ir.FunctionType(returns, [a.type for a in arguments])
+    suffix = f"v{t.lanes}f{t.size * 8}.p0"
+    typed = "" if t.vec.as_pointer().is_opaque else f"v{t.lanes}f{t.size * 8}"
+    function = cgutils.get_or_insert_function(b.module, signature, f"llvm.masked.{name}.{suffix}{typed}")
+    return b.call(function, arguments)
+
+
+def masked_load(b, t, pointer, mask):
+    """The lanes of the mask, and 0 in the others, which are not read."""
+    return _masked(b, t, "load", t.vec, [pointer, ir.Constant(I32, 1), mask, ir.Constant(t.vec, None)])
+
+
+def masked_store(b, t, value, pointer, mask):
+    """Write the lanes of the mask only."""
+    _masked(b, t, "store", ir.VoidType(), [value, pointer, ir.Constant(I32, 1), mask])
+
+
+def sum_of_lanes(b, vector):
+    """The sum of the lanes, by halves."""
+    while vector.type.count > 1:
+        half = vector.type.count // 2
+        low, high = (ir.Constant(ir.VectorType(I32, half), list(range(k, k + half))) for k in (0, half))
+        undef = ir.Constant(vector.type, ir.Undefined)
+        vector = b.fadd(b.shuffle_vector(vector, undef, low), b.shuffle_vector(vector, undef, high))
+    return b.extract_element(vector, ir.Constant(I32, 0))

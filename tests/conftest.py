@@ -1,0 +1,36 @@
+"""What all tests share: seeded numbers, both dtypes, the number of threads put back, and what this machine cannot test."""
+import hypothesis
+import llvmlite.binding as llvm
+import numpy as np
+import pytest
+
+import fastbp
+from fastbp import _cpu
+
+hypothesis.settings.register_profile("fastbp", derandomize=True, deadline=None, max_examples=100, database=None)
+hypothesis.settings.load_profile("fastbp")
+
+
+def pytest_report_header(config):
+    host = llvm.get_host_cpu_features()
+    needs = {"avx2": ("avx2", "fma"), "avx512": ("avx512f",)}
+    missing = [f"{name}: not on this CPU" for name, features in needs.items() if not all(map(host.get, features))]
+    return [f"fastbp {fastbp.__version__}, instruction set {_cpu.instruction_set()}, {fastbp.get_num_threads()} threads",
+            f"not tested: {', '.join(missing) or 'nothing left out'}"]
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(20240607)
+
+
+@pytest.fixture(params=["float32", "float64"])
+def dtype(request):
+    return np.dtype(request.param)
+
+
+@pytest.fixture(autouse=True)
+def threads_as_before():
+    before = fastbp.get_num_threads()
+    yield
+    fastbp.set_num_threads(before)

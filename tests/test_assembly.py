@@ -1,0 +1,38 @@
+"""The inner loop of a product as machine code: packed FMAs on the widest vectors, and no tile on the stack."""
+import re
+
+import pytest
+from numba import njit, types
+
+from fastbp import _cpu, _jit
+from fastbp.kernels import blocking, gemm
+from fastbp.kernels.parallel import TASK
+
+REGISTER = {"avx512": "zmm", "avx2": "ymm", "baseline": "xmm"}
+MULTIPLY = {"avx512": "vfmadd", "avx2": "vfmadd", "baseline": "mul"}
+
+
+def inner_loops(assembly, multiply):
+    """The instructions of each block that jumps back to its own start and multiplies vectors."""
+    blocks = re.split(r"^(\.\w+):", assembly, flags=re.M)
+    for label, body in zip(blocks[1::2], blocks[2::2], strict=True):
+        back = re.search(rf"^\s+j\w+\s+{re.escape(label)}\b.*$", body, re.M)
+        loop = body[:back.end()] if back else ""
+        if re.search(rf"^\s+{multiply}", loop, re.M):
+            yield [line.strip() for line in loop.splitlines() if line.strip()]
+
+
+@pytest.mark.parametrize("dtype", [types.float32, types.float64], ids=str)
+def test_tile_stays_in_registers(dtype):
+    instruction_set = _cpu.instruction_set()
+    multiply = MULTIPLY[instruction_set] + (".*ps" if dtype == types.float32 else ".*pd")
+    product = njit(**_jit.FLAGS)(gemm._build(dtype))
+    product.compile(TASK)
+    loops = list(inner_loops(product.inspect_asm(product.signatures[0]), multiply))
+    tiles = blocking.tiles(dtype)
+    for shape in (tiles.wide, tiles.narrow):
+        accumulators = shape.rows * shape.vecs
+        assert any(sum(bool(re.match(multiply, line)) for line in loop) % accumulators == 0 for loop in loops), shape
+    for loop in loops:
+        assert any(REGISTER[instruction_set] in line for line in loop)
+        assert not [line for line in loop if re.search(r"[xyz]mm", line) and "(%rsp" in line]

@@ -1,0 +1,346 @@
+"""The disk cache of compiled functions: what is in it, who may use it, and that nothing goes wrong without it."""
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from numba import njit, types
+from numba.core import config
+
+import fastbp
+from fastbp import _cache
+
+PACKAGE = Path(fastbp.__file__).parent
+posix = pytest.mark.skipif(os.name != "posix", reason="modes and owners are POSIX's")
+
+# Compiles or loads the functions that its arguments name and prints what came out.
+PROCESS = """
+import json, sys, warnings
+import numpy as np
+from numba import njit, prange, types
+from numba.core import event
+
+compiled = []
+
+class Compiled(event.Listener):
+    def on_start(self, event):
+        compiled.append(event.data["dispatcher"].__name__)
+    def on_end(self, event):
+        pass
+
+event.register("numba:compile", Compiled())
+
+def plain(n):
+    return 3 * n + 1
+
+def parallel(n):
+    total = 0
+    for i in prange(n):
+        total += i
+    return total
+
+def array(x):
+    if x.size > 3:
+        raise ValueError("too large")
+    return 2 * x
+
+def closure(factor):
+    @njit
+    def down(n, limit):
+        return limit if n <= 0 else factor * n + down(n - 1, limit)
+    def closure(n):
+        return down(n, n & 1)
+    return closure
+
+def run(name):
+    function, _, factor = name.partition("-")
+    function, signature, argument = {
+        "plain": (plain, types.intp(types.intp), 5),
+        "parallel": (parallel, types.intp(types.intp), 5),
+        "array": (array, types.float64[::1](types.float64[::1]), np.arange(3.0)),
+        "closure": (closure(int(factor or 0)), types.intp(types.intp), 5),
+    }[function]
+    dispatcher = njit(parallel=function is parallel)(function)
+    _cache.attach(dispatcher, name)
+    dispatcher.compile(signature)
+    return np.asarray(dispatcher(argument)).tolist()
+
+def report(names):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        results = {name: run(name) for name in names}
+    top_level = {"plain", "parallel", "array", "closure"}
+    print(json.dumps({"results": results, "compiled": [name for name in compiled if name in top_level],
+                      "folder": _cache.folder() and str(_cache.folder()), "problem": _cache.problem(),
+                      "warnings": [str(warning.message) for warning in caught]}))
+
+from fastbp import _cache
+"""
+RESULTS = {"plain": 16, "parallel": 10, "array": [0.0, 2.0, 4.0], "closure-2": 31, "closure-7": 106}
+
+
+@pytest.fixture
+def root(tmp_path):
+    return tmp_path / "cache"
+
+
+def start(code, root, package=PACKAGE, **environment):
+    environment = os.environ | {"PYTHONPATH": str(package.parent), "FASTBP_CACHE_DIR": str(root)} | environment
+    return subprocess.Popen([sys.executable, "-c", PROCESS + code], cwd=package.parent, env=environment, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def finish(process):
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    return json.loads(output)
+
+
+def run(root, *names, before="", **options):
+    """Run the named functions in a process of their own, which must get them right."""
+    report = finish(start(f"{before}\nreport({names!r})", root, **options))
+    assert report["results"] == {name: RESULTS[name] for name in names}
+    return report
+
+
+def whole(path):
+    return _cache._read(path) is not None
+
+
+def files(root):
+    return sorted(path for path in root.rglob("*") if path.is_file())
+
+
+def test_a_second_process_compiles_nothing(root):
+    names = "plain", "parallel", "array", "closure-2"
+    assert run(root, *names)["compiled"] == ["plain", "parallel", "array", "closure"]
+    again = run(root, *names)
+    assert again["compiled"] == []
+    assert [path.parent for path in files(root)] == [Path(again["folder"])] * 4
+
+
+def test_two_processes_at_once(root):
+    names = "plain", "array"
+    both = [start(f"report({names})", root) for _ in range(2)]
+    for process in both:
+        assert finish(process)["results"] == {name: RESULTS[name] for name in names}
+    assert [whole(path) for path in files(root)] == [True, True]
+
+
+def test_a_damaged_file_is_replaced(root):
+    run(root, "plain", "array", "closure-7")
+    array, closure, plain = files(root)
+    array.write_bytes(array.read_bytes()[:-1])
+    plain.write_bytes(closure.read_bytes())
+    report = run(root, "closure-7", "plain", "array")
+    assert report["compiled"] == ["plain", "array"] and not report["warnings"]
+    assert [whole(path) for path in files(root)] == [True, True, True]
+
+
+def test_what_is_read_is_what_was_written_under_that_name(tmp_path):
+    path, payload = tmp_path / "key" / "name", bytes(range(256)) * 3
+    path.parent.mkdir()
+    _cache._write(path, payload)
+    assert _cache._read(path) == payload
+    content = path.read_bytes()
+    for i in range(len(content)):
+        path.write_bytes(content[:i])
+        assert not whole(path), f"the first {i} bytes"
+        path.write_bytes(content[:i] + bytes([content[i] ^ 1]) + content[i + 1:])
+        assert not whole(path), f"byte {i} changed"
+    for foreign in (tmp_path / "key" / "another name", tmp_path / "another key" / "name"):
+        foreign.parent.mkdir(exist_ok=True)
+        foreign.write_bytes(content)
+        assert not whole(foreign)
+    assert not whole(tmp_path / "absent")
+
+
+def test_closures_of_one_function_from_two_processes_stay_apart(root):
+    for name in ("closure-2", "closure-7"):
+        run(root, name)
+    assert run(root, "closure-7", "closure-2")["compiled"] == []
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_closures_of_one_function_from_two_forked_children_stay_apart(root):
+    fork = """
+import os
+for name in ("closure-2", "closure-7"):
+    child = os.fork()
+    if not child:
+        run(name)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+"""
+    assert run(root, "closure-2", "closure-7", before=fork)["compiled"] == []
+
+
+def test_an_edited_package_has_another_folder(root, tmp_path):
+    package = tmp_path / "copy" / "fastbp"
+    shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
+    edit = f"open({str(package / 'kernels' / 'tile.py')!r}, 'a').write('# edited')"
+    copied = run(root, "plain", package=package, before=edit)       # edited while that process runs the old code
+    assert Path(copied["folder"]).name == _cache.key()
+    edited = run(root, "plain", package=package)
+    assert edited["folder"] != copied["folder"] and edited["compiled"] == ["plain"]
+
+
+def test_source_is_told_apart_by_content_and_name(tmp_path):
+    def digest(**contents):
+        shutil.rmtree(tmp_path / "package", ignore_errors=True)
+        (tmp_path / "package" / "kernels").mkdir(parents=True)
+        for name, content in contents.items():
+            (tmp_path / "package" / name.replace("__", "/")).with_suffix(".py").write_text(content)
+        return _cache.source(tmp_path / "package")
+
+    digests = [digest(a="1", kernels__b="2"), digest(a="1", kernels__b="3"), digest(a="1", kernels__c="2"),
+               digest(a="1", b="2"), digest(a="12", kernels__b=""), digest(a="1")]
+    assert len(set(digests)) == len(digests)
+    assert digest(a="1", kernels__b="2") == digests[0]
+
+
+@pytest.fixture
+def here(monkeypatch, root):
+    """This process, with a cache that it has not opened yet."""
+    def forget():
+        _cache._open.cache_clear()
+        _cache.key.cache_clear()
+    monkeypatch.setenv("FASTBP_CACHE_DIR", str(root))
+    forget()
+    yield forget
+    monkeypatch.undo()
+    forget()
+
+
+@pytest.mark.parametrize("flag, value", [("CPU_NAME", "haswell"), ("CPU_FEATURES", "-avx2"), ("OPT", 1),
+                                         ("BOUNDSCHECK", 1)])
+def test_the_folder_depends_on_what_numba_compiles_for(here, monkeypatch, flag, value):
+    before = _cache.folder()
+    monkeypatch.setattr(config, flag, value)
+    here()
+    assert _cache.folder() != before and _cache.folder().parent == before.parent
+
+
+@posix
+def test_only_this_user_may_enter(here, root):
+    before = os.umask(0)
+    try:
+        _cache.folder()
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in (root, _cache.folder())} == {0o700}
+
+
+@posix
+@pytest.mark.parametrize("mode", [0o770, 0o702])
+@pytest.mark.parametrize("which", ["root", "key"])
+def test_a_folder_that_others_can_write_is_refused(here, root, which, mode):
+    folder = _cache.folder() if which == "key" else root
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(mode)
+    here()
+    with pytest.warns(RuntimeWarning, match=f"{folder} has mode {mode:o}") as caught:
+        assert _cache.folder() is None
+    assert _cache.folder() is None and f"{mode:o}" in _cache.problem()
+    assert len(caught) == 1
+
+
+@posix
+def test_a_folder_of_another_user_is_refused(here, root, monkeypatch):
+    root.mkdir()
+    monkeypatch.setattr(os, "geteuid", lambda: root.stat().st_uid + 1)
+    with pytest.warns(RuntimeWarning, match=f"{root} belongs to user {root.stat().st_uid}"):
+        assert _cache.folder() is None
+
+
+def compiled_here():
+    """Compile a function in this process, and save it if that is possible."""
+    dispatcher = njit(lambda n: 3 * n + 1)
+    _cache.attach(dispatcher, "plain")
+    dispatcher.compile(types.intp(types.intp))
+    return dispatcher
+
+
+@posix
+def test_kernels_work_with_a_refused_folder(here, root):
+    root.mkdir()
+    root.chmod(0o777)
+    with pytest.warns(RuntimeWarning, match=str(root)) as caught:
+        assert compiled_here()(5) == 16
+    assert compiled_here()(5) == 16
+    assert len(caught) == 1 and list(root.iterdir()) == []
+
+
+def test_kernels_work_where_no_folder_can_be_made(here, root):
+    root.touch()
+    assert compiled_here()(5) == 16
+    assert _cache.folder() is None and str(root) in _cache.problem()
+
+
+@posix
+def test_kernels_work_when_the_folder_was_deleted(here, root):
+    shutil.rmtree(_cache.folder())
+    assert compiled_here()(5) == 16
+
+
+@posix
+def test_a_full_disk_is_no_problem(here, root):
+    import resource
+    _cache.folder()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))        # bytes that a file may have
+    try:
+        dispatcher = compiled_here()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert dispatcher(5) == 16
+    assert files(root) == []
+    assert compiled_here()(5) == 16 and len(files(root)) == 1
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs a folder that nobody can write to")
+@pytest.mark.parametrize("home", [{"HOME": "/proc"}, {"HOME": "relative"}, {"XDG_CACHE_HOME": "/proc"}])
+def test_an_unwritable_home_is_no_problem(here, monkeypatch, home):
+    for name in ("FASTBP_CACHE_DIR", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in home.items():
+        monkeypatch.setenv(name, value)
+    assert _cache.folder() is None and _cache.problem()
+
+
+@posix
+def test_where_the_cache_is(here, monkeypatch, tmp_path):
+    places = [({"HOME": "home", "XDG_CACHE_HOME": "xdg", "FASTBP_CACHE_DIR": "chosen"}, "chosen")]
+    if sys.platform == "darwin":
+        places += [({"HOME": "home"}, "home/Library/Caches/fastbp")]
+    else:
+        places += [({"HOME": "home", "XDG_CACHE_HOME": "xdg"}, "xdg/fastbp"), ({"HOME": "home"}, "home/.cache/fastbp")]
+    for environment, expected in places:
+        for name in ("HOME", "XDG_CACHE_HOME", "FASTBP_CACHE_DIR"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in environment.items():
+            monkeypatch.setenv(name, str(tmp_path / value))
+        here()
+        assert _cache.folder().parent == tmp_path / expected
+
+
+def test_folders_that_were_long_unused_are_deleted_when_a_new_one_is_made(here, root):
+    current = _cache.folder()
+    month_ago, yesterday = time.time() - 31 * 86400, time.time() - 86400
+    times = {"0" * 32: month_ago, "1" * 32: yesterday, "not-ours": month_ago, current.name: month_ago}
+    for name, modified in times.items():
+        (root / name).mkdir(exist_ok=True)
+        (root / name / "file").touch()
+        os.utime(root / name, (modified, modified))
+    here()
+    assert _cache.folder() == current                               # there already, and from now on in use
+    assert {path.name for path in root.iterdir()} == set(times)
+    assert current.stat().st_mtime > yesterday
+    (root / current.name).rename(root / ("2" * 32))
+    here()
+    assert _cache.folder() == current
+    assert {path.name for path in root.iterdir()} == {"1" * 32, "not-ours", "2" * 32, current.name}

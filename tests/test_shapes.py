@@ -1,0 +1,184 @@
+"""Every shape around the register tile and on both sides of every blocking size, with nothing written out of place.
+
+Each result goes into the middle of a larger frame: NaN where it belongs, canaries around it and behind the end of each row.
+Operands lie in frames of NaN, so that an element read from outside would show in the result.
+"""
+import numba
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+
+import fastbp
+import oracle
+from fastbp.kernels import blocking
+
+CANARY = 12345.0
+
+
+def framed(shape, dtype, inside=np.nan, around=CANARY):
+    """(frame, view of its middle): one row above and below, one column to the left and two to the right."""
+    frame = np.full((*shape[:-2], shape[-2] + 2, shape[-1] + 3), around, dtype)
+    view = frame[..., 1:-1, 1:-2]
+    view[...] = inside
+    return frame, view
+
+
+def assert_equal(frame, expected, *shape):
+    if not np.array_equal(frame, expected):                 # a tenth of the time of the line below
+        assert_array_equal(frame, expected, f"at the shape {shape}")
+
+
+def hedged(array):
+    """The same numbers in a frame of NaN."""
+    return framed(array.shape, array.dtype, array, np.nan)[1]
+
+
+def check(rng, batch, n_inputs, n_neurons, dtype):
+    """All four functions of one shape against the oracle."""
+    for name in ("dense_forward", "dense_relu_forward", "dense_backward", "dense_relu_backward"):
+        arguments = oracle.operands(rng, name, batch, n_inputs, n_neurons, dtype)
+        expected = oracle.expected(name, arguments)
+        frames, views = zip(*(framed(e.shape, dtype) for e in expected), strict=True)
+        hedges = {argument: hedged(array) for argument, array in arguments.items()}
+        getattr(fastbp, name)(**hedges, out=views if len(views) > 1 else views[0])
+        for frame, values in zip(frames, expected, strict=True):
+            assert_equal(frame, framed(values.shape, dtype, values)[0], name, batch, n_inputs, n_neurons)
+
+
+class Corner:
+    """Operands of the largest shape, and the results of every smaller shape as corners of theirs.
+
+    An element of a product depends on nothing but its row and its column: so y of the first rows, depths and columns is
+    the corner of a partial sum over the depth. Results for all batch sizes lie in one frame, and are compared at once.
+    """
+
+    def __init__(self, rng, batch, width, dtype):
+        self.dtype, self.width, self.batches = dtype, width, range(batch + 1)
+        self.x, self.w, self.b, self.dvalues, self.z = (
+            oracle.integers(rng, shape, dtype)
+            for shape in ((batch, width), (width, width), (1, width), (batch, width), (batch, width)))
+        self.dz = oracle.relu_backward(self.dvalues, self.z).astype(dtype)
+        self.rows = np.concatenate([np.arange(n) for n in self.batches])    # of the operands, for each row of results
+        self.first = np.cumsum([0, *self.batches])                          # row of results of each batch size
+        self.inside = 1 + self.rows + np.repeat(self.first[:-1] + np.arange(batch + 1), self.batches)   # the same, framed
+        self.forward = self.partial_sums(self.x, self.w)
+        self.dinputs = {False: self.partial_sums(self.dvalues, self.w.T), True: self.partial_sums(self.dz, self.w.T)}
+        self.dweights = {False: self.partial_sums(self.x.T, self.dvalues), True: self.partial_sums(self.x.T, self.dz)}
+        self.dbiases = {relu: self.partial_sums(np.ones((1, batch)), dz) for relu, dz in ((False, self.dvalues), (True, self.dz))}
+
+    def partial_sums(self, left, right):
+        """left[:, :n] @ right[:n] for every n from 0 to the depth."""
+        return np.stack([left[:, :n] @ right[:n] for n in range(left.shape[1] + 1)]).astype(self.dtype)
+
+    def frame(self, columns, values=np.nan):
+        """A frame for the rows of all batch sizes, one row of canaries between two of them."""
+        frame = np.full((self.first[-1] + len(self.batches) + 1, columns + 3), CANARY, self.dtype)
+        frame[self.inside, 1:-2] = values
+        return frame
+
+    def views(self, frame):
+        return [frame[1 + self.first[n] + n:1 + self.first[n] + 2 * n, 1:-2] for n in self.batches]
+
+    def check_forward(self, relu, n_inputs, n_neurons):
+        function = fastbp.dense_relu_forward if relu else fastbp.dense_forward
+        x, w, b = map(hedged, (self.x[:, :n_inputs], self.w[:n_inputs, :n_neurons], self.b[:, :n_neurons]))
+        z = self.forward[n_inputs][self.rows, :n_neurons] + self.b[:, :n_neurons]
+        frame = self.frame(n_neurons)
+        for n, y in zip(self.batches, self.views(frame), strict=True):
+            function(x[:n], w, b, out=y)
+        assert_equal(frame, self.frame(n_neurons, oracle.relu_forward(z) if relu else z), n_inputs, n_neurons)
+
+    def check_backward(self, relu, n_inputs, n_neurons):
+        x, w = hedged(self.x[:, :n_inputs]), hedged(self.w[:n_inputs, :n_neurons])
+        dvalues, z = hedged(self.dvalues[:, :n_neurons]), hedged(self.z[:, :n_neurons])
+        dinputs = self.frame(n_inputs)
+        dweights, inner = framed((len(self.batches), n_inputs, n_neurons), self.dtype)
+        dbiases, sums = framed((len(self.batches), 1, n_neurons), self.dtype)
+        for n, dx in zip(self.batches, self.views(dinputs), strict=True):
+            out = dx, inner[n], sums[n]
+            if relu:
+                fastbp.dense_relu_backward(dvalues[:n], z[:n], x[:n], w, out=out)
+            else:
+                fastbp.dense_backward(dvalues[:n], x[:n], w, out=out)
+        values = self.dinputs[relu][n_neurons][self.rows, :n_inputs]
+        assert_equal(dinputs, self.frame(n_inputs, values), n_inputs, n_neurons)
+        for frame, values in ((dweights, self.dweights[relu][:, :n_inputs, :n_neurons]),
+                              (dbiases, self.dbiases[relu][:, :, :n_neurons])):
+            assert_equal(frame, framed(values.shape, self.dtype, values)[0], n_inputs, n_neurons)
+
+
+def wide_tile(dtype):
+    return blocking.tiles(numba.from_dtype(dtype)).wide
+
+
+def around(*sizes):
+    return sorted({size + step for size in sizes for step in (-1, 0, 1)})
+
+
+@pytest.fixture
+def corner(rng, dtype):
+    tile = wide_tile(dtype)
+    return Corner(rng, 2 * tile.rows + 1, 2 * tile.vecs * tile.lanes + 2, dtype)
+
+
+def test_every_small_shape(corner):
+    for n_inputs in range(corner.width + 1):
+        for n_neurons in range(corner.width + 1):
+            corner.check_forward(True, n_inputs, n_neurons)
+            corner.check_backward(True, n_inputs, n_neurons)
+
+
+def test_small_shapes_without_relu(corner, dtype):
+    """The same kernels without their last step: here all small sizes and both sides of each multiple of a vector will do."""
+    lanes = wide_tile(dtype).lanes
+    sizes = sorted({*range(lanes + 2), *around(*range(lanes, corner.width, lanes))})
+    for n_inputs in sizes:
+        for n_neurons in sizes:
+            corner.check_forward(False, n_inputs, n_neurons)
+            corner.check_backward(False, n_inputs, n_neurons)
+
+
+DEPTHS = around(blocking.DEPTH, 2 * blocking.DEPTH)
+ROWS = around(blocking.INNER_ROWS, blocking.PACK_ROWS, blocking.PASS_ROWS, blocking.ROWS, 2 * blocking.ROWS)
+ONE_PASS = 4 * blocking.PASS_PARTITION_ROWS
+
+
+@pytest.mark.parametrize("batch", ROWS)
+def test_both_sides_of_each_block_of_rows(rng, dtype, batch):
+    check(rng, batch, 67, 131, dtype)
+    check(rng, batch, 5, 3, dtype)
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_both_sides_of_each_block_of_depth(rng, dtype, depth):
+    check(rng, 7, depth, 70, dtype)                         # the depth of the forward pass
+    check(rng, 7, 70, depth, dtype)                         # of dinputs
+    check(rng, depth, 70, 9, dtype)                         # of dweights
+    check(rng, blocking.PACK_ROWS + 1, depth, depth, dtype)
+
+
+@pytest.mark.parametrize("batch", [ONE_PASS - 1, ONE_PASS, ONE_PASS + 1, ONE_PASS + blocking.PASS_ROWS - 1,
+                                   (blocking.PASS_PARTITIONS + 1) * blocking.PASS_PARTITION_ROWS + 5])
+@pytest.mark.parametrize("n_inputs, n_neurons", [(1, 1), (3, 130), (131, 2), (66, 67)])
+def test_where_the_backward_pass_becomes_one_pass(rng, dtype, batch, n_inputs, n_neurons):
+    check(rng, batch, n_inputs, n_neurons, dtype)
+
+
+def test_many_rows_of_a_layer_too_wide_for_one_pass(rng, dtype):
+    check(rng, ONE_PASS + 1, 600, 515, dtype)
+
+
+@pytest.mark.parametrize("batch, n_inputs, n_neurons", [(0, 500, 400), (500, 0, 400), (500, 400, 0), (ONE_PASS, 0, 0)])
+def test_nothing_along_one_axis(rng, dtype, batch, n_inputs, n_neurons):
+    check(rng, batch, n_inputs, n_neurons, dtype)
+
+
+@pytest.mark.parametrize("batch, n_inputs, n_neurons", [(3, 784, 130), (65, 784, 130), (ONE_PASS, 96, 70)])
+def test_rounding_errors_are_bounded(rng, dtype, batch, n_inputs, n_neurons):
+    x, w, b, dvalues = (rng.standard_normal(shape).astype(dtype) for shape in
+                        ((batch, n_inputs), (n_inputs, n_neurons), (1, n_neurons), (batch, n_neurons)))
+    oracle.assert_rounded(fastbp.dense_forward(x, w, b), x, w, b)
+    dinputs, dweights, dbiases = fastbp.dense_backward(dvalues, x, w)
+    oracle.assert_rounded(dinputs, dvalues, w.T)
+    oracle.assert_rounded(dweights, x.T, dvalues)
+    oracle.assert_rounded(dbiases, np.ones((1, batch)), dvalues)

@@ -1,0 +1,329 @@
+"""The number of threads, the threading layers, Python threads and forked children."""
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fastbp
+from fastbp import _cpu, _threads
+
+fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+
+# A process with a parallel function, from the cache of compiled functions, and what a kernel is told.
+PROCESS = """
+import json, os, sys, threading, time, traceback
+import numba
+import numpy as np
+
+def twice(x, y):
+    for i in numba.prange(x.size):
+        y[i] = 2 * x[i]
+
+def compiled():
+    from fastbp import _cache
+    dispatcher = numba.njit(parallel=True, nogil=True)(twice)
+    _cache.attach(dispatcher, "twice")
+    dispatcher.compile(numba.void(numba.float64[::1], numba.float64[::1]))
+    return dispatcher
+
+def is_right(function):
+    x = np.arange(100_003.0)
+    y = np.empty_like(x)
+    function(x, y)
+    return bool((y == 2 * x).all())
+
+def in_child(work):
+    "What work() returned in a forked child; None if it raised, was killed or took 10 s."
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        import signal
+        signal.alarm(10)
+        try:
+            os.write(writer, json.dumps(work()).encode())
+        except Exception:
+            traceback.print_exc()
+        os._exit(0)
+    os.close(writer)
+    with open(reader) as file:
+        text = file.read()
+    os.waitpid(child, 0)
+    return json.loads(text) if text else None
+
+def in_thread(work):
+    results = []
+    thread = threading.Thread(target=lambda: results.append(work()))
+    thread.start()
+    thread.join()
+    return results[0]
+
+def told():
+    return [_threads.layer(), _state.words[_state.THREADS]]
+
+def report(*values):
+    print(json.dumps(values))
+
+from fastbp import _cpu, _state, _threads
+"""
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def run(cache):
+    """run(code, **environment) -> what the code reported in a process of its own, with 3 threads wanted."""
+    def run(code, **environment):
+        package = Path(fastbp.__file__).parents[1]
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("NUMBA_", "FASTBP_"))}
+        environment = inherited | {"PYTHONPATH": str(package), "FASTBP_CACHE_DIR": str(cache),
+                                   "FASTBP_NUM_THREADS": "3", "NUMBA_NUM_THREADS": "2"} | environment
+        process = subprocess.run([sys.executable, "-c", PROCESS + code], cwd=package, env=environment, timeout=100,
+                                 capture_output=True, text=True)
+        assert process.returncode == 0, process.stderr
+        return json.loads(process.stdout.splitlines()[-1])
+    return run
+
+
+def has_openmp():
+    try:
+        from numba.np.ufunc import omppool  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def has_tbb():
+    try:
+        return bool(importlib.metadata.version("tbb"))
+    except importlib.metadata.PackageNotFoundError:
+        return False
+
+
+tbb = pytest.mark.skipif(not has_tbb(), reason="PyPI's tbb is not installed: there is none for some platforms")
+openmp = pytest.mark.skipif(not has_openmp(), reason="this build of Numba has no OpenMP layer")
+
+
+@pytest.fixture
+def threads(monkeypatch):
+    """The module as a new process sees it, the number of threads not chosen yet."""
+    monkeypatch.setattr(_threads, "_wanted", None)
+    monkeypatch.setattr(_threads, "_prepared", False)
+    monkeypatch.delenv("FASTBP_NUM_THREADS", raising=False)
+    return _threads
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 10**30, np.int8(5), np.uint64(2)])
+def test_any_number_of_threads_from_1_is_taken(threads, n):
+    threads.set_num_threads(n)
+    assert threads.get_num_threads() == n and type(threads.get_num_threads()) is int
+
+
+@pytest.mark.parametrize("n", [True, np.True_, 2.0, "2", None, [2], np.array([2])])
+def test_the_number_of_threads_must_be_an_integer(threads, n):
+    with pytest.raises(TypeError, match="^n was .*expected an integer of at least 1$"):
+        threads.set_num_threads(n)
+    assert threads.get_num_threads() == _cpu.cores()
+
+
+@pytest.mark.parametrize("n", [0, -1, -10**30, np.int64(0)])
+def test_the_number_of_threads_must_be_positive(threads, n):
+    with pytest.raises(ValueError, match=f"^n was {n}, expected an integer of at least 1$"):
+        threads.set_num_threads(n)
+    assert threads.get_num_threads() == _cpu.cores()
+
+
+def test_the_default_is_every_core_that_may_be_used(threads, monkeypatch):
+    monkeypatch.setattr(_cpu, "cores", lambda: 12)
+    assert threads.get_num_threads() == 12
+
+
+def test_the_environment_sets_the_number_of_threads(threads, monkeypatch):
+    monkeypatch.setenv("FASTBP_NUM_THREADS", " 5 ")
+    assert threads.get_num_threads() == 5
+    threads.set_num_threads(2)
+    assert threads.get_num_threads() == 2
+
+
+@pytest.mark.parametrize("text", ["0", "-2", "many", "2.5", " "])
+def test_a_wrong_number_in_the_environment_is_named_once(threads, monkeypatch, text):
+    monkeypatch.setenv("FASTBP_NUM_THREADS", text)
+    with pytest.warns(RuntimeWarning, match=f"FASTBP_NUM_THREADS was {text!r}, expected") as caught:
+        assert threads.get_num_threads() == _cpu.cores()
+        assert threads.get_num_threads() == _cpu.cores()
+    assert len(caught) == 1
+
+
+@tbb
+def test_kernels_are_told_the_threads_and_the_caches(run):
+    before, prepared, one, many, caches, expected, priority = run("""
+before = told()
+_threads.set_num_threads(5)
+before += told()
+_threads.prepare()
+_threads.prepare()
+prepared = told()
+_threads.set_num_threads(1)
+one = told()
+_threads.set_num_threads(10**30)
+report(before, prepared, one, told(), _state.words[_state.L1:_state.L3 + 1], _cpu.caches(),
+       [numba.config.THREADING_LAYER, numba.config.THREADING_LAYER_PRIORITY])
+""")
+    assert before == ["not started", 1, "not started", 1]
+    assert prepared == ["tbb", 5] and one == ["tbb", 1] and many == ["tbb", _threads.MOST]
+    assert caches == expected
+    assert priority == ["default", ["tbb", "omp", "workqueue"]]
+
+
+@tbb
+def test_no_threads_are_started_for_one(run):
+    code = """
+_threads.prepare()
+alone = told()
+_threads.set_num_threads(2)
+report(alone, told())
+"""
+    assert run(code, FASTBP_NUM_THREADS="1") == [["not started", 1], ["tbb", 2]]
+
+
+LAYERS = [pytest.param("tbb", ["tbb", 3], marks=tbb), pytest.param("omp", ["omp", 3], marks=openmp),
+          ("workqueue", ["serial", 1]), ("no such layer", ["serial", 1])]
+
+
+@pytest.mark.parametrize("layer, expected", LAYERS)
+def test_the_users_choice_of_a_layer_stands(run, layer, expected):
+    assert run("_threads.prepare(); report(told())", NUMBA_THREADING_LAYER=layer) == [expected]
+
+
+@pytest.mark.parametrize("layer, expected", LAYERS[1:3])
+def test_a_layer_that_runs_already_stands(run, layer, expected):
+    code = f"""
+numba.config.THREADING_LAYER = {layer!r}
+numba.get_num_threads()
+numba.config.THREADING_LAYER = "default"
+_threads.prepare()
+report(told())
+"""
+    assert run(code) == [expected]
+
+
+@openmp
+def test_without_tbb_there_is_openmp(run):
+    code = """
+_threads.load_tbb = lambda: None
+sys.modules["numba.np.ufunc.tbbpool"] = None
+_threads.prepare()
+report(told())
+"""
+    assert run(code) == [["omp", 3]]
+
+
+@fork
+@openmp
+def test_a_forked_child_does_not_use_openmp(run):
+    code = """
+def child():
+    first = told()
+    _threads.set_num_threads(4)
+    return [first, told()]
+
+unused = in_child(lambda: (_threads.prepare(), told())[1])
+_threads.prepare()
+right = is_right(compiled())
+report(unused, right, in_child(child), told())
+"""
+    expected = [["omp", 3], True, [["serial", 1], ["serial", 1]], ["omp", 3]]
+    assert run(code, NUMBA_THREADING_LAYER="omp") == expected
+
+
+@fork
+@openmp
+def test_a_forked_child_does_not_use_openmp_that_the_users_code_started(run):
+    code = """
+numba.get_num_threads()
+report(in_child(lambda: (_threads.prepare(), told())[1]))
+"""
+    assert run(code, NUMBA_THREADING_LAYER="omp") == [["serial", 1]]
+
+
+@fork
+@tbb
+def test_a_forked_child_computes_with_tbb(run):
+    code = """
+_threads.prepare()
+function = compiled()
+
+def child():
+    return [is_right(function), *told()]
+
+report(is_right(function), child(), in_child(child), in_child(lambda: in_child(child)), is_right(function))
+"""
+    here = [True, "tbb", 3]
+    assert run(code) == [True, here, here, here, True]
+
+
+@fork
+@tbb
+def test_a_child_that_another_thread_forked_is_serial(run):
+    code = """
+_threads.prepare()
+right = is_right(compiled())
+report(right, in_thread(lambda: in_child(told)), told(), in_child(told))
+"""
+    assert run(code) == [True, ["serial", 1], ["tbb", 3], ["tbb", 3]]
+
+
+@tbb
+def test_eight_python_threads_compute_at_once(run):
+    code = """
+_threads.prepare()
+function = compiled()
+barrier = threading.Barrier(8)
+results = []
+
+def work():
+    barrier.wait()
+    results.extend(is_right(function) for _ in range(50))
+
+workers = [threading.Thread(target=work) for _ in range(8)]
+for worker in workers:
+    worker.start()
+for worker in workers:
+    worker.join()
+report(len(results), all(results))
+"""
+    assert run(code) == [400, True]
+
+
+@fork
+def test_a_fork_waits_until_the_layer_has_started(run):
+    code = """
+starting = threading.Event()
+
+def load_tbb(load=_threads.load_tbb):
+    starting.set()
+    time.sleep(0.5)
+    load()
+
+_threads.load_tbb = load_tbb
+starter = threading.Thread(target=_threads.prepare)
+starter.start()
+starting.wait()
+
+def child():
+    _threads.prepare()
+    _threads.set_num_threads(1)
+    return told()[1]
+
+result = in_child(child)
+starter.join()
+report(result, _threads.get_num_threads())
+"""
+    assert run(code) == [1, 3]
