@@ -10,6 +10,7 @@ out     is always overwritten, never added to; it may overlap an input.
 """
 import numpy as np
 from numba import types
+from numpy import empty, ndarray
 from numpy.typing import ArrayLike, DTypeLike
 
 from . import _operands as operands
@@ -124,16 +125,19 @@ def _check(status):
         raise MemoryError("no memory for the workspace of a kernel")
 
 
-def _forward(inputs, weights, biases, out, relu):
-    if type(inputs) is np.ndarray and type(weights) is np.ndarray and out is None:
+def _forward(inputs, weights, biases, out, relu, spare=None):
+    """The short way. `spare` is an array to write to in place of a new one, if it fits: a layer's last result."""
+    row = weights if biases is None else biases
+    if type(inputs) is ndarray and type(weights) is ndarray and type(row) is ndarray and out is None:
         dtype = inputs.dtype
-        compiled = _FORWARD[dtype]
-        row = weights if biases is None else biases
-        if (compiled is not None and type(row) is np.ndarray and weights.dtype == dtype == row.dtype
-                and inputs.ndim == weights.ndim == row.ndim == 2):
-            output = np.empty((len(inputs), weights.shape[1]), dtype)
-            if not compiled(inputs, weights, row, biases is not None, output, relu):
-                return output
+        if weights.dtype is dtype is row.dtype and inputs.ndim == weights.ndim == row.ndim == 2:
+            compiled = _FORWARD[dtype]
+            if compiled is not None:
+                output = spare
+                if spare is None or spare.dtype is not dtype or len(spare) != len(inputs):
+                    output = empty((len(inputs), weights.shape[1]), dtype)
+                if not compiled(inputs, weights, row, biases is not None, output, relu):
+                    return output
     return _forward_any(inputs, weights, biases, out, relu)
 
 
@@ -154,19 +158,28 @@ def _forward_any(inputs, weights, biases, out, relu):
     return operands.deliver(output, out)
 
 
-def _backward(dvalues, z, inputs, weights, out, need_dinputs):
-    if type(dvalues) is np.ndarray and type(inputs) is np.ndarray and type(weights) is np.ndarray and out is None:
+def _backward(dvalues, z, inputs, weights, out, need_dinputs, spare=None):
+    """The short way. `spare` are three arrays to write to in place of new ones, if they fit."""
+    mask = dvalues if z is None else z
+    if (type(dvalues) is ndarray and type(mask) is ndarray and type(inputs) is ndarray and type(weights) is ndarray
+            and out is None):
         dtype = dvalues.dtype
-        compiled = _BACKWARD[dtype]
-        mask = dvalues if z is None else z
-        if (compiled is not None and type(mask) is np.ndarray and mask.dtype == dtype == inputs.dtype == weights.dtype
-                and dvalues.ndim == inputs.ndim == weights.ndim == mask.ndim == 2):
-            dweights = np.empty(weights.shape, dtype)
-            dbiases = np.empty((1, weights.shape[1]), dtype)
-            dinputs = np.empty(inputs.shape, dtype) if need_dinputs else dweights
-            if not compiled(dvalues, mask, z is not None, inputs, weights, dinputs, need_dinputs, dweights, dbiases):
-                return dinputs if need_dinputs else None, dweights, dbiases
+        if (mask.dtype is dtype is inputs.dtype and weights.dtype is dtype
+                and dvalues.ndim == mask.ndim == inputs.ndim == weights.ndim == 2):
+            compiled = _BACKWARD[dtype]
+            if compiled is not None:
+                if spare is None or spare[1].dtype is not dtype or (need_dinputs and len(spare[0]) != len(inputs)):
+                    spare = _new_gradients(inputs, weights, dtype, need_dinputs)
+                dinputs, dweights, dbiases = spare
+                if not compiled(dvalues, mask, z is not None, inputs, weights, dinputs if need_dinputs else dweights,
+                                need_dinputs, dweights, dbiases):
+                    return spare
     return _backward_any(dvalues, z, inputs, weights, out, need_dinputs)
+
+
+def _new_gradients(inputs, weights, dtype, need_dinputs):
+    shape = weights.shape
+    return empty(inputs.shape, dtype) if need_dinputs else None, empty(shape, dtype), empty((1, shape[1]), dtype)
 
 
 def _backward_any(dvalues, z, inputs, weights, out, need_dinputs):

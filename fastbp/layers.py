@@ -1,11 +1,27 @@
 """Layers: they know their state and the order of calls; the arithmetic is functional.py's."""
 import operator
+from sys import getrefcount
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from . import functional
 from ._operands import FLOATS
+
+
+def _our_references():
+    """What getrefcount says of an array that a layer holds twice, in an attribute and among what it made, and nobody else.
+
+    Measured, since it is not the same in all versions of Python.
+    """
+    class Holder:
+        attribute = made = object()
+
+    spare = Holder.made
+    return getrefcount(spare)
+
+
+_OURS = _our_references()
 
 
 class Dense:
@@ -17,6 +33,9 @@ class Dense:
     inputs, output                  of the last forward, None before
     dinputs, dweights, dbiases      of the last backward, None before; dinputs stays None with need_dinputs=False, for a
                                     first layer, whose inputs need no gradient
+
+    A result that nobody but the layer holds any more is overwritten by the next call, so that a training loop allocates
+    nothing; whoever keeps a result, or a view of it, keeps it unchanged.
 
     `dtype` is float32 or float64, `rng` a numpy.random.Generator, a seed, or None for fresh entropy.
     Raises TypeError for another dtype or sizes that are not integers, ValueError for negative sizes.
@@ -36,14 +55,19 @@ class Dense:
         self.need_dinputs = need_dinputs
         self.inputs = self.output = None
         self.dinputs = self.dweights = self.dbiases = None
+        self._made_output = self._made_gradients = None
 
     def forward(self, inputs: ArrayLike, out: np.ndarray | None = None) -> np.ndarray:
         """The output (batch, n_neurons) for inputs (batch, n_inputs) or one sample (n_inputs,), written to `out` if given."""
         if type(inputs) is not np.ndarray:
             inputs = np.asarray(inputs)
-        self.output = functional._forward(inputs, self.weights, self.biases, out, self._activated)
-        self.inputs = inputs
-        return self.output
+        spare = self._made_output
+        if spare is not None and (out is not None or getrefcount(spare) > _OURS):
+            spare = None
+        output = functional._forward(inputs, self.weights, self.biases, out, self._activated, spare)
+        self.inputs, self.output = inputs, output
+        self._made_output = output if out is None else None
+        return output
 
     def backward(self, dvalues: ArrayLike) -> np.ndarray | None:
         """dinputs (batch, n_inputs), from dvalues (batch, n_neurons), the gradient with respect to the last output.
@@ -53,12 +77,22 @@ class Dense:
         """
         if self.output is None:
             raise RuntimeError(f"backward of {type(self).__name__} was called before forward, expected forward first")
-        dinputs, dweights, dbiases = functional._backward(
-            dvalues, self.output if self._activated else None, self.inputs, self.weights, None, self.need_dinputs)
-        self.dinputs, self.dweights = dinputs, dweights
+        z = self.output if self._activated else None
+        spare = self._made_gradients if self._may_reuse_gradients() else None
+        gradients = functional._backward(dvalues, z, self.inputs, self.weights, None, self.need_dinputs, spare)
+        self._made_gradients = gradients
+        self.dinputs, self.dweights, dbiases = gradients
         if self.biases is not None:
             self.dbiases = dbiases
-        return dinputs
+        return self.dinputs
+
+    def _may_reuse_gradients(self):
+        if self._made_gradients is None:
+            return False
+        dinputs, dweights, dbiases = self._made_gradients
+        if self.need_dinputs and (dinputs is None or getrefcount(dinputs) > _OURS):
+            return False
+        return getrefcount(dweights) <= _OURS and getrefcount(dbiases) <= _OURS
 
 
 class DenseReLU(Dense):

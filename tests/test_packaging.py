@@ -24,6 +24,7 @@ def python(code, **options):
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
+    pytest.importorskip("hatchling", reason="hatchling, which builds the wheel, is in the extra 'test'")
     folder = tmp_path_factory.mktemp("wheel")
     subprocess.run([sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", folder],
                    cwd=ROOT, check=True, capture_output=True)
