@@ -184,9 +184,9 @@ def key() -> str:
 
 
 def source(package: Path) -> str:
-    """A digest of a package's Python files."""
+    """A digest of the Python files that kernels are made from: kernels/ and the private modules beside it."""
     digest = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
+    for path in sorted([*package.glob("_*.py"), *package.glob("kernels/**/*.py")]):
         content = path.read_bytes()
         digest.update(f"{path.relative_to(package).as_posix()} {len(content)}\n".encode() + content)
     return digest.hexdigest()

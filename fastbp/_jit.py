@@ -4,6 +4,8 @@ contract   a product and a sum may become one FMA; nothing else of `fastmath`, w
 numpy      a division by zero gives inf, as in NumPy
 nogil      other Python threads run while a kernel does
 """
+import os
+
 from numba import njit
 from numba.core.compiler_lock import global_compiler_lock
 
@@ -36,3 +38,9 @@ def native(function, signature, name, parallel=False):
     """The address of `function` with the C calling convention."""
     compiled = _compile(function, signature, name, parallel=parallel)
     return compiled.library.get_pointer_to_function(compiled.fndesc.llvm_cfunc_wrapper_name)
+
+
+if hasattr(os, "register_at_fork"):
+    # No fork while another thread compiles: the child would wait for ever on a lock that nobody holds there.
+    os.register_at_fork(before=global_compiler_lock.acquire, after_in_parent=global_compiler_lock.release,
+                        after_in_child=global_compiler_lock.release)

@@ -37,18 +37,21 @@ class Dense:
     A result that nobody but the layer holds any more is overwritten by the next call, so that a training loop allocates
     nothing; whoever keeps a result, or a view of it, keeps it unchanged.
 
-    `dtype` is float32 or float64, `rng` a numpy.random.Generator, a seed, or None for fresh entropy.
-    Raises TypeError for another dtype or sizes that are not integers, ValueError for negative sizes.
+    `dtype` is float32 or float64, `rng` a numpy.random.Generator, a seed, or None for fresh entropy. `precision` is that of
+    the multiplications: the dtype's name, as is None.
+    Raises TypeError for another dtype or sizes that are not integers, ValueError for negative sizes or another precision.
     """
 
     _activated = False
 
     def __init__(self, n_inputs: int, n_neurons: int, *, bias: bool = True, dtype: DTypeLike = np.float32,
-                 rng: np.random.Generator | int | None = None, need_dinputs: bool = True):
+                 rng: np.random.Generator | int | None = None, need_dinputs: bool = True, precision: str | None = None):
         n_inputs, n_neurons = _size("n_inputs", n_inputs), _size("n_neurons", n_neurons)
         dtype = np.dtype(dtype)
         if dtype not in FLOATS:
             raise TypeError(f"dtype is {dtype}, expected float32 or float64")
+        if precision not in (None, dtype.name):
+            raise ValueError(f"precision is {precision!r}, expected {dtype.name!r} or None: dtype is {dtype}")
         scale = np.sqrt(2 / max(n_inputs, 1), dtype=dtype)
         self.weights = np.random.default_rng(rng).standard_normal((n_inputs, n_neurons), dtype) * scale
         self.biases = np.zeros((1, n_neurons), dtype) if bias else None

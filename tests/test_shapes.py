@@ -64,7 +64,8 @@ class Corner:
         self.forward = self.partial_sums(self.x, self.w)
         self.dinputs = {False: self.partial_sums(self.dvalues, self.w.T), True: self.partial_sums(self.dz, self.w.T)}
         self.dweights = {False: self.partial_sums(self.x.T, self.dvalues), True: self.partial_sums(self.x.T, self.dz)}
-        self.dbiases = {relu: self.partial_sums(np.ones((1, batch)), dz) for relu, dz in ((False, self.dvalues), (True, self.dz))}
+        ones = np.ones((1, batch))
+        self.dbiases = {False: self.partial_sums(ones, self.dvalues), True: self.partial_sums(ones, self.dz)}
 
     def partial_sums(self, left, right):
         """left[:, :n] @ right[:n] for every n from 0 to the depth."""

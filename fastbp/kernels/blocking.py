@@ -21,12 +21,14 @@ TILES = {
 }
 
 DEPTH = 384                     # of a panel: 6x4 tiles amortise loading C, and 384 x 256 bytes stay in half an L2
-ROWS = 384                      # of a task, and of dz in a backward pass over a wide layer
+ROWS = 384                      # of a task
 PASS_ROWS = 96                  # of a block in the one-pass backward: x, dz and dinputs of a block stay in L2
 PASS_PARTITIONS = 16            # of the batch, each with dweights of its own, and
 PASS_PARTITION_ROWS = 1024      # the least rows of one, so that adding them up at the end costs under 2 %
 PACK_ROWS = 48                  # below these rows, reading B in place beats packing it
 INNER_ROWS = 32                 # up to these rows, dinputs as inner products beats packing weights.T
+DZ_BYTES = 4 << 20              # of dz in memory at a time, where it is not a whole batch: it stays in L3
+ELEMENT_WORK = 8                # multiply-adds that take as long as copying an element
 THREAD_WORK = 1 << 21           # multiply-adds that are worth waking another thread (some 5 us)
 TASKS_A_THREAD = 4              # tasks to aim at, so that a thread that was held up leaves its work to the others
 
@@ -62,6 +64,12 @@ def partitions(rows):
     count = min(PASS_PARTITIONS, rows // PASS_PARTITION_ROWS)
     rows_each = round_up(blocks(rows, count), PASS_ROWS)
     return blocks(rows, rows_each), rows_each
+
+
+@kernel
+def dz_rows(rows, row_bytes):
+    """Rows of dz to keep: all, or as many whole depth blocks as DZ_BYTES hold."""
+    return min(rows, max(1, DZ_BYTES // max(1, DEPTH * row_bytes)) * DEPTH)
 
 
 @kernel

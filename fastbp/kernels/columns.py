@@ -27,8 +27,9 @@ class Mask(NamedTuple):
 
 
 @inlined
-def mask_job(tiles, dvalues, z, dz, sums, accumulate, threads):
+def mask_job(tiles, dvalues, z, dz, sums, accumulate):
     """The Mask of Matrix dvalues, z and dz, whose rows are contiguous, and the address of the column sums."""
+    threads = blocking.threads(dvalues.rows * dvalues.cols * blocking.ELEMENT_WORK)
     col_block = blocking.grid(tiles.wide, 1, dvalues.cols, threads)[1]
     return Mask(blocking.blocks(dvalues.cols, col_block), threads, dvalues.rows, dvalues.cols, dvalues.data,
                 dvalues.row_step, z.data, z.row_step, dz.data, dz.row_step, sums, accumulate, col_block)
@@ -83,8 +84,9 @@ class Sum(NamedTuple):
 
 
 @inlined
-def sum_job(first, count, distance, c, threads):
+def sum_job(first, count, distance, c):
     """The Sum of matrices like the Matrix `first` into the Matrix c; rows are contiguous."""
+    threads = blocking.threads(c.rows * c.cols * count * blocking.ELEMENT_WORK)
     row_block = max(1, blocking.blocks(c.rows, threads))
     return Sum(blocking.blocks(c.rows, row_block), threads, c.rows, c.cols, first.data, first.row_step, count, distance,
                c.data, c.row_step, row_block)

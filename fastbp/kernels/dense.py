@@ -16,7 +16,7 @@ from . import blocking, columns, gemm, inner, packing, tile
 from .gemm import Right, product_job
 from .matrix import MATRIX, Matrix, any_overlap, from_col, from_row, overlap, transposed
 from .one_pass import dz_row_bytes, in_one_pass
-from .parallel import JOB_BYTES, run
+from .parallel import REGION_BYTES, run, run_both
 from .workspace import acquire, release
 
 
@@ -54,15 +54,15 @@ def _build_forward(dtype):
         in_place = x.rows <= blocking.PACK_ROWS and weights.col_step == size
         to_pack = from_col(weights, y.cols // lanes * lanes if in_place else 0)
         bias_bytes = blocking.round_up(y.cols, tile.width(tiles.wide)) * size if biases.data != 0 else 0
-        memory, slot = acquire(JOB_BYTES + bias_bytes + packing.packed_bytes(tiles, x.cols, to_pack.cols))
+        memory, slot = acquire(REGION_BYTES + bias_bytes + packing.packed_bytes(tiles, x.cols, to_pack.cols))
         if memory == 0:
             return _link.NO_MEMORY
-        bias, panels = 0, memory + JOB_BYTES + bias_bytes
+        bias, panels = 0, memory + REGION_BYTES + bias_bytes
         if biases.data != 0:
-            bias = memory + JOB_BYTES
+            bias = memory + REGION_BYTES
             copy_row(tiles, biases, bias)
         if to_pack.cols > 0:
-            run(pack(), packing.pack_job(tiles, to_pack, panels, threads), memory)
+            run(pack(), packing.pack_job(tiles, to_pack, panels), memory)
         right = Right(panels, x.cols * size, 0, 0)
         if in_place:
             right = Right(weights.data, size, weights.row_step, panels)
@@ -114,27 +114,30 @@ def _by_results(dtype):
         size, inputs, neurons = tile.itemsize(tiles.wide), x.cols, dvalues.cols
         in_place = dvalues.rows <= blocking.INNER_ROWS and weights.col_step == size
         panels_bytes = packing.packed_bytes(tiles, neurons, inputs) if dinputs.data != 0 and not in_place else 0
-        dz_row, block = dz_row_bytes(tiles, neurons), blocking.ROWS
-        memory, slot = acquire(JOB_BYTES + panels_bytes + min(dvalues.rows, block) * dz_row)
+        dz_row = dz_row_bytes(tiles, neurons)
+        block = blocking.dz_rows(dvalues.rows, dz_row)
+        memory, slot = acquire(REGION_BYTES + panels_bytes + block * dz_row)
         if memory == 0:
             return _link.NO_MEMORY
-        panels = memory + JOB_BYTES
+        panels = memory + REGION_BYTES
         right = Right(panels, neurons * size, 0, 0)
         if in_place:
             right = Right(weights.data, weights.row_step, size, 0)
         if panels_bytes > 0:
-            run(pack(), packing.pack_job(tiles, transposed(weights), panels, threads), memory)
+            run(pack(), packing.pack_job(tiles, transposed(weights), panels), memory)
         i = 0
         while True:                                     # once for an empty batch as well: its dweights are zeros
             rows, later = min(block, dvalues.rows - i), int(i > 0)
             dz = Matrix(panels + panels_bytes, rows, neurons, dz_row, size)
             z_block = from_row(z, i, rows) if z.data != 0 else z
-            run(mask(), columns.mask_job(tiles, from_row(dvalues, i, rows), z_block, dz, dbiases.data, later, threads), memory)
+            run(mask(), columns.mask_job(tiles, from_row(dvalues, i, rows), z_block, dz, dbiases.data, later), memory)
+            x_columns, dz_rows = transposed(from_row(x, i, rows)), Right(dz.data, size, dz_row, 0)
+            of_weights = product_job(tiles, x_columns, dz_rows, dweights, later, 0, 0, threads)
             if dinputs.data != 0:
-                job = product_job(tiles, dz, right, from_row(dinputs, i, rows), 0, 0, 0, threads)
-                run(inner_products() if in_place else product(), job, memory)
-            dz_rows = Right(dz.data, size, dz_row, 0)
-            run(product(), product_job(tiles, transposed(from_row(x, i, rows)), dz_rows, dweights, later, 0, 0, threads), memory)
+                of_inputs = product_job(tiles, dz, right, from_row(dinputs, i, rows), 0, 0, 0, threads)
+                run_both(product(), of_weights, inner_products() if in_place else product(), of_inputs, memory)
+            else:
+                run(product(), of_weights, memory)
             i += rows
             if i >= dvalues.rows:
                 break

@@ -1,6 +1,7 @@
 """The units for Python: on arrays of any layout, read-only or not, aligned or not.
 
-An operand that may be missing comes with a number: 0 where it is, and then any array stands in its place. The caller must have made sure of the arrays' dtype and number of dimensions, which nobody checks here.
+An operand that may be missing comes with a number: 0 where it is, and then any array stands in its place. The caller must
+have made sure of the arrays' dtype and number of dimensions, which nobody checks here.
 """
 from functools import cache
 
@@ -9,7 +10,6 @@ from numba import types
 from .. import _jit, _link
 from . import dense, relu
 from .matrix import matrix, only_if
-
 
 _FLAG = types.intp
 

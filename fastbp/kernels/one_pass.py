@@ -12,8 +12,8 @@ from . import blocking, columns, gemm, packing, tile
 from .columns import mask_job, sum_job
 from .gemm import Right, product_job
 from .matrix import Matrix, transposed
-from .parallel import JOB_BYTES, TASK, run
-from .workspace import ALIGNMENT, acquire, read, release, write
+from .parallel import JOB_BYTES, REGION_BYTES, TASK, run, run_here
+from .workspace import ALIGNMENT, acquire, read, release
 
 
 class Pass(NamedTuple):
@@ -66,18 +66,13 @@ def _build(dtype):
             dvalues = Matrix(job.dvalues + i * job.dvalues_row, rows, job.neurons, job.dvalues_row, size)
             z = Matrix(job.z + i * job.z_row if job.z != 0 else 0, rows, job.neurons, job.z_row, size)
             dz = Matrix(scratch + JOB_BYTES, rows, job.neurons, job.dz_row, size)
-            write(scratch, mask_job(tiles, dvalues, z, dz, dbiases, later, 1))
-            _link.call(mask(), (scratch, 0, 0))
+            run_here(mask(), mask_job(tiles, dvalues, z, dz, dbiases, later), scratch)
             if job.dinputs != 0:
                 dinputs = Matrix(job.dinputs + i * job.dinputs_row, rows, job.inputs, job.dinputs_row, size)
-                write(scratch, product_job(tiles, dz, weights, dinputs, 0, 0, 0, 1))
-                _link.call(product(), (scratch, 0, 0))
+                run_here(product(), product_job(tiles, dz, weights, dinputs, 0, 0, 0, 1), scratch)
             x_columns = Matrix(job.x + i * job.x_row, job.inputs, rows, job.x_col, job.x_row)
             dz_rows = Right(dz.data, size, job.dz_row, 0)
-            product_all = product_job(tiles, x_columns, dz_rows, dweights, later, 0, 0, 1)
-            write(scratch, product_all)
-            for k in range(product_all.tasks):
-                _link.call(product(), (scratch, 0, k))
+            run_here(product(), product_job(tiles, x_columns, dz_rows, dweights, later, 0, 0, 1), scratch)
         return _link.OK
 
     return one_pass
@@ -99,20 +94,20 @@ def in_one_pass(dtype):
         part = blocking.round_up((inputs + 1) * neurons * size, ALIGNMENT)
         dz_row = dz_row_bytes(tiles, neurons)
         scratch_bytes = threads * (JOB_BYTES + blocking.PASS_ROWS * dz_row)
-        memory, slot = acquire(JOB_BYTES + panels_bytes + partitions * part + scratch_bytes)
+        memory, slot = acquire(REGION_BYTES + panels_bytes + partitions * part + scratch_bytes)
         if memory == 0:
             return _link.NO_MEMORY
-        panels = memory + JOB_BYTES
+        panels = memory + REGION_BYTES
         parts = panels + panels_bytes
         if dinputs.data != 0:
-            run(pack(), packing.pack_job(tiles, transposed(weights), panels, threads), memory)
+            run(pack(), packing.pack_job(tiles, transposed(weights), panels), memory)
         run(work(), Pass(partitions, threads, dvalues.rows, inputs, neurons, rows_each, dvalues.data, dvalues.row_step,
                          z.data, z.row_step, x.data, x.row_step, x.col_step, panels, dinputs.data, dinputs.row_step,
                          parts, part, parts + partitions * part, dz_row), memory)
         first = Matrix(parts, inputs, neurons, neurons * size, size)
-        run(add_up(), sum_job(first, partitions, part, dweights, threads), memory)
+        run(add_up(), sum_job(first, partitions, part, dweights), memory)
         first = Matrix(parts + inputs * neurons * size, 1, neurons, 0, size)
-        run(add_up(), sum_job(first, partitions, part, dbiases, 1), memory)
+        run(add_up(), sum_job(first, partitions, part, dbiases), memory)
         release(slot)
         return _link.OK
 

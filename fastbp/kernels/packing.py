@@ -35,10 +35,11 @@ def packed_bytes(tiles, rows, cols):
 
 
 @inlined
-def pack_job(tiles, source, panels, threads):
+def pack_job(tiles, source, panels):
     """Pack the Matrix `source` in panels at the address `panels`."""
+    threads = blocking.threads(source.rows * source.cols * blocking.ELEMENT_WORK)
     wide = tile.width(tiles.wide)
-    tasks = (source.cols + wide - 1) // wide * ((source.rows + ROWS - 1) // ROWS)
+    tasks = blocking.blocks(source.cols, wide) * blocking.blocks(source.rows, ROWS)
     return Pack(tasks, threads, source.rows, source.cols, source.data, source.row_step, source.col_step, panels)
 
 
@@ -48,7 +49,7 @@ def _build(dtype):
     def pack(job_address, worker, task):
         job = read(job_address, Pack)
         wide, narrow = tile.width(tiles.wide), tile.width(tiles.narrow)
-        chunks = (job.rows + ROWS - 1) // ROWS
+        chunks = blocking.blocks(job.rows, ROWS)
         p = task % chunks * ROWS
         p_end = min(p + ROWS, job.rows)
         j = task // chunks * wide

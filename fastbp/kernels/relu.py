@@ -5,11 +5,10 @@ from numba import types
 
 from .. import _link
 from . import blocking, tile
-from .parallel import JOB_BYTES, TASK, run
+from .parallel import REGION_BYTES, TASK, run
 from .workspace import acquire, read, release
 
 CHUNK = 1 << 15                 # elements of a task
-ELEMENT_WORK = 8                # multiply-adds that take as long as one element takes to come from memory
 
 
 class Relu(NamedTuple):
@@ -47,10 +46,10 @@ def _build(dtype):
 
     def relu(dvalues, z, out, count):
         """Three addresses; `out` may be one of the others, but not overlap them otherwise."""
-        memory, slot = acquire(JOB_BYTES)
+        memory, slot = acquire(REGION_BYTES)
         if memory == 0:
             return _link.NO_MEMORY
-        threads = blocking.threads(count * ELEMENT_WORK)
+        threads = blocking.threads(count * blocking.ELEMENT_WORK)
         run(chunk(), Relu(blocking.blocks(count, CHUNK), threads, count, dvalues, z, out), memory)
         release(slot)
         return _link.OK
