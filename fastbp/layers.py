@@ -65,7 +65,7 @@ class Dense:
         if type(inputs) is not np.ndarray:
             inputs = np.asarray(inputs)
         spare = self._made_output
-        if spare is not None and (out is not None or getrefcount(spare) > _OURS):
+        if spare is not None and (out is not None or getrefcount(spare) > _OURS or spare is not self.output):
             spare = None
         output = functional._forward(inputs, self.weights, self.biases, out, self._activated, spare)
         self.inputs, self.output = inputs, output
@@ -93,9 +93,10 @@ class Dense:
         if self._made_gradients is None:
             return False
         dinputs, dweights, dbiases = self._made_gradients
-        if self.need_dinputs and (dinputs is None or getrefcount(dinputs) > _OURS):
+        if self.need_dinputs and (dinputs is None or getrefcount(dinputs) > _OURS - (dinputs is not self.dinputs)):
             return False
-        return getrefcount(dweights) <= _OURS and getrefcount(dbiases) <= _OURS
+        return (getrefcount(dweights) <= _OURS - (dweights is not self.dweights)
+                and getrefcount(dbiases) <= _OURS - (dbiases is not self.dbiases))
 
 
 class DenseReLU(Dense):

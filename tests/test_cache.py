@@ -197,10 +197,11 @@ def test_source_is_told_apart_by_content_and_name(tmp_path):
             (tmp_path / "package" / name.replace("__", "/")).with_suffix(".py").write_text(content)
         return _cache.source(tmp_path / "package")
 
-    digests = [digest(a="1", kernels__b="2"), digest(a="1", kernels__b="3"), digest(a="1", kernels__c="2"),
-               digest(a="1", b="2"), digest(a="12", kernels__b=""), digest(a="1")]
+    digests = [digest(_a="1", kernels__b="2"), digest(_a="1", kernels__b="3"), digest(_a="1", kernels__c="2"),
+               digest(_a="1", _b="2"), digest(_a="12", kernels__b=""), digest(_a="1")]
     assert len(set(digests)) == len(digests)
-    assert digest(a="1", kernels__b="2") == digests[0]
+    assert digest(_a="1", layers="2") == digest(_a="1")       # no kernel is made from it
+    assert digest(_a="1", kernels__b="2") == digests[0]
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """What a layer keeps, when it changes, and what it leaves to the caller."""
 import copy
 import pickle
+import weakref
 
 import numpy as np
 import pytest
@@ -242,6 +243,32 @@ def test_results_that_are_held_are_not_overwritten(rng, layer_type, dtype, batch
         assert_array_equal(top.backward(np.ones((batch, 9), dtype)), exact > 0)
 
 
+@pytest.mark.parametrize("name", ["output", "dinputs", "dweights", "dbiases"])
+def test_a_result_is_the_holders_even_if_the_layer_lets_go_of_it(rng, layer_type, dtype, name):
+    """As in `grads = layer.dweights; layer.dweights = None`."""
+    layer = integer_layer(rng, layer_type, 5, 9, dtype)
+    x, dvalues = oracle.integers(rng, (7, 5), dtype), oracle.integers(rng, (7, 9), dtype)
+    layer.forward(x)
+    layer.backward(dvalues)
+    held = getattr(layer, name)
+    values = held.copy()
+    setattr(layer, name, None)
+    layer.forward(x + 1)
+    layer.backward(dvalues + 1)
+    assert_array_equal(held, values)
+
+
+def test_results_that_nobody_holds_are_reused(rng, layer_type, dtype):
+    """A training loop allocates nothing: the arrays of the last step are those of the next."""
+    layer = integer_layer(rng, layer_type, 5, 9, dtype)
+    x = oracle.integers(rng, (7, 5), dtype)
+    layer.backward(layer.forward(x).copy())
+    names = ("output", "dinputs", "dweights", "dbiases")
+    references = [weakref.ref(getattr(layer, name)) for name in names]
+    layer.backward(layer.forward(-x).copy())
+    assert all(reference() is getattr(layer, name) for reference, name in zip(references, names, strict=True))
+
+
 def test_results_that_nobody_holds_leave_no_trace(rng, layer_type, dtype):
     """A step of the same shape that reuses memory must not see what was in it."""
     layer = integer_layer(rng, layer_type, 5, 9, dtype)
@@ -269,20 +296,19 @@ def test_two_layers_against_the_oracle(rng, dtype):
 
 
 def state_of(layer):
-    """Every attribute: which object it is, and its bits."""
-    return {name: (id(value), value.tobytes() if isinstance(value, np.ndarray) else value)
-            for name, value in vars(layer).items()}
+    """Which object each attribute is, and its bits; this holds none of them, so that the layer may reuse its results."""
+    values = {name: getattr(layer, name) for name in ("weights", "biases", *RESULTS)}
+    return {name: (id(value), None if value is None else value.tobytes()) for name, value in values.items()}
 
 
 @pytest.mark.parametrize("steps", [0, 1])
 def test_a_failed_call_leaves_the_layer_as_it_was(rng, layer_type, dtype, steps):
     layer = integer_layer(rng, layer_type, 5, 9, dtype)
-    x = oracle.integers(rng, (7, 5), dtype)
-    kept = [layer.weights, layer.biases]
+    x, dvalues = oracle.integers(rng, (7, 5), dtype), oracle.integers(rng, (7, 9), dtype)
     for _ in range(steps):
-        kept += [layer.forward(x), layer.backward(layer.output), layer.dweights, layer.dbiases]
-    bits = [array.tobytes() for array in kept]
-    before = {name: getattr(layer, name) for name in ("weights", "biases", *RESULTS)}
+        layer.forward(x)
+        layer.backward(dvalues)
+    before = state_of(layer)
     for wrong in (lambda: layer.forward(x[:, :-1]), lambda: layer.forward(x * 1j), lambda: layer.forward(None),
                   lambda: layer.forward(-x, out=np.zeros((7, 8), dtype)), lambda: layer.forward(-x, out=[1]),
                   lambda: layer.forward(-x[:3], out=layer.weights),
@@ -290,11 +316,10 @@ def test_a_failed_call_leaves_the_layer_as_it_was(rng, layer_type, dtype, steps)
                   lambda: layer.backward(np.full((7, 9), "1")), lambda: layer.backward(None)):
         with pytest.raises((TypeError, ValueError, RuntimeError)):
             wrong()
-        assert all(getattr(layer, name) is value for name, value in before.items())
-        assert [array.tobytes() for array in kept] == bits
+        assert state_of(layer) == before
     if steps:
-        layer.backward(layer.output)
-        for name, values in zip(("dinputs", "dweights", "dbiases"), expected_gradients(layer, layer.output, x), strict=True):
+        layer.backward(dvalues)
+        for name, values in zip(("dinputs", "dweights", "dbiases"), expected_gradients(layer, dvalues, x), strict=True):
             assert_array_equal(getattr(layer, name), values)
 
 
