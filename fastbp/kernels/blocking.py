@@ -25,11 +25,12 @@ ROWS = 384                      # of a task
 PASS_ROWS = 96                  # of a block in the one-pass backward: x, dz and dinputs of a block stay in L2
 PASS_PARTITIONS = 16            # of the batch, each with dweights of its own, and
 PASS_PARTITION_ROWS = 1024      # the least rows of one, so that adding them up at the end costs under 2 %
-PACK_ROWS = 48                  # below these rows, reading B in place beats packing it
-INNER_ROWS = 32                 # up to these rows, dinputs as inner products beats packing weights.T
+PACK_ROWS = 384                 # up to these rows, reading B in place beats packing it
+INNER_ROWS = 32                 # up to these rows, dinputs as inner products beats packing weights.T, and up to
+INNER_PART = 4                  # a vector's lanes over INNER_PART columns, it beats a tile that is empty for the most part
 DZ_BYTES = 4 << 20              # of dz in memory at a time, where it is not a whole batch: it stays in L3
 ELEMENT_WORK = 8                # multiply-adds that take as long as copying an element
-THREAD_WORK = 1 << 21           # multiply-adds that are worth waking another thread (some 5 us)
+THREAD_WORK = 1 << 19           # multiply-adds that are worth a thread: some 10 us, twice what waking one takes
 TASKS_A_THREAD = 4              # tasks to aim at, so that a thread that was held up leaves its work to the others
 
 
@@ -56,6 +57,12 @@ def tiles(dtype):
 def threads(multiply_adds):
     """How many threads a job of that size is worth."""
     return min(_state.word(_state.THREADS), max(1, multiply_adds // THREAD_WORK))
+
+
+@kernel
+def by_inner(shape, rows, cols):
+    """Whether C of rows x cols = A B.T is better computed by inner products."""
+    return rows <= INNER_ROWS or cols * INNER_PART <= tile.lanes(shape)
 
 
 @kernel

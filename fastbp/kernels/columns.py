@@ -36,14 +36,19 @@ def mask_job(tiles, dvalues, z, dz, sums, accumulate):
 
 
 def _build_mask(dtype):
-    row = blocking.tiles(dtype).row
+    row, narrow_row = blocking.tiles(dtype).row, blocking.tiles(dtype).narrow_row
 
     def mask(job_address, worker, task):
         job = read(job_address, Mask)
-        j_start = task * job.col_block
-        j_end = min(j_start + job.col_block, job.cols)
-        for j in range(j_start, j_end, tile.width(row)):
-            mask_panel(row, job, j, j_end - j)
+        j = task * job.col_block
+        j_end = min(j + job.col_block, job.cols)
+        while j < j_end:
+            if j_end - j > tile.width(row) - tile.width(narrow_row):
+                mask_panel(row, job, j, j_end - j)
+                j += tile.width(row)
+            else:
+                mask_panel(narrow_row, job, j, j_end - j)
+                j += tile.width(narrow_row)
         return _link.OK
 
     return mask

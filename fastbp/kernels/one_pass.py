@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from .. import _link
 from .._jit import inlined, kernel
-from . import blocking, columns, gemm, packing, tile
+from . import blocking, columns, gemm, inner, packing, tile
 from .columns import mask_job, sum_job
 from .gemm import Right, product_job
 from .matrix import Matrix, transposed
@@ -32,7 +32,9 @@ class Pass(NamedTuple):
     x: int
     x_row: int
     x_col: int
-    panels: int                 # of weights.T
+    inner: int                  # dinputs are inner products with the rows of weights, else a product with weights.T
+    weights: int                # their address and the distance of two rows, or that of the panels
+    weights_row: int
     dinputs: int                # 0: not wanted
     dinputs_row: int
     dweights: int               # of the partitions, one after another, each followed by its dbiases
@@ -51,6 +53,7 @@ def dz_row_bytes(tiles, neurons):
 def _build(dtype):
     tiles = blocking.tiles(dtype)
     mask, product = columns.mask[dtype].address, gemm.product[dtype].address
+    inner_products = inner.inner[dtype].address
 
     def one_pass(job_address, worker, task):
         job = read(job_address, Pass)
@@ -58,7 +61,8 @@ def _build(dtype):
         scratch = job.scratch + worker * (JOB_BYTES + block * job.dz_row)
         dweights = Matrix(job.dweights + task * job.part, job.inputs, job.neurons, job.neurons * size, size)
         dbiases = dweights.data + job.inputs * job.neurons * size
-        weights = Right(job.panels, job.neurons * size, 0, 0)
+        weights = Right(job.weights, job.weights_row if job.inner != 0 else job.neurons * size, 0, 0)
+        multiply = inner_products() if job.inner != 0 else product()
         start = task * job.rows_each
         end = min(start + job.rows_each, job.rows)
         for i in range(start, end, block):
@@ -69,7 +73,7 @@ def _build(dtype):
             run_here(mask(), mask_job(tiles, dvalues, z, dz, dbiases, later), scratch)
             if job.dinputs != 0:
                 dinputs = Matrix(job.dinputs + i * job.dinputs_row, rows, job.inputs, job.dinputs_row, size)
-                run_here(product(), product_job(tiles, dz, weights, dinputs, 0, 0, 0, 1), scratch)
+                run_here(multiply, product_job(tiles, dz, weights, dinputs, 0, 0, 0, 1), scratch)
             x_columns = Matrix(job.x + i * job.x_row, job.inputs, rows, job.x_col, job.x_row)
             dz_rows = Right(dz.data, size, job.dz_row, 0)
             run_here(product(), product_job(tiles, x_columns, dz_rows, dweights, later, 0, 0, 1), scratch)
@@ -90,7 +94,8 @@ def in_one_pass(dtype):
     def in_one_pass(dvalues, z, x, weights, dinputs, dweights, dbiases, threads):
         size, inputs, neurons = tile.itemsize(tiles.wide), x.cols, dvalues.cols
         partitions, rows_each = blocking.partitions(dvalues.rows)
-        panels_bytes = packing.packed_bytes(tiles, neurons, inputs) if dinputs.data != 0 else 0
+        in_place = weights.col_step == size and blocking.by_inner(tiles.wide, dvalues.rows, inputs)
+        panels_bytes = packing.packed_bytes(tiles, neurons, inputs) if dinputs.data != 0 and not in_place else 0
         part = blocking.round_up((inputs + 1) * neurons * size, ALIGNMENT)
         dz_row = dz_row_bytes(tiles, neurons)
         scratch_bytes = threads * (JOB_BYTES + blocking.PASS_ROWS * dz_row)
@@ -99,10 +104,11 @@ def in_one_pass(dtype):
             return _link.NO_MEMORY
         panels = memory + REGION_BYTES
         parts = panels + panels_bytes
-        if dinputs.data != 0:
+        if panels_bytes > 0:
             run(pack(), packing.pack_job(tiles, transposed(weights), panels), memory)
         run(work(), Pass(partitions, threads, dvalues.rows, inputs, neurons, rows_each, dvalues.data, dvalues.row_step,
-                         z.data, z.row_step, x.data, x.row_step, x.col_step, panels, dinputs.data, dinputs.row_step,
+                         z.data, z.row_step, x.data, x.row_step, x.col_step, int(in_place),
+                         weights.data if in_place else panels, weights.row_step, dinputs.data, dinputs.row_step,
                          parts, part, parts + partitions * part, dz_row), memory)
         first = Matrix(parts, inputs, neurons, neurons * size, size)
         run(add_up(), sum_job(first, partitions, part, dweights), memory)
