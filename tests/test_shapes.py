@@ -10,6 +10,7 @@ from numpy.testing import assert_array_equal
 
 import fastbp
 import oracle
+from fastbp import _cpu
 from fastbp.kernels import blocking
 
 CANARY = 12345.0
@@ -148,6 +149,7 @@ ONE_PASS = 4 * blocking.PASS_PARTITION_ROWS
 def test_both_sides_of_each_block_of_rows(rng, dtype, batch):
     check(rng, batch, 67, 131, dtype)
     check(rng, batch, 5, 3, dtype)
+    check(rng, batch, 2, 70, dtype)
 
 
 @pytest.mark.parametrize("depth", DEPTHS)
@@ -166,7 +168,20 @@ def test_where_the_backward_pass_becomes_one_pass(rng, dtype, batch, n_inputs, n
 
 
 def test_many_rows_of_a_layer_too_wide_for_one_pass(rng, dtype):
-    check(rng, ONE_PASS + 1, 600, 515, dtype)
+    """Too wide by its weights, and dz is too large to be kept whole."""
+    n_neurons = blocking.DZ_BYTES // (ONE_PASS * dtype.itemsize) + 7
+    n_inputs = _cpu.caches().l2 // (2 * n_neurons * dtype.itemsize) + 1
+    check(rng, ONE_PASS + 1, n_inputs, n_neurons, dtype)
+
+
+@pytest.mark.parametrize("batch", [blocking.INNER_ROWS - 1, blocking.INNER_ROWS, 70, blocking.PACK_ROWS + 1, ONE_PASS + 1])
+@pytest.mark.parametrize("n_neurons", around(blocking.COPY_COLUMNS))
+def test_rows_of_inputs_that_share_sets_of_the_cache(rng, dtype, batch, n_neurons):
+    """Not in frames, which would move the rows apart."""
+    arguments = oracle.operands(rng, "dense_relu_backward", batch, blocking.CONFLICT_BYTES // dtype.itemsize, n_neurons, dtype)
+    results = fastbp.dense_relu_backward(**arguments)
+    for result, values in zip(results, oracle.expected("dense_relu_backward", arguments), strict=True):
+        assert_equal(result, values, batch, n_neurons)
 
 
 @pytest.mark.parametrize("batch, n_inputs, n_neurons", [(0, 500, 400), (500, 0, 400), (500, 400, 0), (ONE_PASS, 0, 0)])

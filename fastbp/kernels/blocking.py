@@ -20,7 +20,7 @@ TILES = {
     "baseline": ((4, 2), (8, 1), 16),
 }
 
-DEPTH = 384                     # of a panel: 6x4 tiles amortise loading C, and 384 x 256 bytes stay in half an L2
+DEPTH = 512                     # of a panel: tiles amortise loading C, and 512 x 256 bytes stay in a quarter of an L2
 ROWS = 384                      # of a task
 PASS_ROWS = 96                  # of a block in the one-pass backward: x, dz and dinputs of a block stay in L2
 PASS_PARTITIONS = 16            # of the batch, each with dweights of its own, and
@@ -28,7 +28,9 @@ PASS_PARTITION_ROWS = 1024      # the least rows of one, so that adding them up 
 PACK_ROWS = 384                 # up to these rows, reading B in place beats packing it
 INNER_ROWS = 32                 # up to these rows, dinputs as inner products beats packing weights.T, and up to
 INNER_PART = 4                  # a vector's lanes over INNER_PART columns, it beats a tile that is empty for the most part
-DZ_BYTES = 4 << 20              # of dz in memory at a time, where it is not a whole batch: it stays in L3
+CONFLICT_BYTES = 1024           # rows of x so far apart, or a multiple, are copied for dweights, for at least
+COPY_COLUMNS = 128              # neurons, over which the copy pays
+DZ_BYTES = 16 << 20             # of dz in memory at a time, where it is not a whole batch: it stays in L3
 ELEMENT_WORK = 8                # multiply-adds that take as long as copying an element
 THREAD_WORK = 1 << 19           # multiply-adds that are worth a thread: some 10 us, twice what waking one takes
 TASKS_A_THREAD = 4              # tasks to aim at, so that a thread that was held up leaves its work to the others
@@ -63,6 +65,12 @@ def threads(multiply_adds):
 def by_inner(shape, rows, cols):
     """Whether C of rows x cols = A B.T is better computed by inner products."""
     return rows <= INNER_ROWS or cols * INNER_PART <= tile.lanes(shape)
+
+
+@kernel
+def copies_columns(x, neurons, itemsize):
+    """Whether dweights should copy blocks of x: its rows lie so that a column falls into few sets of the caches."""
+    return x.col_step == itemsize and x.row_step % CONFLICT_BYTES == 0 and neurons >= COPY_COLUMNS and x.rows >= INNER_ROWS
 
 
 @kernel

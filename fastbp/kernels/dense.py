@@ -66,7 +66,7 @@ def _build_forward(dtype):
         right = Right(panels, x.cols * size, 0, 0)
         if in_place:
             right = Right(weights.data, size, weights.row_step, panels)
-        run(product(), product_job(tiles, x, right, y, 0, bias, relu, threads), memory)
+        run(product(), product_job(tiles, x, right, y, 0, bias, relu, 0, threads), memory)
         release(slot)
         return _link.OK
 
@@ -116,7 +116,8 @@ def _by_results(dtype):
         panels_bytes = packing.packed_bytes(tiles, neurons, inputs) if dinputs.data != 0 and not in_place else 0
         dz_row = dz_row_bytes(tiles, neurons)
         block = blocking.dz_rows(dvalues.rows, dz_row)
-        memory, slot = acquire(REGION_BYTES + panels_bytes + block * dz_row)
+        copies_bytes = threads * gemm.scratch_bytes(tiles) if blocking.copies_columns(x, neurons, size) else 0
+        memory, slot = acquire(REGION_BYTES + panels_bytes + block * dz_row + copies_bytes)
         if memory == 0:
             return _link.NO_MEMORY
         panels = memory + REGION_BYTES
@@ -132,9 +133,10 @@ def _by_results(dtype):
             z_block = from_row(z, i, rows) if z.data != 0 else z
             run(mask(), columns.mask_job(tiles, from_row(dvalues, i, rows), z_block, dz, dbiases.data, later), memory)
             x_columns, dz_rows = transposed(from_row(x, i, rows)), Right(dz.data, size, dz_row, 0)
-            of_weights = product_job(tiles, x_columns, dz_rows, dweights, later, 0, 0, threads)
+            copies = dz.data + block * dz_row if copies_bytes > 0 else 0
+            of_weights = product_job(tiles, x_columns, dz_rows, dweights, later, 0, 0, copies, threads)
             if dinputs.data != 0:
-                of_inputs = product_job(tiles, dz, right, from_row(dinputs, i, rows), 0, 0, 0, threads)
+                of_inputs = product_job(tiles, dz, right, from_row(dinputs, i, rows), 0, 0, 0, 0, threads)
                 run_both(product(), of_weights, inner_products() if in_place else product(), of_inputs, memory)
             else:
                 run(product(), of_weights, memory)

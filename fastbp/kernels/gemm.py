@@ -17,7 +17,7 @@ from .. import _link
 from .._jit import inlined
 from . import blocking, tile
 from .parallel import TASK
-from .workspace import read
+from .workspace import ALIGNMENT, read
 
 
 class Right(NamedTuple):
@@ -56,16 +56,28 @@ class Product(NamedTuple):
     row_block: int
     col_block: int
     depth_block: int
+    scratch: int                # scratch_bytes for each worker, to copy blocks of A to; 0: A is read in place
 
 
 @inlined
-def product_job(tiles, a, b, c, accumulate, bias, relu, threads):
-    """The Product of Matrix a, Right b and Matrix c, whose rows are contiguous."""
+def scratch_bytes(tiles):
+    return blocking.DEPTH * copied_step(tiles)
+
+
+@inlined
+def copied_step(tiles):
+    """The distance of two steps of the depth in a copied block of A: no power of two."""
+    return blocking.ROWS * tile.itemsize(tiles.wide) + ALIGNMENT
+
+
+@inlined
+def product_job(tiles, a, b, c, accumulate, bias, relu, scratch, threads):
+    """The Product of Matrix a, Right b and Matrix c, whose rows are contiguous; with `scratch`, the columns of a are."""
     row_block, col_block = blocking.grid(tiles.wide, c.rows, c.cols, threads)
     tasks = blocking.blocks(c.rows, row_block) * blocking.blocks(c.cols, col_block)
     return Product(tasks, threads, c.rows, c.cols, a.cols, a.data, a.row_step, a.col_step,
                    b.data, b.col_step, b.row_step, b.edge, c.data, c.row_step, accumulate, bias, relu,
-                   row_block, col_block, blocking.depth_block(a.cols))
+                   row_block, col_block, blocking.depth_block(a.cols), scratch)
 
 
 def _build(dtype):
@@ -80,13 +92,16 @@ def _build(dtype):
         p = 0
         while True:                                                         # LOOP 4, once for a depth of 0 as well
             p_end = min(p + job.depth_block, job.depth)
+            a, a_step = job.a + i * job.a_row + p * job.a_step, job.a_step
+            if job.scratch != 0:
+                a, a_step = copy_block(tiles, a, a_step, i_end - i, p_end - p, job.scratch + worker * scratch_bytes(tiles))
             j = j_start
             while j < j_end:                                                # LOOP 3
                 if j_end - j > tile.width(wide) - tile.width(narrow):
-                    multiply_panel(wide, job, i, i_end, j, j_end - j, p, p_end)
+                    multiply_panel(wide, job, a, a_step, i, i_end, j, j_end - j, p, p_end)
                     j += tile.width(wide)
                 else:
-                    multiply_panel(narrow, job, i, i_end, j, j_end - j, p, p_end)
+                    multiply_panel(narrow, job, a, a_step, i, i_end, j, j_end - j, p, p_end)
                     j += tile.width(narrow)
             p = p_end
             if p >= job.depth:
@@ -100,27 +115,41 @@ product = _link.units("product", TASK, _build)
 
 
 @inlined
-def multiply_panel(shape, job, i_start, i_end, j, cols, p, p_end):
-    """Rows i_start … i_end of one panel of C, from depth p to p_end."""
+def copy_block(tiles, a, a_step, rows, depth, target):
+    """(address, step) of a copy of a block of A whose columns are contiguous.
+
+    For an x whose rows are a power of two apart: their elements of one column share a few sets of the caches.
+    """
+    row, size, step = tiles.row, tile.itemsize(tiles.row), copied_step(tiles)
+    for p in range(depth):
+        for i in range(0, rows, tile.width(row)):
+            values = tile.load(row, a + p * a_step + i * size, 0, 1, rows - i)
+            tile.store(values, target + p * step + i * size, 0, 1, rows - i)
+    return target, step
+
+
+@inlined
+def multiply_panel(shape, job, a, a_step, i_start, i_end, j, cols, p, p_end):
+    """Rows i_start … i_end of one panel of C, from depth p to p_end; A's block is at the address a."""
     b, step = job.b + j * job.b_col, job.b_row
     if step == 0 or (job.edge != 0 and cols < tile.lanes(shape)):
         step = tile.width(shape) * tile.itemsize(shape)
         b = job.edge if job.edge != 0 else b
     for i in range(i_start, i_end, tile.height(shape)):                     # LOOP 2
-        multiply_tile(shape, job, i, i_end - i, j, cols, p, p_end, b + p * step, step)
+        multiply_tile(shape, job, a + (i - i_start) * job.a_row, a_step, i, i_end - i, j, cols, p, p_end, b + p * step, step)
 
 
 @inlined
-def multiply_tile(shape, job, i, rows, j, cols, p, p_end, b, b_step):
+def multiply_tile(shape, job, a, a_step, i, rows, j, cols, p, p_end, b, b_step):
     """One tile of C, in registers from its first product to bias and ReLU."""
-    a, offsets = job.a + i * job.a_row + p * job.a_step, tile.row_offsets(shape, job.a_row, rows)
+    offsets = tile.row_offsets(shape, job.a_row, rows)
     c = job.c + i * job.c_row + j * tile.itemsize(shape)
     acc = tile.zeros(shape)
     if p > 0 or job.accumulate != 0:
         acc = tile.load(shape, c, job.c_row, rows, cols)
     for _ in range(p_end - p):                                              # LOOP 1
         acc = tile.rank1(acc, a, offsets, b)
-        a += job.a_step
+        a += a_step
         b += b_step
     if p_end >= job.depth:
         if job.bias != 0:

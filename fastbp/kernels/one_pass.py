@@ -73,10 +73,10 @@ def _build(dtype):
             run_here(mask(), mask_job(tiles, dvalues, z, dz, dbiases, later), scratch)
             if job.dinputs != 0:
                 dinputs = Matrix(job.dinputs + i * job.dinputs_row, rows, job.inputs, job.dinputs_row, size)
-                run_here(multiply, product_job(tiles, dz, weights, dinputs, 0, 0, 0, 1), scratch)
+                run_here(multiply, product_job(tiles, dz, weights, dinputs, 0, 0, 0, 0, 1), scratch)
             x_columns = Matrix(job.x + i * job.x_row, job.inputs, rows, job.x_col, job.x_row)
             dz_rows = Right(dz.data, size, job.dz_row, 0)
-            run_here(product(), product_job(tiles, x_columns, dz_rows, dweights, later, 0, 0, 1), scratch)
+            run_here(product(), product_job(tiles, x_columns, dz_rows, dweights, later, 0, 0, 0, 1), scratch)
         return _link.OK
 
     return one_pass
