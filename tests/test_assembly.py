@@ -30,7 +30,7 @@ def test_tile_stays_in_registers(dtype):
     product.compile(TASK)
     loops = list(inner_loops(product.inspect_asm(product.signatures[0]), multiply))
     tiles = blocking.tiles(dtype)
-    for shape in (tiles.wide, tiles.narrow):
+    for shape in (tiles.wide, tiles.narrow, tiles.flat):
         accumulators = shape.rows * shape.vecs
         assert any(sum(bool(re.match(multiply, line)) for line in loop) % accumulators == 0 for loop in loops), shape
     for loop in loops:

@@ -2,7 +2,8 @@
 
 Tiles. A tile of rows x vecs needs rows * vecs accumulators, vecs registers for a row of B and one for an element of A:
 29 of AVX-512's 32 registers, 15 of AVX2's 16. Without FMA a product needs a register of its own. Each FMA unit wants
-eight independent sums (2 units, latency 4): the narrow tile, for what is left of the columns, has just these.
+eight independent sums (2 units, latency 4): the narrow tile, for what is left of the columns, has just these. The flat
+tile is for one or two rows, of which a wide one would be empty for the most part: then only the speed of reading B counts.
 """
 from functools import cache
 from typing import NamedTuple
@@ -13,11 +14,11 @@ from .. import _cpu, _state
 from .._jit import inlined as kernel
 from . import tile
 
-#            instruction set: (rows, vecs) wide, (rows, vecs) narrow, bytes of a vector
+#            instruction set: (rows, vecs) wide, narrow, flat, and the bytes of a vector
 TILES = {
-    "avx512":   ((6, 4), (8, 1), 64),
-    "avx2":     ((6, 2), (8, 1), 32),
-    "baseline": ((4, 2), (8, 1), 16),
+    "avx512":   ((6, 4), (8, 1), (2, 8), 64),
+    "avx2":     ((6, 2), (8, 1), (2, 4), 32),
+    "baseline": ((4, 2), (8, 1), (2, 4), 16),
 }
 
 DEPTH = 512                     # of a panel: tiles amortise loading C, and 512 x 256 bytes stay in a quarter of an L2
@@ -28,6 +29,8 @@ PASS_PARTITION_ROWS = 1024      # the least rows of one, so that adding them up 
 PACK_ROWS = 384                 # up to these rows, reading B in place beats packing it
 INNER_ROWS = 32                 # up to these rows, dinputs as inner products beats packing weights.T, and up to
 INNER_PART = 4                  # a vector's lanes over INNER_PART columns, it beats a tile that is empty for the most part
+SHALLOW_DEPTH = 32              # up to this depth a product goes over all of B for
+SHALLOW_ROWS = 24               # so many rows of C (whole tiles of any kind), as writing C takes longer than reading B
 CONFLICT_BYTES = 1024           # rows of x so far apart, or a multiple, are copied for dweights, for at least
 COPY_COLUMNS = 128              # neurons, over which the copy pays
 DZ_BYTES = 16 << 20             # of dz in memory at a time, where it is not a whole batch: it stays in L3
@@ -37,10 +40,11 @@ TASKS_A_THREAD = 4              # tasks to aim at, so that a thread that was hel
 
 
 class Tiles(NamedTuple):
-    """The shapes of one dtype: two for products, one row of each for copying, a square one for transposing."""
+    """The shapes of one dtype: three for products, one row of two for copying, a square one for transposing."""
 
     wide: tile.Shape
     narrow: tile.Shape
+    flat: tile.Shape
     row: tile.Shape
     narrow_row: tile.Shape
     square: tile.Shape
@@ -49,9 +53,9 @@ class Tiles(NamedTuple):
 @cache
 def tiles(dtype):
     """The Tiles of a Numba float type on the instruction set that Numba compiles for."""
-    wide, narrow, vector = TILES[_cpu.instruction_set()]
+    wide, narrow, flat, vector = TILES[_cpu.instruction_set()]
     lanes = vector * 8 // dtype.bitwidth
-    return Tiles(tile.Shape(dtype, *wide, lanes), tile.Shape(dtype, *narrow, lanes),
+    return Tiles(tile.Shape(dtype, *wide, lanes), tile.Shape(dtype, *narrow, lanes), tile.Shape(dtype, *flat, lanes),
                  tile.Shape(dtype, 1, wide[1], lanes), tile.Shape(dtype, 1, 1, lanes), tile.Shape(dtype, lanes, 1, lanes))
 
 
@@ -122,6 +126,6 @@ def round_up(n, multiple):
 def describe():
     """What show_config prints of this file."""
     shapes = {str(t): tiles(t) for t in (types.float32, types.float64)}
-    rows = {f"{name} tile": f"{s.wide.rows} x {s.wide.vecs * s.wide.lanes}, at the edge {s.narrow.rows} x {s.narrow.lanes}"
+    rows = {f"{name} tiles": ", ".join(f"{t.rows} x {t.vecs * t.lanes}" for t in (s.wide, s.narrow, s.flat))
             for name, s in shapes.items()}
     return rows | {"blocking": f"depth {DEPTH}, rows {ROWS}; one-pass backward {PASS_ROWS} rows"}

@@ -82,7 +82,6 @@ def product_job(tiles, a, b, c, accumulate, bias, relu, scratch, threads):
 
 def _build(dtype):
     tiles = blocking.tiles(dtype)
-    wide, narrow = tiles.wide, tiles.narrow
 
     def product(job_address, worker, task):
         job = read(job_address, Product)
@@ -95,14 +94,10 @@ def _build(dtype):
             a, a_step = job.a + i * job.a_row + p * job.a_step, job.a_step
             if job.scratch != 0:
                 a, a_step = copy_block(tiles, a, a_step, i_end - i, p_end - p, job.scratch + worker * scratch_bytes(tiles))
-            j = j_start
-            while j < j_end:                                                # LOOP 3
-                if j_end - j > tile.width(wide) - tile.width(narrow):
-                    multiply_panel(wide, job, a, a_step, i, i_end, j, j_end - j, p, p_end)
-                    j += tile.width(wide)
-                else:
-                    multiply_panel(narrow, job, a, a_step, i, i_end, j, j_end - j, p, p_end)
-                    j += tile.width(narrow)
+            rows = blocking.SHALLOW_ROWS if job.depth <= blocking.SHALLOW_DEPTH else i_end - i
+            for start in range(i, i_end, max(1, rows)):
+                multiply_rows(tiles, job, a + (start - i) * job.a_row, a_step, start, min(start + rows, i_end),
+                              j_start, j_end, p, p_end)
             p = p_end
             if p >= job.depth:
                 break
@@ -126,6 +121,25 @@ def copy_block(tiles, a, a_step, rows, depth, target):
             values = tile.load(row, a + p * a_step + i * size, 0, 1, rows - i)
             tile.store(values, target + p * step + i * size, 0, 1, rows - i)
     return target, step
+
+
+@inlined
+def multiply_rows(tiles, job, a, a_step, i, i_end, j_start, j_end, p, p_end):
+    """Rows i … i_end of C's block, in panels of the widest tiles that fit."""
+    wide, narrow, flat = tiles.wide, tiles.narrow, tiles.flat
+    is_flat = i_end - i <= tile.height(flat) and job.b_row != 0             # packed panels have the width of wide tiles
+    j = j_start
+    while j < j_end:                                                        # LOOP 3
+        left = j_end - j
+        if is_flat and left >= tile.width(flat):
+            multiply_panel(flat, job, a, a_step, i, i_end, j, left, p, p_end)
+            j += tile.width(flat)
+        elif left > tile.width(wide) - tile.width(narrow):
+            multiply_panel(wide, job, a, a_step, i, i_end, j, left, p, p_end)
+            j += tile.width(wide)
+        else:
+            multiply_panel(narrow, job, a, a_step, i, i_end, j, left, p, p_end)
+            j += tile.width(narrow)
 
 
 @inlined

@@ -4,6 +4,7 @@ For few rows, where packing B would cost more than the product. A tile holds one
 rows x vecs elements of C; the lanes are added up at the end.
 """
 from .. import _link
+from .._jit import inlined
 from . import blocking, tile
 from .gemm import Product
 from .parallel import TASK
@@ -11,26 +12,34 @@ from .workspace import read
 
 
 def _build(dtype):
-    shape = blocking.tiles(dtype).wide
+    tiles = blocking.tiles(dtype)
 
     def inner(job_address, worker, task):
         """The job is a Product with Right(address, distance of two rows of B, …): row j of B is column j of B.T."""
         job = read(job_address, Product)
         row_tasks = blocking.blocks(job.rows, job.row_block)
-        i_start, j_start = task % row_tasks * job.row_block, task // row_tasks * job.col_block
-        i_end, j_end = min(i_start + job.row_block, job.rows), min(j_start + job.col_block, job.cols)
-        size, height, columns = tile.itemsize(shape), tile.height(shape), tile.width(shape) // tile.lanes(shape)
-        for j in range(j_start, j_end, columns):
-            b, b_offsets = job.b + j * job.b_col, tile.column_offsets(shape, job.b_col, j_end - j)
-            for i in range(i_start, i_end, height):
-                a, a_offsets = job.a + i * job.a_row, tile.row_offsets(shape, job.a_row, i_end - i)
-                acc = tile.zeros(shape)
-                for p in range(0, job.depth, tile.lanes(shape)):
-                    acc = tile.inner(acc, a + p * size, a_offsets, b + p * size, b_offsets, job.depth - p)
-                tile.store_sums(acc, job.c + i * job.c_row + j * size, job.c_row, i_end - i, j_end - j)
+        i, j = task % row_tasks * job.row_block, task // row_tasks * job.col_block
+        i_end, j_end = min(i + job.row_block, job.rows), min(j + job.col_block, job.cols)
+        if i_end - i <= tile.height(tiles.flat):
+            multiply(tiles.flat, job, i, i_end, j, j_end)
+        else:
+            multiply(tiles.wide, job, i, i_end, j, j_end)
         return _link.OK
 
     return inner
 
 
 inner = _link.units("inner", TASK, _build)
+
+
+@inlined
+def multiply(shape, job, i_start, i_end, j_start, j_end):
+    size, height, columns = tile.itemsize(shape), tile.height(shape), tile.width(shape) // tile.lanes(shape)
+    for j in range(j_start, j_end, columns):
+        b, b_offsets = job.b + j * job.b_col, tile.column_offsets(shape, job.b_col, j_end - j)
+        for i in range(i_start, i_end, height):
+            a, a_offsets = job.a + i * job.a_row, tile.row_offsets(shape, job.a_row, i_end - i)
+            acc = tile.zeros(shape)
+            for p in range(0, job.depth, tile.lanes(shape)):
+                acc = tile.inner(acc, a + p * size, a_offsets, b + p * size, b_offsets, job.depth - p)
+            tile.store_sums(acc, job.c + i * job.c_row + j * size, job.c_row, i_end - i, j_end - j)
