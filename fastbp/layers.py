@@ -58,15 +58,15 @@ class Dense:
         self.need_dinputs = need_dinputs
         self.inputs = self.output = None
         self.dinputs = self.dweights = self.dbiases = None
-        self._made_output = self._made_gradients = None
+        self._made_output = self._previous_output = self._made_gradients = None
 
     def forward(self, inputs: ArrayLike, out: np.ndarray | None = None) -> np.ndarray:
         """The output (batch, n_neurons) for inputs (batch, n_inputs) or one sample (n_inputs,), written to `out` if given."""
         if type(inputs) is not np.ndarray:
             inputs = np.asarray(inputs)
         spare = self._made_output
-        if spare is not None and (out is not None or getrefcount(spare) > _OURS or spare is not self.output):
-            spare = None
+        if spare is not None and (out is not None or getrefcount(spare) > _OURS - (spare is not self.output)):
+            spare = self._other_output() if out is None else None
         output = functional._forward(inputs, self.weights, self.biases, out, self._activated, spare)
         self.inputs, self.output = inputs, output
         self._made_output = output if out is None else None
@@ -88,6 +88,12 @@ class Dense:
         if self.biases is not None:
             self.dbiases = dbiases
         return self.dinputs
+
+    def _other_output(self):
+        """The output before the last one, if nobody holds it now: the next layer holds the last one, as its inputs."""
+        self._made_output, self._previous_output = self._previous_output, self._made_output
+        spare = self._made_output
+        return None if spare is None or getrefcount(spare) > _OURS - (spare is not self.output) else spare
 
     def _may_reuse_gradients(self):
         if self._made_gradients is None:

@@ -1,6 +1,7 @@
 """What a layer keeps, when it changes, and what it leaves to the caller."""
 import copy
 import pickle
+import tracemalloc
 import weakref
 
 import numpy as np
@@ -280,6 +281,40 @@ def test_results_that_nobody_holds_leave_no_trace(rng, layer_type, dtype):
         for array in (layer.output, layer.dinputs, layer.dweights, layer.dbiases):
             array[...] = np.nan
         del array
+
+
+def test_a_network_allocates_nothing_in_the_steady_state(rng, layer_type):
+    """The upper layer holds the lower one's last output, as its inputs, while the lower one computes the next."""
+    lower, upper = layer_type(8, 64, rng=rng), layer_type(64, 32, rng=rng)
+    x, dvalues = np.ones((512, 8), np.float32), np.ones((512, 32), np.float32)
+
+    def step():
+        upper.forward(lower.forward(x))
+        lower.backward(upper.backward(dvalues))
+
+    for _ in range(3):
+        step()
+    tracemalloc.start()
+    before, _ = tracemalloc.get_traced_memory()
+    for _ in range(3):
+        step()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak - before < min(a.nbytes for a in (lower.output, lower.dinputs, upper.output, upper.dinputs)) // 2
+
+
+def test_a_layer_fed_with_its_own_output(rng, layer_type, dtype):
+    layer = integer_layer(rng, layer_type, 5, 5, dtype)
+    layer.weights = np.sign(layer.weights)
+    x = oracle.integers(rng, (7, 5), dtype)
+    for _ in range(4):
+        expected = expected_output(layer, x)
+        x_before = x.copy()
+        y = layer.forward(x)
+        assert_array_equal(y, expected)
+        assert_array_equal(layer.inputs, x_before)
+        x = y
+        del y
 
 
 def test_two_layers_against_the_oracle(rng, dtype):
