@@ -64,9 +64,9 @@ class Dense:
         """The output (batch, n_neurons) for inputs (batch, n_inputs) or one sample (n_inputs,), written to `out` if given."""
         if type(inputs) is not np.ndarray:
             inputs = np.asarray(inputs)
-        spare = self._made_output
-        if spare is not None and (out is not None or getrefcount(spare) > _OURS - (spare is not self.output)):
-            spare = self._other_output() if out is None else None
+        spare = self._made_output if out is None else None
+        if spare is not None and getrefcount(spare) > _OURS - (spare is not self.output):
+            spare = self._other_output()
         output = functional._forward(inputs, self.weights, self.biases, out, self._activated, spare)
         self.inputs, self.output = inputs, output
         self._made_output = output if out is None else None

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from numba import types
 
 from .. import _cpu, _state
-from .._jit import inlined as kernel
+from .._jit import inlined
 from . import tile
 
 #            instruction set: (rows, vecs) wide, narrow, flat, and the bytes of a vector
@@ -59,25 +59,26 @@ def tiles(dtype):
                  tile.Shape(dtype, 1, wide[1], lanes), tile.Shape(dtype, 1, 1, lanes), tile.Shape(dtype, lanes, 1, lanes))
 
 
-@kernel
+@inlined
 def threads(multiply_adds):
     """How many threads a job of that size is worth."""
     return min(_state.word(_state.THREADS), max(1, multiply_adds // THREAD_WORK))
 
 
-@kernel
-def by_inner(shape, rows, cols):
-    """Whether C of rows x cols = A B.T is better computed by inner products."""
-    return rows <= INNER_ROWS or cols * INNER_PART <= tile.lanes(shape)
+@inlined
+def by_inner(shape, rows, weights):
+    """Whether `rows` rows of dinputs = dz @ weights.T are better computed by inner products with the rows of weights."""
+    worth_it = rows <= INNER_ROWS or weights.rows * INNER_PART <= tile.lanes(shape)
+    return worth_it and weights.col_step == tile.itemsize(shape)
 
 
-@kernel
+@inlined
 def copies_columns(x, neurons, itemsize):
     """Whether dweights should copy blocks of x: its rows lie so that a column falls into few sets of the caches."""
     return x.col_step == itemsize and x.row_step % CONFLICT_BYTES == 0 and neurons >= COPY_COLUMNS and x.rows >= INNER_ROWS
 
 
-@kernel
+@inlined
 def partitions(rows):
     """(count, rows of each) of a one-pass backward over a batch: of its size alone, never of the threads."""
     count = min(PASS_PARTITIONS, rows // PASS_PARTITION_ROWS)
@@ -85,19 +86,19 @@ def partitions(rows):
     return blocks(rows, rows_each), rows_each
 
 
-@kernel
+@inlined
 def dz_rows(rows, row_bytes):
     """Rows of dz to keep: all, or as many whole depth blocks as DZ_BYTES hold."""
     return min(rows, max(1, DZ_BYTES // max(1, DEPTH * row_bytes)) * DEPTH)
 
 
-@kernel
+@inlined
 def depth_block(depth):
     """Equal blocks of at most DEPTH."""
     return max(1, blocks(depth, max(1, blocks(depth, DEPTH))))
 
 
-@kernel
+@inlined
 def grid(shape, rows, cols, threads):
     """(row_block, col_block) of the tasks of a product: few and large, but enough for every thread."""
     row_block, col_block = round_up(min(rows, ROWS), tile.height(shape)), round_up(cols, tile.width(shape))
@@ -112,13 +113,13 @@ def grid(shape, rows, cols, threads):
     return max(row_block, tile.height(shape)), max(col_block, tile.width(shape))
 
 
-@kernel
+@inlined
 def blocks(n, block):
     """How many blocks cover n."""
     return (n + block - 1) // block
 
 
-@kernel
+@inlined
 def round_up(n, multiple):
     return blocks(n, multiple) * multiple
 

@@ -112,7 +112,7 @@ def _by_results(dtype):
     @kernel
     def by_results(dvalues, z, x, weights, dinputs, dweights, dbiases, threads):
         size, inputs, neurons = tile.itemsize(tiles.wide), x.cols, dvalues.cols
-        in_place = weights.col_step == size and blocking.by_inner(tiles.wide, dvalues.rows, inputs)
+        in_place = blocking.by_inner(tiles.wide, dvalues.rows, weights)
         panels_bytes = packing.packed_bytes(tiles, neurons, inputs) if dinputs.data != 0 and not in_place else 0
         dz_row = dz_row_bytes(tiles, neurons)
         block = blocking.dz_rows(dvalues.rows, dz_row)

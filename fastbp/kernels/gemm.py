@@ -80,14 +80,20 @@ def product_job(tiles, a, b, c, accumulate, bias, relu, scratch, threads):
                    row_block, col_block, blocking.depth_block(a.cols), scratch)
 
 
+@inlined
+def block_of(job, task):
+    """(first row, end, first column, end) of a task's block of C."""
+    row_tasks = blocking.blocks(job.rows, job.row_block)
+    i, j = task % row_tasks * job.row_block, task // row_tasks * job.col_block
+    return i, min(i + job.row_block, job.rows), j, min(j + job.col_block, job.cols)
+
+
 def _build(dtype):
     tiles = blocking.tiles(dtype)
 
     def product(job_address, worker, task):
         job = read(job_address, Product)
-        row_tasks = blocking.blocks(job.rows, job.row_block)
-        i, j_start = task % row_tasks * job.row_block, task // row_tasks * job.col_block
-        i_end, j_end = min(i + job.row_block, job.rows), min(j_start + job.col_block, job.cols)
+        i, i_end, j_start, j_end = block_of(job, task)
         p = 0
         while True:                                                         # LOOP 4, once for a depth of 0 as well
             p_end = min(p + job.depth_block, job.depth)

@@ -6,7 +6,7 @@ rows x vecs elements of C; the lanes are added up at the end.
 from .. import _link
 from .._jit import inlined
 from . import blocking, tile
-from .gemm import Product
+from .gemm import Product, block_of
 from .parallel import TASK
 from .workspace import read
 
@@ -17,9 +17,7 @@ def _build(dtype):
     def inner(job_address, worker, task):
         """The job is a Product with Right(address, distance of two rows of B, …): row j of B is column j of B.T."""
         job = read(job_address, Product)
-        row_tasks = blocking.blocks(job.rows, job.row_block)
-        i, j = task % row_tasks * job.row_block, task // row_tasks * job.col_block
-        i_end, j_end = min(i + job.row_block, job.rows), min(j + job.col_block, job.cols)
+        i, i_end, j, j_end = block_of(job, task)
         if i_end - i <= tile.height(tiles.flat):
             multiply(tiles.flat, job, i, i_end, j, j_end)
         else:

@@ -94,7 +94,7 @@ def in_one_pass(dtype):
     def in_one_pass(dvalues, z, x, weights, dinputs, dweights, dbiases, threads):
         size, inputs, neurons = tile.itemsize(tiles.wide), x.cols, dvalues.cols
         partitions, rows_each = blocking.partitions(dvalues.rows)
-        in_place = weights.col_step == size and blocking.by_inner(tiles.wide, dvalues.rows, inputs)
+        in_place = blocking.by_inner(tiles.wide, dvalues.rows, weights)
         panels_bytes = packing.packed_bytes(tiles, neurons, inputs) if dinputs.data != 0 and not in_place else 0
         part = blocking.round_up((inputs + 1) * neurons * size, ALIGNMENT)
         dz_row = dz_row_bytes(tiles, neurons)

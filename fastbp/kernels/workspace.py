@@ -10,11 +10,10 @@ from numba import types
 from numba.extending import intrinsic
 
 from .. import _state
-from .._jit import inlined as kernel
+from .._jit import inlined
 
-SLOTS = 64
 ALIGNMENT = 64                  # a cache line, and an AVX-512 vector
-_FIRST, _WORDS = _state.SLOTS, 3
+_FIRST, _WORDS = _state.SLOTS, _state.SLOT_WORDS
 
 _allocate = types.ExternalFunction("NRT_Allocate", types.intp(types.uintp))
 _free = types.ExternalFunction("NRT_Free", types.void(types.intp))
@@ -61,10 +60,10 @@ def _word(builder, address, i):
     return builder.inttoptr(builder.add(address, offset), ir.IntType(64).as_pointer())
 
 
-@kernel
+@inlined
 def acquire(size):
     """(address, slot) of `size` bytes, aligned to a cache line; the address is 0 where there is no memory."""
-    for slot in range(SLOTS):
+    for slot in range(_state.SLOT_COUNT):
         entry = _state.address(_FIRST + slot * _WORDS)
         if exchange(entry, 1) == 0:
             if _state.word(_FIRST + slot * _WORDS + 2) < size:
@@ -80,12 +79,12 @@ def acquire(size):
     return _aligned(memory), -memory
 
 
-@kernel
+@inlined
 def _aligned(address):
     return (address + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
 
 
-@kernel
+@inlined
 def release(slot):
     """Give back what `acquire` gave."""
     if slot < 0:
