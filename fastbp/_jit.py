@@ -5,16 +5,29 @@ numpy      a division by zero gives inf, as in NumPy
 nogil      other Python threads run while a kernel does
 """
 import os
+from functools import partial
 
-from numba import njit
+from numba import njit, types
 from numba.core.compiler_lock import global_compiler_lock
 
 from . import _cache
 
 FLAGS = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}, "boundscheck": False}
 
-kernel = njit(**FLAGS)
-inlined = njit(inline="always", **FLAGS)      # into its caller, before typing: cheap to compile where it has one caller
+# A kernel is called by compiled code only. The wrappers that others need would be a third of the time to compile it.
+_BARE = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+
+
+def kernel(function, **options):
+    """Decorator of a function that other compiled functions call."""
+    dispatcher = njit(**FLAGS, **_BARE, **options)(function)
+    template = dispatcher.get_call_template
+    # Numba would compile it again for each integer that a caller passes as a literal.
+    dispatcher.get_call_template = lambda arguments, keywords: template(tuple(map(types.unliteral, arguments)), keywords)
+    return dispatcher
+
+
+inlined = partial(kernel, forceinline=True)       # by LLVM, into an inner loop
 
 def _compile(function, signature, name, **options):
     dispatcher = njit(**FLAGS, **options)(function)
@@ -31,12 +44,12 @@ def entry(function, signature, name):
 
     It skips Numba's dispatcher, which would look up the types of all arguments: the caller must have checked them.
     """
-    return _compile(function, signature, name).entry_point
+    return _compile(function, signature, name, no_cfunc_wrapper=True).entry_point
 
 
 def native(function, signature, name, parallel=False):
     """The address of `function` with the C calling convention."""
-    compiled = _compile(function, signature, name, parallel=parallel)
+    compiled = _compile(function, signature, name, parallel=parallel, no_cpython_wrapper=True)
     return compiled.library.get_pointer_to_function(compiled.fndesc.llvm_cfunc_wrapper_name)
 
 

@@ -79,6 +79,11 @@ def with_contiguous_rows(array):
     return array if has_contiguous_rows(array) else np.ascontiguousarray(array)
 
 
+def with_contiguous_lines(array):
+    """The 2-D array itself, or a copy, so that its rows or its columns are contiguous."""
+    return array if array.strides[0] == array.itemsize else with_contiguous_rows(array)
+
+
 def result(out, shape, dtype, operands):
     """Where a kernel may write: `out` itself, unless its rows are not contiguous or it overlaps an operand."""
     if out is None or not has_contiguous_rows(out) or any(np.may_share_memory(out, a) for a in operands if a is not None):

@@ -104,6 +104,7 @@ def _forward(inputs, weights, biases, out, relu):
     _check_out("out", out, dtype, 2)
     unit, provide, kind = dense.forward[dtype].address, _provider(out, dtype), as_dtype(dtype)
     to_x, to_weights, to_biases = (_converter(a, dtype) for a in (inputs, weights, biases))
+    copy_x = _copier(inputs)
 
     def implementation(inputs, weights, biases=None, out=None):
         x, w, b = to_x(inputs), to_weights(weights), to_biases(biases)
@@ -113,9 +114,10 @@ def _forward(inputs, weights, biases, out, relu):
         status = _link.call(unit(), (mx, mw, mb, my, relu))
         if status == _link.REFUSED:
             _check_forward(mx, mw, mb, my)
-            apart = np.empty((mx.rows, mw.cols), kind)
-            status = _link.call(unit(), (mx, mw, mb, matrix(apart), relu))
+            x_rows, apart = copy_x(x), np.empty((mx.rows, mw.cols), kind)
+            status = _link.call(unit(), (matrix(x_rows), mw, mb, matrix(apart), relu))
             _copy(apart, y)
+            keep(x_rows)
         keep(x)
         keep(w)
         keep(b)
@@ -174,7 +176,7 @@ def _backward(dvalues, z, inputs, weights, out):
     part = register_jitable((lambda out, i: None) if _is_none(out) else (lambda out, i: out[i]))
     unit, kind = dense.backward[dtype].address, as_dtype(dtype)
     to_d, to_z, to_x, to_w = (_converter(a, dtype) for a in (dvalues, z, inputs, weights))
-    copy_d, copy_z = _copier(dvalues), _copier(z)
+    copy_d, copy_z, copy_x = _copier(dvalues), _copier(z), _copier(inputs)
 
     def implementation(dvalues, z, inputs, weights, out):
         d, y, x, w = to_d(dvalues), to_z(z), to_x(inputs), to_w(weights)
@@ -186,14 +188,15 @@ def _backward(dvalues, z, inputs, weights, out):
         status = _link.call(unit(), (md, mz, mx, mw, mdi, mdw, mdb))
         if status == _link.REFUSED:
             _check_backward(md, mz, mx, mw, mdi, mdw, mdb)
-            d_rows, y_rows = copy_d(d), copy_z(y)
+            d_rows, y_rows, x_rows = copy_d(d), copy_z(y), copy_x(x)
             di, dw, db = np.empty((mx.rows, mx.cols), kind), np.empty((mw.rows, mw.cols), kind), np.empty((1, mw.cols), kind)
-            status = _link.call(unit(), (matrix(d_rows), matrix(y_rows), mx, mw, matrix(di), matrix(dw), matrix(db)))
+            status = _link.call(unit(), (matrix(d_rows), matrix(y_rows), matrix(x_rows), mw, matrix(di), matrix(dw), matrix(db)))
             _copy(di, dinputs)
             _copy(dw, dweights)
             _copy(db, dbiases)
             keep(d_rows)
             keep(y_rows)
+            keep(x_rows)
         keep(d)
         keep(y)
         keep(x)

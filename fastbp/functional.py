@@ -152,7 +152,7 @@ def _forward_any(inputs, weights, biases, out, relu):
     shape = len(inputs), weights.shape[1]
     row = operands.as_biases(given[2], shape[1]) if biases is not None else weights
     operands.check_out("out", out, shape, dtype)
-    arguments = [a.astype(dtype, copy=False) for a in (inputs, weights, row)]
+    arguments = [a.astype(dtype, copy=False) for a in (operands.with_contiguous_lines(inputs), weights, row)]
     output = operands.result(out, shape, dtype, arguments)
     _check(_FORWARD[dtype](*arguments, biases is not None, output, relu))
     return operands.deliver(output, out)
@@ -203,7 +203,7 @@ def _backward_any(dvalues, z, inputs, weights, out, need_dinputs):
         return None if array is None else array.astype(dtype, copy=False)
 
     dvalues, mask = (operands.with_contiguous_rows(prepared(a)) if a is not None else None for a in (dvalues, mask))
-    inputs, weights = prepared(inputs), prepared(weights)
+    inputs, weights = operands.with_contiguous_lines(prepared(inputs)), prepared(weights)
     results = [operands.result(o, shape, dtype, (dvalues, mask, inputs, weights))
                for o, shape in zip(outs, shapes, strict=True)]
     dinputs, dweights, dbiases = results

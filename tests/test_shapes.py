@@ -141,7 +141,8 @@ def test_small_shapes_without_relu(corner, dtype):
 
 
 DEPTHS = around(blocking.DEPTH, 2 * blocking.DEPTH)
-ROWS = around(blocking.INNER_ROWS, blocking.PACK_ROWS, blocking.PASS_ROWS, blocking.ROWS, 2 * blocking.ROWS)
+ROWS = around(blocking.IN_PLACE_ROWS, blocking.STRIP, blocking.INNER_ROWS, blocking.COPIED_STRIP, blocking.PASS_ROWS,
+              blocking.ROWS, 2 * blocking.ROWS)
 ONE_PASS = 4 * blocking.PASS_PARTITION_ROWS
 
 
@@ -150,6 +151,7 @@ def test_both_sides_of_each_block_of_rows(rng, dtype, batch):
     check(rng, batch, 67, 131, dtype)
     check(rng, batch, 5, 3, dtype)
     check(rng, batch, 2, 70, dtype)
+    check(rng, 30, batch, 20, dtype)                        # the rows of dweights
 
 
 @pytest.mark.parametrize("depth", DEPTHS)
@@ -157,7 +159,7 @@ def test_both_sides_of_each_block_of_depth(rng, dtype, depth):
     check(rng, 7, depth, 70, dtype)                         # the depth of the forward pass
     check(rng, 7, 70, depth, dtype)                         # of dinputs
     check(rng, depth, 70, 9, dtype)                         # of dweights
-    check(rng, blocking.PACK_ROWS + 1, depth, depth, dtype)
+    check(rng, blocking.IN_PLACE_ROWS + 1, depth, depth, dtype)
 
 
 @pytest.mark.parametrize("batch", [ONE_PASS - 1, ONE_PASS, ONE_PASS + 1, ONE_PASS + blocking.PASS_ROWS - 1,
@@ -170,18 +172,30 @@ def test_where_the_backward_pass_becomes_one_pass(rng, dtype, batch, n_inputs, n
 def test_many_rows_of_a_layer_too_wide_for_one_pass(rng, dtype):
     """Too wide by its weights, and dz is too large to be kept whole."""
     n_neurons = blocking.DZ_BYTES // (ONE_PASS * dtype.itemsize) + 7
-    n_inputs = _cpu.caches().l2 // (2 * n_neurons * dtype.itemsize) + 1
+    n_inputs = blocking.PASS_WEIGHTS // (n_neurons * dtype.itemsize) + 1
     check(rng, ONE_PASS + 1, n_inputs, n_neurons, dtype)
 
 
-@pytest.mark.parametrize("batch", [blocking.INNER_ROWS - 1, blocking.INNER_ROWS, 70, blocking.PACK_ROWS + 1, ONE_PASS + 1])
-@pytest.mark.parametrize("n_neurons", around(blocking.COPY_COLUMNS))
-def test_rows_of_inputs_that_share_sets_of_the_cache(rng, dtype, batch, n_neurons):
-    """Not in frames, which would move the rows apart."""
-    arguments = oracle.operands(rng, "dense_relu_backward", batch, blocking.CONFLICT_BYTES // dtype.itemsize, n_neurons, dtype)
+@pytest.mark.parametrize("batch", [1, blocking.IN_PLACE_ROWS, blocking.STRIP + 1])
+def test_both_sides_of_each_block_of_columns(rng, dtype, batch):
+    for columns in around(_cpu.caches().l3 // (blocking.BLOCK_PART * blocking.DEPTH * dtype.itemsize)):
+        check(rng, batch, columns, 20, dtype)
+        check(rng, batch, 20, columns, dtype)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 7, blocking.IN_PLACE_ROWS + 1, ONE_PASS + 1])
+@pytest.mark.parametrize("order", ["F", "strided", "reversed"])
+def test_inputs_that_are_read_by_columns_or_copied(rng, dtype, batch, order):
+    """Not in frames, which would change how they lie in memory."""
+    arguments = oracle.operands(rng, "dense_relu_backward", batch, 131, 67, dtype)
+    x = arguments["inputs"]
+    arguments["inputs"] = {"F": np.asfortranarray(x), "strided": np.repeat(x, 2, axis=1)[:, ::2],
+                           "reversed": x[::-1, ::-1].copy()[::-1, ::-1]}[order]
     results = fastbp.dense_relu_backward(**arguments)
     for result, values in zip(results, oracle.expected("dense_relu_backward", arguments), strict=True):
-        assert_equal(result, values, batch, n_neurons)
+        assert_equal(result, values, batch, 67)
+    forward = {name: arguments[name] for name in ("inputs", "weights")}
+    assert_equal(fastbp.dense_forward(**forward), *oracle.expected("dense_forward", forward), batch, 67)
 
 
 @pytest.mark.parametrize("batch, n_inputs, n_neurons", [(0, 500, 400), (500, 0, 400), (500, 400, 0), (ONE_PASS, 0, 0)])

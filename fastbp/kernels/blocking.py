@@ -1,9 +1,10 @@
 """Sizes: one table of register tiles, and the cost model that cuts a product for the caches of this machine.
 
 Tiles. A tile of rows x vecs needs rows * vecs accumulators, vecs registers for a row of B and one for an element of A:
-29 of AVX-512's 32 registers, 15 of AVX2's 16. Without FMA a product needs a register of its own. Each FMA unit wants
-eight independent sums (2 units, latency 4): the narrow tile, for what is left of the columns, has just these. The flat
-tile is for one or two rows, of which a wide one would be empty for the most part: then only the speed of reading B counts.
+29 of AVX-512's 32 registers, 15 of AVX2's 16. Without FMA a product needs a register of its own. The narrow tile is for
+what is left of the columns. Its sums are fewer than two FMA units of latency 4 could add to at a time, but it has as many
+rows as the wide one, so that both read the same copy of A. The flat tile is for one or two rows, of which a wide one would
+be empty for the most part: then only the speed of reading B counts.
 """
 from functools import cache
 from typing import NamedTuple
@@ -11,28 +12,32 @@ from typing import NamedTuple
 from numba import types
 
 from .. import _cpu, _state
-from .._jit import inlined
+from .._jit import kernel
 from . import tile
 
 #            instruction set: (rows, vecs) wide, narrow, flat, and the bytes of a vector
 TILES = {
-    "avx512":   ((6, 4), (8, 1), (2, 8), 64),
-    "avx2":     ((6, 2), (8, 1), (2, 4), 32),
-    "baseline": ((4, 2), (8, 1), (2, 4), 16),
+    "avx512":   ((6, 4), (6, 1), (2, 8), 64),
+    "avx2":     ((6, 2), (6, 1), (2, 4), 32),
+    "baseline": ((4, 2), (4, 1), (2, 4), 16),
 }
 
-DEPTH = 512                     # of a panel: tiles amortise loading C, and 512 x 256 bytes stay in a quarter of an L2
+DEPTH = 512                     # of a panel of B: tiles amortise loading C, and a panel stays in L2
+STRIP_PART = 5                  # of L2 for a strip of A and C, the rows that all panels of B go over in turn
+STRIP = 24                      # rows of one, or a multiple: whole tiles of any kind
+COPIED_STRIP = 48               # the least where A is copied, so that a row of its source is read in one stretch,
+AHEAD = 8                       # and which row, after the one being read, to ask for
+BLOCK_PART = 16                 # of L3 for a block of B, that all strips of a task go over
+UNROLL = 4                      # steps of the innermost loop: fewer leave 3 % of peak to counting, more gain nothing
 ROWS = 384                      # of a task
-PASS_ROWS = 96                  # of a block in the one-pass backward: x, dz and dinputs of a block stay in L2
+IN_PLACE_ROWS = 12              # up to these rows, reading B in place beats packing it
+FLAT_DEPTH = 8                  # of a block of B in place: rows of B are read along, whole pages at a time
+PASS_ROWS = 192                 # of a block in the one-pass backward: deep enough to amortise going over all dweights, and
+PASS_WEIGHTS = 4 << 20          # bytes of them at most: they and weights.T stay in L3
 PASS_PARTITIONS = 16            # of the batch, each with dweights of its own, and
 PASS_PARTITION_ROWS = 1024      # the least rows of one, so that adding them up at the end costs under 2 %
-PACK_ROWS = 384                 # up to these rows, reading B in place beats packing it
 INNER_ROWS = 32                 # up to these rows, dinputs as inner products beats packing weights.T, and up to
 INNER_PART = 4                  # a vector's lanes over INNER_PART columns, it beats a tile that is empty for the most part
-SHALLOW_DEPTH = 32              # up to this depth a product goes over all of B for
-SHALLOW_ROWS = 24               # so many rows of C (whole tiles of any kind), as writing C takes longer than reading B
-CONFLICT_BYTES = 1024           # rows of x so far apart, or a multiple, are copied for dweights, for at least
-COPY_COLUMNS = 128              # neurons, over which the copy pays
 DZ_BYTES = 16 << 20             # of dz in memory at a time, where it is not a whole batch: it stays in L3
 ELEMENT_WORK = 8                # multiply-adds that take as long as copying an element
 THREAD_WORK = 1 << 19           # multiply-adds that are worth a thread: some 10 us, twice what waking one takes
@@ -40,7 +45,10 @@ TASKS_A_THREAD = 4              # tasks to aim at, so that a thread that was hel
 
 
 class Tiles(NamedTuple):
-    """The shapes of one dtype: three for products, one row of two for copying, a square one for transposing."""
+    """The shapes of one dtype: three for products, one row of two for copying, a square one for transposing.
+
+    `column` is a row of vectors with room for as many elements as a wide tile has rows.
+    """
 
     wide: tile.Shape
     narrow: tile.Shape
@@ -48,6 +56,7 @@ class Tiles(NamedTuple):
     row: tile.Shape
     narrow_row: tile.Shape
     square: tile.Shape
+    column: tile.Shape
 
 
 @cache
@@ -56,29 +65,24 @@ def tiles(dtype):
     wide, narrow, flat, vector = TILES[_cpu.instruction_set()]
     lanes = vector * 8 // dtype.bitwidth
     return Tiles(tile.Shape(dtype, *wide, lanes), tile.Shape(dtype, *narrow, lanes), tile.Shape(dtype, *flat, lanes),
-                 tile.Shape(dtype, 1, wide[1], lanes), tile.Shape(dtype, 1, 1, lanes), tile.Shape(dtype, lanes, 1, lanes))
+                 tile.Shape(dtype, 1, wide[1], lanes), tile.Shape(dtype, 1, 1, lanes), tile.Shape(dtype, lanes, 1, lanes),
+                 tile.Shape(dtype, 1, -(-wide[0] // lanes), lanes))
 
 
-@inlined
+@kernel
 def threads(multiply_adds):
     """How many threads a job of that size is worth."""
     return min(_state.word(_state.THREADS), max(1, multiply_adds // THREAD_WORK))
 
 
-@inlined
+@kernel
 def by_inner(shape, rows, weights):
     """Whether `rows` rows of dinputs = dz @ weights.T are better computed by inner products with the rows of weights."""
     worth_it = rows <= INNER_ROWS or weights.rows * INNER_PART <= tile.lanes(shape)
     return worth_it and weights.col_step == tile.itemsize(shape)
 
 
-@inlined
-def copies_columns(x, neurons, itemsize):
-    """Whether dweights should copy blocks of x: its rows lie so that a column falls into few sets of the caches."""
-    return x.col_step == itemsize and x.row_step % CONFLICT_BYTES == 0 and neurons >= COPY_COLUMNS and x.rows >= INNER_ROWS
-
-
-@inlined
+@kernel
 def partitions(rows):
     """(count, rows of each) of a one-pass backward over a batch: of its size alone, never of the threads."""
     count = min(PASS_PARTITIONS, rows // PASS_PARTITION_ROWS)
@@ -86,22 +90,46 @@ def partitions(rows):
     return blocks(rows, rows_each), rows_each
 
 
-@inlined
+@kernel
 def dz_rows(rows, row_bytes):
     """Rows of dz to keep: all, or as many whole depth blocks as DZ_BYTES hold."""
     return min(rows, max(1, DZ_BYTES // max(1, DEPTH * row_bytes)) * DEPTH)
 
 
-@inlined
-def depth_block(depth):
-    """Equal blocks of at most DEPTH."""
-    return max(1, blocks(depth, max(1, blocks(depth, DEPTH))))
+class Cut(NamedTuple):
+    """How a product is cut: the depth of a block, and the rows of a strip of A and C."""
+
+    depth: int
+    strip: int
 
 
-@inlined
+@kernel
+def cut(shape, a, cols, packed):
+    """The Cut for A, a Matrix, and B of `cols` columns, packed or not."""
+    size, depth, row_bytes = tile.itemsize(shape), even_block(a.cols, DEPTH), max(1, cols * tile.itemsize(shape))
+    if not packed and a.rows <= IN_PLACE_ROWS:
+        return Cut(min(depth, max(FLAT_DEPTH, _state.word(_state.L1) // 2 // row_bytes)), STRIP)
+    strip = min(ROWS, _state.word(_state.L2) // STRIP_PART // (depth * size + row_bytes) // STRIP * STRIP)
+    return Cut(depth, max(STRIP if a.col_step == size else COPIED_STRIP, strip))
+
+
+@kernel
+def most_strip_bytes(shape):
+    """Of a strip of A."""
+    return _state.word(_state.L2) // STRIP_PART + COPIED_STRIP * DEPTH * tile.itemsize(shape)
+
+
+@kernel
+def even_block(n, most):
+    """The size of equal blocks of at most `most`, a multiple of UNROLL."""
+    return max(1, round_up(blocks(n, max(1, blocks(n, most))), UNROLL))
+
+
+@kernel
 def grid(shape, rows, cols, threads):
     """(row_block, col_block) of the tasks of a product: few and large, but enough for every thread."""
-    row_block, col_block = round_up(min(rows, ROWS), tile.height(shape)), round_up(cols, tile.width(shape))
+    most_cols = max(tile.width(shape), _state.word(_state.L3) // BLOCK_PART // (DEPTH * tile.itemsize(shape)))
+    row_block, col_block = round_up(min(rows, ROWS), tile.height(shape)), round_up(min(cols, most_cols), tile.width(shape))
     if threads > 1:
         wanted = threads * TASKS_A_THREAD
         have = blocks(rows, row_block)
@@ -113,13 +141,19 @@ def grid(shape, rows, cols, threads):
     return max(row_block, tile.height(shape)), max(col_block, tile.width(shape))
 
 
-@inlined
+@kernel
+def first_narrow(tiles, j, j_end):
+    """The column from which on a narrow panel is wide enough for what is left of the columns j … j_end."""
+    return j + (j_end - j + tile.width(tiles.narrow) - 1) // tile.width(tiles.wide) * tile.width(tiles.wide)
+
+
+@kernel
 def blocks(n, block):
     """How many blocks cover n."""
     return (n + block - 1) // block
 
 
-@inlined
+@kernel
 def round_up(n, multiple):
     return blocks(n, multiple) * multiple
 

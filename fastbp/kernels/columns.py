@@ -2,8 +2,8 @@
 from typing import NamedTuple
 
 from .. import _link
-from .._jit import inlined
-from . import blocking, tile
+from .._jit import kernel
+from . import blocking, packing, tile
 from .parallel import TASK
 from .workspace import read
 
@@ -21,34 +21,33 @@ class Mask(NamedTuple):
     z_row: int
     dz: int
     dz_row: int
+    panels: int                 # dz once more, packed as B of a product; 0: not wanted
     sums: int
     accumulate: int             # add to `sums`
     col_block: int
 
 
-@inlined
-def mask_job(tiles, dvalues, z, dz, sums, accumulate):
-    """The Mask of Matrix dvalues, z and dz, whose rows are contiguous, and the address of the column sums."""
+@kernel
+def mask_job(tiles, dvalues, z, dz, panels, sums, accumulate):
+    """The Mask of Matrix dvalues, z and dz, whose rows are contiguous, and the addresses of panels and column sums."""
     threads = blocking.threads(dvalues.rows * dvalues.cols * blocking.ELEMENT_WORK)
     col_block = blocking.grid(tiles.wide, 1, dvalues.cols, threads)[1]
     return Mask(blocking.blocks(dvalues.cols, col_block), threads, dvalues.rows, dvalues.cols, dvalues.data,
-                dvalues.row_step, z.data, z.row_step, dz.data, dz.row_step, sums, accumulate, col_block)
+                dvalues.row_step, z.data, z.row_step, dz.data, dz.row_step, panels, sums, accumulate, col_block)
 
 
 def _build_mask(dtype):
-    row, narrow_row = blocking.tiles(dtype).row, blocking.tiles(dtype).narrow_row
+    tiles = blocking.tiles(dtype)
 
     def mask(job_address, worker, task):
         job = read(job_address, Mask)
-        j = task * job.col_block
-        j_end = min(j + job.col_block, job.cols)
-        while j < j_end:
-            if j_end - j > tile.width(row) - tile.width(narrow_row):
-                mask_panel(row, job, j, j_end - j)
-                j += tile.width(row)
-            else:
-                mask_panel(narrow_row, job, j, j_end - j)
-                j += tile.width(narrow_row)
+        start = task * job.col_block
+        end = min(start + job.col_block, job.cols)
+        for j in range(start, end, packing.group(tiles)):
+            j_end = min(j + packing.group(tiles), end)
+            narrow = blocking.first_narrow(tiles, j, j_end)
+            mask_columns(tiles.row, job, j, min(narrow, j_end))
+            mask_columns(tiles.narrow_row, job, narrow, j_end)
         return _link.OK
 
     return mask
@@ -57,19 +56,25 @@ def _build_mask(dtype):
 mask = _link.units("mask", TASK, _build_mask)
 
 
-@inlined
-def mask_panel(row, job, j, cols):
-    offset = j * tile.itemsize(row)
-    total = tile.zeros(row)
+@kernel
+def mask_columns(row, job, j_start, j_end):
+    """Columns j_start … j_end, row by row, as they lie in memory."""
+    size, width = tile.itemsize(row), tile.width(row)
+    if job.accumulate == 0:
+        for j in range(j_start, j_end, width):
+            tile.store(tile.zeros(row), job.sums + j * size, 0, 1, job.cols - j)
     for i in range(job.rows):
-        dz = tile.load(row, job.dvalues + i * job.dvalues_row + offset, 0, 1, cols)
-        if job.z != 0:
-            dz = tile.mask(dz, tile.load(row, job.z + i * job.z_row + offset, 0, 1, cols))
-        tile.store(dz, job.dz + i * job.dz_row + offset, 0, 1, cols)
-        total = tile.add(total, dz)
-    if job.accumulate != 0:
-        total = tile.add(total, tile.load(row, job.sums + offset, 0, 1, cols))
-    tile.store(total, job.sums + offset, 0, 1, cols)
+        dvalues, z, dz = job.dvalues + i * job.dvalues_row, job.z + i * job.z_row, job.dz + i * job.dz_row
+        for j in range(j_start, j_end, width):
+            offset, cols = j * size, job.cols - j
+            values = tile.load(row, dvalues + offset, 0, 1, cols)
+            if job.z != 0:
+                values = tile.mask(values, tile.load(row, z + offset, 0, 1, cols))
+            tile.store(values, dz + offset, 0, 1, cols)
+            if job.panels != 0:
+                tile.store(values, job.panels + (j * job.rows + i * width) * size, 0, 1, width)
+            total = tile.load(row, job.sums + offset, 0, 1, cols)
+            tile.store(tile.add(total, values), job.sums + offset, 0, 1, cols)
 
 
 class Sum(NamedTuple):
@@ -88,7 +93,7 @@ class Sum(NamedTuple):
     row_block: int
 
 
-@inlined
+@kernel
 def sum_job(first, count, distance, c):
     """The Sum of matrices like the Matrix `first` into the Matrix c; rows are contiguous."""
     threads = blocking.threads(c.rows * c.cols * count * blocking.ELEMENT_WORK)

@@ -11,22 +11,28 @@ and dweights outgrow L2, each result is a job of its own.
 from numba import types
 
 from .. import _link, _state
-from .._jit import inlined, kernel
+from .._jit import kernel
 from . import blocking, columns, gemm, inner, packing, tile
-from .gemm import Right, product_job
+from .gemm import Right, product_job, with_ahead
 from .matrix import MATRIX, Matrix, any_overlap, from_col, from_row, overlap, transposed
 from .one_pass import dz_row_bytes, in_one_pass
 from .parallel import REGION_BYTES, run, run_both
-from .workspace import acquire, release
+from .workspace import ALIGNMENT, acquire, release
 
 
-@inlined
+@kernel
 def fits(result, rows, cols, itemsize):
     """Whether a result has that shape, and contiguous rows."""
     return result.rows == rows and result.cols == cols and result.col_step == itemsize
 
 
-@inlined
+@kernel
+def is_contiguous(x, itemsize):
+    """Whether the rows of x are contiguous, or its columns."""
+    return x.col_step == itemsize or x.row_step == itemsize
+
+
+@kernel
 def copy_row(tiles, row, target):
     """Copy a row vector of any stride, filled up with zeros to whole panels."""
     shape = tiles.wide
@@ -44,17 +50,18 @@ def _build_forward(dtype):
     def forward(x, weights, biases, y, relu):
         """y = relu(x @ weights + biases), all Matrix; biases may be missing, y has contiguous rows and overlaps nothing."""
         size, lanes = tile.itemsize(tiles.wide), tile.lanes(tiles.wide)
-        if x.cols != weights.rows or not fits(y, x.rows, weights.cols, size):
+        if x.cols != weights.rows or not fits(y, x.rows, weights.cols, size) or not is_contiguous(x, size):
             return _link.REFUSED
         if biases.data != 0 and (biases.rows != 1 or biases.cols != weights.cols or overlap(y, biases, size)):
             return _link.REFUSED
         if overlap(y, x, size) or overlap(y, weights, size):
             return _link.REFUSED
         threads = blocking.threads(x.rows * x.cols * y.cols)
-        in_place = x.rows <= blocking.PACK_ROWS and weights.col_step == size
+        in_place = x.rows <= blocking.IN_PLACE_ROWS and weights.col_step == size
         to_pack = from_col(weights, y.cols // lanes * lanes if in_place else 0)
         bias_bytes = blocking.round_up(y.cols, tile.width(tiles.wide)) * size if biases.data != 0 else 0
-        memory, slot = acquire(REGION_BYTES + bias_bytes + packing.packed_bytes(tiles, x.cols, to_pack.cols))
+        panels_bytes = packing.packed_bytes(tiles, x.cols, to_pack.cols)
+        memory, slot = acquire(REGION_BYTES + bias_bytes + panels_bytes + threads * gemm.scratch_bytes(tiles))
         if memory == 0:
             return _link.NO_MEMORY
         bias, panels = 0, memory + REGION_BYTES + bias_bytes
@@ -66,7 +73,10 @@ def _build_forward(dtype):
         right = Right(panels, x.cols * size, 0, 0)
         if in_place:
             right = Right(weights.data, size, weights.row_step, panels)
-        run(product(), product_job(tiles, x, right, y, 0, bias, relu, 0, threads), memory)
+        job = product_job(tiles, x, right, y, 0, bias, relu, panels + panels_bytes, threads)
+        if x.row_step == x.cols * size and x.cols <= job.depth_block and x.rows * x.row_step > _state.word(_state.L2):
+            job = with_ahead(tiles, job, x.data + job.strip * x.row_step, 0, x.rows * x.row_step)
+        run(product(), job, memory)
         release(slot)
         return _link.OK
 
@@ -88,6 +98,8 @@ def _build_backward(dtype):
         size, rows, inputs, neurons = tile.itemsize(tiles.wide), x.rows, weights.rows, weights.cols
         if x.cols != inputs or not fits(dvalues, rows, neurons, size) or not fits(dweights, inputs, neurons, size):
             return _link.REFUSED
+        if not is_contiguous(x, size):
+            return _link.REFUSED
         if not fits(dbiases, 1, neurons, size) or (dinputs.data != 0 and not fits(dinputs, rows, inputs, size)):
             return _link.REFUSED
         if z.data != 0 and not fits(z, rows, neurons, size):
@@ -97,7 +109,7 @@ def _build_backward(dtype):
         threads = blocking.threads(2 * rows * inputs * neurons)
         weights_bytes = inputs * neurons * size
         many_rows = rows >= 4 * blocking.PASS_PARTITION_ROWS
-        if many_rows and weights_bytes <= _state.word(_state.L2) // 2:
+        if many_rows and weights_bytes <= blocking.PASS_WEIGHTS:
             return one_pass(dvalues, z, x, weights, dinputs, dweights, dbiases, threads)
         return by_results(dvalues, z, x, weights, dinputs, dweights, dbiases, threads)
 
@@ -116,8 +128,9 @@ def _by_results(dtype):
         panels_bytes = packing.packed_bytes(tiles, neurons, inputs) if dinputs.data != 0 and not in_place else 0
         dz_row = dz_row_bytes(tiles, neurons)
         block = blocking.dz_rows(dvalues.rows, dz_row)
-        copies_bytes = threads * gemm.scratch_bytes(tiles) if blocking.copies_columns(x, neurons, size) else 0
-        memory, slot = acquire(REGION_BYTES + panels_bytes + block * dz_row + copies_bytes)
+        dz_bytes = blocking.round_up(block * dz_row, ALIGNMENT)
+        dz_panels_bytes = packing.packed_bytes(tiles, block, neurons) if inputs > blocking.IN_PLACE_ROWS else 0
+        memory, slot = acquire(REGION_BYTES + panels_bytes + dz_bytes + dz_panels_bytes + threads * gemm.scratch_bytes(tiles))
         if memory == 0:
             return _link.NO_MEMORY
         panels = memory + REGION_BYTES
@@ -131,12 +144,14 @@ def _by_results(dtype):
             rows, later = min(block, dvalues.rows - i), int(i > 0)
             dz = Matrix(panels + panels_bytes, rows, neurons, dz_row, size)
             z_block = from_row(z, i, rows) if z.data != 0 else z
-            run(mask(), columns.mask_job(tiles, from_row(dvalues, i, rows), z_block, dz, dbiases.data, later), memory)
-            x_columns, dz_rows = transposed(from_row(x, i, rows)), Right(dz.data, size, dz_row, 0)
-            copies = dz.data + block * dz_row if copies_bytes > 0 else 0
-            of_weights = product_job(tiles, x_columns, dz_rows, dweights, later, 0, 0, copies, threads)
+            dz_panels = dz.data + dz_bytes if dz_panels_bytes > 0 else 0
+            of_dz = columns.mask_job(tiles, from_row(dvalues, i, rows), z_block, dz, dz_panels, dbiases.data, later)
+            run(mask(), of_dz, memory)
+            dz_right = Right(dz_panels, rows * size, 0, 0) if dz_panels != 0 else Right(dz.data, size, dz_row, 0)
+            scratch = dz.data + dz_bytes + dz_panels_bytes
+            of_weights = product_job(tiles, transposed(from_row(x, i, rows)), dz_right, dweights, later, 0, 0, scratch, threads)
             if dinputs.data != 0:
-                of_inputs = product_job(tiles, dz, right, from_row(dinputs, i, rows), 0, 0, 0, 0, threads)
+                of_inputs = product_job(tiles, dz, right, from_row(dinputs, i, rows), 0, 0, 0, scratch, threads)
                 run_both(product(), of_weights, inner_products() if in_place else product(), of_inputs, memory)
             else:
                 run(product(), of_weights, memory)

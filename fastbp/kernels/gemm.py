@@ -1,22 +1,25 @@
 """One product, C (+)= A B, over register tiles; forward, dinputs and dweights are all this product.
 
-A is read in place, one element at a time, so any strides will do: x by rows in the forward pass, x by columns (as x.T)
-for dweights. B is read in vectors: either packed in panels (packing.py) or in place, when its rows are contiguous.
+A is read one element at a time: in place where its rows are contiguous (x in the forward pass, dz for dinputs), from a copy
+where its columns are (x.T for dweights). B is read in vectors: packed in panels (packing.py), or in place where its rows
+are contiguous.
 
-    LOOP 4  depth blocks   a panel of B stays in L2; C is kept in memory between two blocks
+    LOOP 5  depth blocks   a panel of B stays in L2; C is kept in memory between two blocks
+    LOOP 4  strips         rows of A and C that stay in L2 while all panels of B go over them; independent of each other
     LOOP 3  panels of B    `width` columns of B and C; independent of each other
     LOOP 2  row tiles      `height` rows of A and C; independent of each other
     LOOP 1  depth          one rank-1 update of a tile in registers a step
 
-Tasks split C over LOOP 2 and 3 into a grid of row_block x col_block, never over the depth: an element of C is always
+Tasks split C over rows and columns into a grid of row_block x col_block, never over the depth: an element of C is always
 summed in the same order.
 """
 from typing import NamedTuple
 
 from .. import _link
-from .._jit import inlined
+from .._jit import inlined, kernel
 from . import blocking, tile
 from .parallel import TASK
+from .vector import CACHE_LINE
 from .workspace import ALIGNMENT, read
 
 
@@ -42,8 +45,8 @@ class Product(NamedTuple):
     cols: int
     depth: int
     a: int
-    a_row: int
-    a_step: int
+    a_row: int                  # the distance of two rows of A in bytes
+    a_step: int                 # and of two columns, one of which is the size of an element
     b: int
     b_col: int
     b_row: int
@@ -56,31 +59,40 @@ class Product(NamedTuple):
     row_block: int
     col_block: int
     depth_block: int
-    scratch: int                # scratch_bytes for each worker, to copy blocks of A to; 0: A is read in place
+    strip: int
+    scratch: int                # scratch_bytes for each worker, for copies of A
+    ahead: int                  # memory that is needed soon, from which each tile fetches its share into the caches; 0: none
+    ahead_too: int              # another stretch of it
+    share: int                  # bytes
 
 
-@inlined
+@kernel
 def scratch_bytes(tiles):
-    return blocking.DEPTH * copied_step(tiles)
+    """Room for a copied strip: the most that blocking.cut may choose, and what copy_columns writes beyond a tile."""
+    return blocking.most_strip_bytes(tiles.wide) + blocking.blocks(blocking.ROWS, tile.height(tiles.flat)) * ALIGNMENT
 
 
-@inlined
-def copied_step(tiles):
-    """The distance of two steps of the depth in a copied block of A: no power of two."""
-    return blocking.ROWS * tile.itemsize(tiles.wide) + ALIGNMENT
-
-
-@inlined
+@kernel
 def product_job(tiles, a, b, c, accumulate, bias, relu, scratch, threads):
-    """The Product of Matrix a, Right b and Matrix c, whose rows are contiguous; with `scratch`, the columns of a are."""
+    """The Product of Matrix a, Right b and Matrix c, whose rows are contiguous."""
+    cut = blocking.cut(tiles.wide, a, c.cols, b.row_step == 0)
     row_block, col_block = blocking.grid(tiles.wide, c.rows, c.cols, threads)
     tasks = blocking.blocks(c.rows, row_block) * blocking.blocks(c.cols, col_block)
     return Product(tasks, threads, c.rows, c.cols, a.cols, a.data, a.row_step, a.col_step,
                    b.data, b.col_step, b.row_step, b.edge, c.data, c.row_step, accumulate, bias, relu,
-                   row_block, col_block, blocking.depth_block(a.cols), scratch)
+                   row_block, col_block, cut.depth, cut.strip, scratch, 0, 0, 0)
 
 
-@inlined
+@kernel
+def with_ahead(tiles, job, ahead, ahead_too, size):
+    """The job, that fetches `size` bytes at each of two addresses while it multiplies; 0 for none."""
+    share = size // max(1, blocking.blocks(job.rows, tile.height(tiles.wide)) * blocking.blocks(job.cols, tile.width(tiles.wide)))
+    return Product(job.tasks, job.threads, job.rows, job.cols, job.depth, job.a, job.a_row, job.a_step, job.b, job.b_col,
+                   job.b_row, job.edge, job.c, job.c_row, job.accumulate, job.bias, job.relu, job.row_block, job.col_block,
+                   job.depth_block, job.strip, job.scratch, ahead, ahead_too, share)
+
+
+@kernel
 def block_of(job, task):
     """(first row, end, first column, end) of a task's block of C."""
     row_tasks = blocking.blocks(job.rows, job.row_block)
@@ -93,20 +105,12 @@ def _build(dtype):
 
     def product(job_address, worker, task):
         job = read(job_address, Product)
-        i, i_end, j_start, j_end = block_of(job, task)
-        p = 0
-        while True:                                                         # LOOP 4, once for a depth of 0 as well
-            p_end = min(p + job.depth_block, job.depth)
-            a, a_step = job.a + i * job.a_row + p * job.a_step, job.a_step
-            if job.scratch != 0:
-                a, a_step = copy_block(tiles, a, a_step, i_end - i, p_end - p, job.scratch + worker * scratch_bytes(tiles))
-            rows = blocking.SHALLOW_ROWS if job.depth <= blocking.SHALLOW_DEPTH else i_end - i
-            for start in range(i, i_end, max(1, rows)):
-                multiply_rows(tiles, job, a + (start - i) * job.a_row, a_step, start, min(start + rows, i_end),
-                              j_start, j_end, p, p_end)
-            p = p_end
-            if p >= job.depth:
-                break
+        scratch = job.scratch + worker * scratch_bytes(tiles)
+        i_start, i_end, j_start, j_end = block_of(job, task)
+        for p in range(0, max(1, job.depth), job.depth_block):              # LOOP 5, once for a depth of 0 as well
+            for i in range(i_start, i_end, job.strip):                      # LOOP 4
+                p_end, end = min(p + job.depth_block, job.depth), min(i + job.strip, i_end)
+                multiply_strip(tiles, job, scratch, i, end, j_start, j_end, p, p_end)
         return _link.OK
 
     return product
@@ -115,65 +119,149 @@ def _build(dtype):
 product = _link.units("product", TASK, _build)
 
 
-@inlined
-def copy_block(tiles, a, a_step, rows, depth, target):
-    """(address, step) of a copy of a block of A whose columns are contiguous.
-
-    For an x whose rows are a power of two apart: their elements of one column share a few sets of the caches.
-    """
-    row, size, step = tiles.row, tile.itemsize(tiles.row), copied_step(tiles)
-    for p in range(depth):
-        for i in range(0, rows, tile.width(row)):
-            values = tile.load(row, a + p * a_step + i * size, 0, 1, rows - i)
-            tile.store(values, target + p * step + i * size, 0, 1, rows - i)
-    return target, step
-
-
-@inlined
-def multiply_rows(tiles, job, a, a_step, i, i_end, j_start, j_end, p, p_end):
+@kernel
+def multiply_strip(tiles, job, scratch, i, i_end, j, j_end, p, p_end):
     """Rows i … i_end of C's block, in panels of the widest tiles that fit."""
     wide, narrow, flat = tiles.wide, tiles.narrow, tiles.flat
-    is_flat = i_end - i <= tile.height(flat) and job.b_row != 0             # packed panels have the width of wide tiles
-    j = j_start
-    while j < j_end:                                                        # LOOP 3
-        left = j_end - j
-        if is_flat and left >= tile.width(flat):
-            multiply_panel(flat, job, a, a_step, i, i_end, j, left, p, p_end)
-            j += tile.width(flat)
-        elif left > tile.width(wide) - tile.width(narrow):
-            multiply_panel(wide, job, a, a_step, i, i_end, j, left, p, p_end)
-            j += tile.width(wide)
-        else:
-            multiply_panel(narrow, job, a, a_step, i, i_end, j, left, p, p_end)
-            j += tile.width(narrow)
+    if job.rows <= tile.height(flat) and job.b_row != 0:                    # packed panels have the width of wide tiles
+        end = j + (j_end - j) // tile.width(flat) * tile.width(flat)
+        copied = copy_rows(flat, tiles.column, job, scratch, i, i_end, p, p_end)
+        multiply_panels(flat, job, scratch, copied, i, i_end, j, end, p, p_end)
+        j = end
+    if j < j_end:
+        end = blocking.first_narrow(tiles, j, j_end)
+        copied = copy_rows(wide, tiles.column, job, scratch, i, i_end, p, p_end)
+        multiply_panels(wide, job, scratch, copied, i, i_end, j, min(end, j_end), p, p_end)
+        multiply_panels(narrow, job, scratch, copied, i, i_end, end, j_end, p, p_end)
+
+
+@kernel
+def copy_rows(shape, column, job, scratch, i_start, i_end, p, p_end):
+    """Copy those rows of a strip that are not read in place, tile by tile; returns the first of them.
+
+    All, if its columns are contiguous or rows of B are far apart, too, which takes all registers that addresses can have;
+    else the last ones, where they are fewer than a tile has. A copied tile holds its rows' elements of one column of A,
+    filled up with zeros, then those of the next.
+    """
+    height = tile.height(shape)
+    if job.a_step != tile.itemsize(shape):
+        copy_columns(shape, column, job, scratch, i_start, i_end, p, p_end)
+        return i_start
+    first = i_start if job.b_row != 0 else i_start + (i_end - i_start) // height * height
+    copy_elements(shape, job, scratch, first, i_end, p, p_end)
+    return first
+
+
+@kernel
+def copied_tile_bytes(shape, depth):
+    return depth * tile.height(shape) * tile.itemsize(shape) + ALIGNMENT
+
+
+@kernel
+def copy_columns(shape, column, job, scratch, i_start, i_end, p, p_end):
+    """Copy rows of A whose columns are contiguous; that is to say row by row of x, as x lies in memory.
+
+    The elements of a column are no whole number of vectors; what is written beyond them is overwritten by the next
+    column. The CPU would not foresee the next row of x: asking for it ahead halves the time.
+    """
+    height, size = tile.height(shape), tile.itemsize(shape)
+    for k in range(p_end - p):
+        source, target = job.a + (p + k) * job.a_step, scratch + k * height * size
+        for i in range(i_start, i_end, height):
+            tile.prefetch(column, source + i * size + blocking.AHEAD * job.a_step, 0)
+            values = tile.load(column, source + i * size, 0, 1, job.rows - i)
+            tile.store(values, target, 0, 1, tile.width(column))
+            target += copied_tile_bytes(shape, p_end - p)
+
+
+@kernel
+def copy_elements(shape, job, scratch, first, i_end, p, p_end):
+    """Copy rows of A whose elements are anywhere."""
+    for i in range(first, i_end, tile.height(shape)):
+        target = scratch + (i - first) // tile.height(shape) * copied_tile_bytes(shape, p_end - p)
+        for k in range(p, p_end):
+            for r in range(tile.height(shape)):
+                value = tile.zero(shape)
+                if i + r < i_end:
+                    value = tile.load_scalar(shape, job.a + (i + r) * job.a_row + k * job.a_step)
+                tile.store_scalar(shape, target, value)
+                target += tile.itemsize(shape)
+
+
+@kernel
+def multiply_panels(shape, job, scratch, copied, i_start, i_end, j_start, j_end, p, p_end):
+    """Rows i_start … i_end, from row `copied` on in scratch, of the panels from column j_start to j_end."""
+    height, width, size, depth = tile.height(shape), tile.width(shape), tile.itemsize(shape), p_end - p
+    rows, copied_rows = tile.in_registers(tile.multiples(shape, job.a_row)), tile.multiples(shape, size)
+    for j in range(j_start, j_end, width):                                  # LOOP 3
+        b, b_step = job.b + j * job.b_col, job.b_row
+        is_packed = b_step == 0 or (job.edge != 0 and job.cols - j < tile.lanes(shape))
+        if is_packed:
+            b, b_step = job.edge if job.edge != 0 else b, width * size
+        b += p * b_step
+        for i in range(i_start, i_end, height):                             # LOOP 2
+            c = job.c + i * job.c_row + j * size
+            tile.prefetch(shape, c, job.c_row)
+            if job.share > 0:
+                fetch_share(job, (i // height * blocking.blocks(job.cols, width) + j // width) * job.share)
+            acc = tile.zeros(shape)
+            a = scratch + (i - copied) // height * copied_tile_bytes(shape, depth)
+            if i < copied:
+                a = job.a + i * job.a_row + p * size
+                acc = add_products(acc, depth, a, rows, size, b, width * size)
+            elif is_packed:
+                acc = add_products(acc, depth, a, copied_rows, height * size, b, width * size)
+            else:
+                acc = add_products(acc, depth, a, copied_rows, height * size, b, b_step)
+            finish(acc, job, c, i_end - i, j, p, p_end)
 
 
 @inlined
-def multiply_panel(shape, job, a, a_step, i_start, i_end, j, cols, p, p_end):
-    """Rows i_start … i_end of one panel of C, from depth p to p_end; A's block is at the address a."""
-    b, step = job.b + j * job.b_col, job.b_row
-    if step == 0 or (job.edge != 0 and cols < tile.lanes(shape)):
-        step = tile.width(shape) * tile.itemsize(shape)
-        b = job.edge if job.edge != 0 else b
-    for i in range(i_start, i_end, tile.height(shape)):                     # LOOP 2
-        multiply_tile(shape, job, a + (i - i_start) * job.a_row, a_step, i, i_end - i, j, cols, p, p_end, b + p * step, step)
+def fetch_share(job, start):
+    """Ask for the share of a tile in the memory that is needed soon, which would else be waited for."""
+    for offset in range(start, start + job.share, CACHE_LINE):
+        if job.ahead != 0:
+            tile.fetch(job.ahead + offset)
+        if job.ahead_too != 0:
+            tile.fetch(job.ahead_too + offset)
 
 
 @inlined
-def multiply_tile(shape, job, a, a_step, i, rows, j, cols, p, p_end, b, b_step):
-    """One tile of C, in registers from its first product to bias and ReLU."""
-    offsets = tile.row_offsets(shape, job.a_row, rows)
-    c = job.c + i * job.c_row + j * tile.itemsize(shape)
-    acc = tile.zeros(shape)
-    if p > 0 or job.accumulate != 0:
-        acc = tile.load(shape, c, job.c_row, rows, cols)
-    for _ in range(p_end - p):                                              # LOOP 1
-        acc = tile.rank1(acc, a, offsets, b)
+def add_products(acc, depth, a, rows, a_step, b, b_step):
+    """tile += A B. Inlined, so that the steps that are constants where it is called are constants in the loop."""
+    for _ in range(depth // blocking.UNROLL):                               # LOOP 1
+        for _ in range(blocking.UNROLL):
+            acc = tile.rank1(acc, a, rows, b)
+            a += a_step
+            b += b_step
+    for _ in range(depth % blocking.UNROLL):
+        acc = tile.rank1(acc, a, rows, b)
         a += a_step
         b += b_step
+    return acc
+
+
+@kernel
+def fill_up(shape, a, a_row, a_step, rows, depth, target):
+    """The last rows of A, fewer than a tile has, by columns and filled up with zeros, so that all can be read."""
+    for p in range(depth):
+        for i in range(tile.height(shape)):
+            value = tile.zero(shape)
+            if i < rows:
+                value = tile.load_scalar(shape, a + i * a_row + p * a_step)
+            tile.store_scalar(shape, target, value)
+            target += tile.itemsize(shape)
+
+
+@inlined
+def finish(acc, job, c, rows, j, p, p_end):
+    """Add what is in C already, and after the last block bias and ReLU, then store the tile."""
+    cols = job.cols - j
+    if p > 0 or job.accumulate != 0:
+        acc = tile.add(acc, tile.load(acc, c, job.c_row, rows, cols))
     if p_end >= job.depth:
         if job.bias != 0:
-            acc = tile.add_row(acc, job.bias + j * tile.itemsize(shape))
+            acc = tile.add_row(acc, job.bias + j * tile.itemsize(acc))
         if job.relu != 0:
             acc = tile.relu(acc)
     tile.store(acc, c, job.c_row, rows, cols)

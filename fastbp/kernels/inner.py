@@ -4,7 +4,7 @@ For few rows, where packing B would cost more than the product. A tile holds one
 rows x vecs elements of C; the lanes are added up at the end.
 """
 from .. import _link
-from .._jit import inlined
+from .._jit import kernel
 from . import blocking, tile
 from .gemm import Product, block_of
 from .parallel import TASK
@@ -30,7 +30,7 @@ def _build(dtype):
 inner = _link.units("inner", TASK, _build)
 
 
-@inlined
+@kernel
 def multiply(shape, job, i_start, i_end, j_start, j_end):
     size, height, columns = tile.itemsize(shape), tile.height(shape), tile.width(shape) // tile.lanes(shape)
     for j in range(j_start, j_end, columns):

@@ -7,7 +7,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array
 
-from .._jit import inlined, kernel
+from .._jit import kernel
 
 
 class Matrix(NamedTuple):
@@ -47,35 +47,35 @@ def keep(typing_context, array):
     return types.void(array), lambda context, builder, signature, args: context.get_dummy_value()
 
 
-@inlined
+@kernel
 def only_if(given, matrix):
     """The Matrix, or none if `given` is 0."""
     return Matrix(matrix.data if given != 0 else 0, matrix.rows, matrix.cols, matrix.row_step, matrix.col_step)
 
 
-@inlined
+@kernel
 def transposed(matrix):
     return Matrix(matrix.data, matrix.cols, matrix.rows, matrix.col_step, matrix.row_step)
 
 
-@inlined
+@kernel
 def from_row(matrix, i, rows):
     """`rows` rows of a matrix, the first of them i."""
     return Matrix(matrix.data + i * matrix.row_step, rows, matrix.cols, matrix.row_step, matrix.col_step)
 
 
-@inlined
+@kernel
 def from_col(matrix, j):
     """The columns of a matrix from the j-th on."""
     return Matrix(matrix.data + j * matrix.col_step, matrix.rows, matrix.cols - j, matrix.row_step, matrix.col_step)
 
 
-@inlined
+@kernel
 def first_byte(matrix):
     return matrix.data + min(0, (matrix.rows - 1) * matrix.row_step) + min(0, (matrix.cols - 1) * matrix.col_step)
 
 
-@inlined
+@kernel
 def last_byte(matrix, itemsize):
     rows, cols = matrix.rows - 1, matrix.cols - 1
     return matrix.data + max(0, rows * matrix.row_step) + max(0, cols * matrix.col_step) + itemsize - 1

@@ -7,10 +7,10 @@ are added up in order at the end, so the bits do not depend on the number of thr
 from typing import NamedTuple
 
 from .. import _link
-from .._jit import inlined, kernel
+from .._jit import kernel
 from . import blocking, columns, gemm, inner, packing, tile
 from .columns import mask_job, sum_job
-from .gemm import Right, product_job
+from .gemm import Right, product_job, with_ahead
 from .matrix import Matrix, transposed
 from .parallel import JOB_BYTES, REGION_BYTES, TASK, run, run_here
 from .workspace import ALIGNMENT, acquire, read, release
@@ -39,15 +39,22 @@ class Pass(NamedTuple):
     dinputs_row: int
     dweights: int               # of the partitions, one after another, each followed by its dbiases
     part: int                   # bytes from one to the next
-    scratch: int                # for each worker: the words of a job, then dz of one block of rows
+    scratch: int                # worker_bytes for each worker
     dz_row: int
 
 
-@inlined
+@kernel
 def dz_row_bytes(tiles, neurons):
     """The stride of dz: whole vectors, and no power of two, whose rows would share a few sets of the cache."""
     row = blocking.round_up(neurons, tile.lanes(tiles.wide)) * tile.itemsize(tiles.wide)
     return row + ALIGNMENT if row % 1024 == 0 else row
+
+
+@kernel
+def worker_bytes(tiles, neurons, dz_row):
+    """The words of a job, dz of one block of rows, twice, and what a product needs."""
+    dz_bytes = blocking.PASS_ROWS * dz_row + packing.packed_bytes(tiles, blocking.PASS_ROWS, neurons)
+    return blocking.round_up(JOB_BYTES + dz_bytes + gemm.scratch_bytes(tiles), ALIGNMENT)
 
 
 def _build(dtype):
@@ -58,7 +65,9 @@ def _build(dtype):
     def one_pass(job_address, worker, task):
         job = read(job_address, Pass)
         size, block = tile.itemsize(tiles.wide), blocking.PASS_ROWS
-        scratch = job.scratch + worker * (JOB_BYTES + block * job.dz_row)
+        memory = job.scratch + worker * worker_bytes(tiles, job.neurons, job.dz_row)
+        dz_panels = memory + JOB_BYTES + block * job.dz_row
+        scratch = dz_panels + packing.packed_bytes(tiles, block, job.neurons)
         dweights = Matrix(job.dweights + task * job.part, job.inputs, job.neurons, job.neurons * size, size)
         dbiases = dweights.data + job.inputs * job.neurons * size
         weights = Right(job.weights, job.weights_row if job.inner != 0 else job.neurons * size, 0, 0)
@@ -69,14 +78,20 @@ def _build(dtype):
             rows, later = min(block, end - i), int(i > start)
             dvalues = Matrix(job.dvalues + i * job.dvalues_row, rows, job.neurons, job.dvalues_row, size)
             z = Matrix(job.z + i * job.z_row if job.z != 0 else 0, rows, job.neurons, job.z_row, size)
-            dz = Matrix(scratch + JOB_BYTES, rows, job.neurons, job.dz_row, size)
-            run_here(mask(), mask_job(tiles, dvalues, z, dz, dbiases, later), scratch)
+            dz = Matrix(memory + JOB_BYTES, rows, job.neurons, job.dz_row, size)
+            row_bytes = job.neurons * size
+            follows = i + block < end and job.dvalues_row == row_bytes and (job.z == 0 or job.z_row == row_bytes)
+            next_dvalues = dvalues.data + block * row_bytes if follows else 0
+            next_z = z.data + block * row_bytes if follows and job.z != 0 else 0
+            run_here(mask(), mask_job(tiles, dvalues, z, dz, dz_panels, dbiases, later), memory)
             if job.dinputs != 0:
                 dinputs = Matrix(job.dinputs + i * job.dinputs_row, rows, job.inputs, job.dinputs_row, size)
-                run_here(multiply, product_job(tiles, dz, weights, dinputs, 0, 0, 0, 0, 1), scratch)
+                of_inputs = product_job(tiles, dz, weights, dinputs, 0, 0, 0, scratch, 1)
+                of_inputs = with_ahead(tiles, of_inputs, next_dvalues, next_z, block * row_bytes if follows else 0)
+                run_here(multiply, of_inputs, memory)
             x_columns = Matrix(job.x + i * job.x_row, job.inputs, rows, job.x_col, job.x_row)
-            dz_rows = Right(dz.data, size, job.dz_row, 0)
-            run_here(product(), product_job(tiles, x_columns, dz_rows, dweights, later, 0, 0, 0, 1), scratch)
+            dz_right = Right(dz_panels, rows * size, 0, 0)
+            run_here(product(), product_job(tiles, x_columns, dz_right, dweights, later, 0, 0, scratch, 1), memory)
         return _link.OK
 
     return one_pass
@@ -98,7 +113,7 @@ def in_one_pass(dtype):
         panels_bytes = packing.packed_bytes(tiles, neurons, inputs) if dinputs.data != 0 and not in_place else 0
         part = blocking.round_up((inputs + 1) * neurons * size, ALIGNMENT)
         dz_row = dz_row_bytes(tiles, neurons)
-        scratch_bytes = threads * (JOB_BYTES + blocking.PASS_ROWS * dz_row)
+        scratch_bytes = threads * worker_bytes(tiles, neurons, dz_row)
         memory, slot = acquire(REGION_BYTES + panels_bytes + partitions * part + scratch_bytes)
         if memory == 0:
             return _link.NO_MEMORY

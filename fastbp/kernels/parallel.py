@@ -5,10 +5,10 @@ What a task computes depends on its number alone, so the result has the same bit
 from numba import prange, types
 
 from .. import _link
-from .._jit import inlined, kernel
+from .._jit import kernel
 from .workspace import fetch_add, write
 
-JOB_BYTES = 192                 # room for the words of a job
+JOB_BYTES = 256                 # room for the words of a job
 REGION_BYTES = 64 + 2 * JOB_BYTES           # a counter in a cache line of its own, and two jobs
 
 TASK = types.intp(types.intp, types.intp, types.intp)      # a unit of work: (address of the job, worker, task) -> status
@@ -28,7 +28,7 @@ def _build():
 _spread = _link.Unit("spread", types.intp(*[types.intp] * 6), _build, parallel=True).address
 
 
-@inlined
+@kernel
 def do_task(first, first_tasks, second, memory, worker, task):
     if task < first_tasks:
         _link.call(first, (memory + 64, worker, task))
@@ -36,7 +36,7 @@ def do_task(first, first_tasks, second, memory, worker, task):
         _link.call(second, (memory + 64 + JOB_BYTES, worker, task - first_tasks))
 
 
-@inlined
+@kernel
 def run(work, job, memory):
     """Call the unit at the address `work` for each task 0 … job.tasks - 1.
 
@@ -47,7 +47,7 @@ def run(work, job, memory):
     share(work, job.tasks, 0, 0, memory, job.threads)
 
 
-@inlined
+@kernel
 def run_both(first, first_job, second, second_job, memory):
     """`run` for two jobs that do not depend on each other, without waiting in between."""
     write(memory + 64, first_job)
@@ -55,7 +55,7 @@ def run_both(first, first_job, second, second_job, memory):
     share(first, first_job.tasks, second, second_job.tasks, memory, first_job.threads)
 
 
-@inlined
+@kernel
 def run_here(work, job, memory):
     """`run` on this thread alone, inside another job's task; `memory` are JOB_BYTES."""
     write(memory, job)

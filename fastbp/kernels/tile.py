@@ -15,7 +15,23 @@ from numba.core import cgutils
 from numba.core.imputils import lower_constant
 from numba.extending import intrinsic, models, register_model, typeof_impl
 
-from .vector import I1, I32, at, const, load_vector, masked_load, masked_store, muladd, splat, sum_of_lanes, valid_lanes
+from .vector import (
+    CACHE_LINE,
+    I1,
+    I8,
+    I32,
+    I64,
+    at,
+    const,
+    fetch_line,
+    load_vector,
+    masked_load,
+    muladd,
+    splat,
+    store_lanes,
+    sum_of_lanes,
+    valid_lanes,
+)
 
 BYTES = types.intp                      # how addresses, strides and counts are typed
 
@@ -83,6 +99,21 @@ def _is_full(b, t, rows, cols):
     return b.and_(b.icmp_signed(">=", rows, const(t.rows)), b.icmp_signed(">=", cols, const(t.vecs * t.lanes)))
 
 
+def _fewer(b, a, n):
+    """The smaller of a value and a constant."""
+    return b.select(b.icmp_signed("<", a, const(n)), a, const(n))
+
+
+def _pointer(b, t, address, stride, i, j):
+    """A pointer to the j-th vector of row i of a matrix."""
+    return at(b, address, b.add(b.mul(stride, i), const(j * t.lanes * t.size)), t.vec)
+
+
+def _vector_of(b, t, memory, i, j):
+    """A pointer to the j-th vector of row i of a tile in memory; in registers, i would have to be a constant."""
+    return b.gep(memory, [const(0), b.add(b.mul(i, const(t.vecs)), const(j))], inbounds=True)
+
+
 def _tile_of(shape):
     return _TileType(shape.shape)
 
@@ -135,22 +166,20 @@ def load(typing_context, shape, address, row_stride, rows, cols):
     def generate(c, b, sig, args):
         _, address, stride, rows, cols = args
         out = cgutils.alloca_once(b, t.array)
-
-        def pointer(i, j):
-            return at(b, address, b.add(b.mul(stride, const(i)), const(j * t.lanes * t.size)), t.vec)
-
         with b.if_else(_is_full(b, t, rows, cols), likely=True) as (full, edge):
             with full:
-                b.store(_join(b, t, [b.load(pointer(i, j), align=1) for i in range(t.rows) for j in range(t.vecs)]), out)
+                vectors = [b.load(_pointer(b, t, address, stride, const(i), j), align=1)
+                           for i in range(t.rows) for j in range(t.vecs)]
+                b.store(_join(b, t, vectors), out)
             with edge:
-                no_lane = ir.Constant(ir.VectorType(I1, t.lanes), None)
+                copy = cgutils.alloca_once(b, t.array)
+                b.store(ir.Constant(t.array, None), copy)
                 masks = [valid_lanes(b, t, cols, j) for j in range(t.vecs)]
-                parts = []
-                for i in range(t.rows):
-                    row_is_valid = b.icmp_signed("<", const(i), rows)
-                    parts += [masked_load(b, t, pointer(i, j), b.select(row_is_valid, masks[j], no_lane))
-                              for j in range(t.vecs)]
-                b.store(_join(b, t, parts), out)
+                with cgutils.for_range(b, _fewer(b, rows, t.rows)) as row:
+                    for j in range(t.vecs):
+                        vector = masked_load(b, t, _pointer(b, t, address, stride, row.index, j), masks[j])
+                        b.store(vector, _vector_of(b, t, copy, row.index, j))
+                b.store(b.load(copy), out)
         return b.load(out)
 
     return t(shape, *[BYTES] * 4), generate
@@ -163,22 +192,18 @@ def store(typing_context, tile, address, row_stride, rows, cols):
 
     def generate(c, b, sig, args):
         tile, address, stride, rows, cols = args
-        vectors = _split(b, t, tile)
-
-        def pointer(i, j):
-            return at(b, address, b.add(b.mul(stride, const(i)), const(j * t.lanes * t.size)), t.vec)
-
         with b.if_else(_is_full(b, t, rows, cols), likely=True) as (full, edge):
             with full:
-                for i in range(t.rows):
-                    for j in range(t.vecs):
-                        b.store(vectors[i * t.vecs + j], pointer(i, j), align=1)
+                for k, vector in enumerate(_split(b, t, tile)):
+                    i, j = divmod(k, t.vecs)
+                    b.store(vector, _pointer(b, t, address, stride, const(i), j), align=1)
             with edge:
-                masks = [valid_lanes(b, t, cols, j) for j in range(t.vecs)]
-                for i in range(t.rows):
-                    with b.if_then(b.icmp_signed("<", const(i), rows)):
-                        for j in range(t.vecs):
-                            masked_store(b, t, vectors[i * t.vecs + j], pointer(i, j), masks[j])
+                copy = cgutils.alloca_once(b, t.array)
+                b.store(tile, copy)
+                with cgutils.for_range(b, _fewer(b, rows, t.rows)) as row:
+                    for j in range(t.vecs):
+                        vector = b.load(_vector_of(b, t, copy, row.index, j))
+                        store_lanes(b, t, vector, _pointer(b, t, address, stride, row.index, j), cols, j)
         return c.get_dummy_value()
 
     return types.void(t, *[BYTES] * 4), generate
@@ -202,6 +227,29 @@ def row_offsets(typing_context, shape, row_stride, rows):
 
 
 @intrinsic
+def multiples(typing_context, shape, step):
+    """(0, step, 2 step, …), one for each row of a tile."""
+    def generate(c, b, sig, args):
+        return c.make_tuple(b, sig.return_type, [b.mul(args[1], const(i)) for i in range(shape.rows)])
+
+    return types.UniTuple(BYTES, shape.rows)(shape, BYTES), generate
+
+
+@intrinsic
+def in_registers(typing_context, numbers):
+    """The same numbers, of which LLVM does not know any more how they were computed.
+
+    From multiples it would derive a dozen addresses to count up in a loop, more than there are registers.
+    """
+    def generate(c, b, sig, args):
+        identity = ir.FunctionType(I64, [I64])
+        kept = [b.asm(identity, "", "=r,0", [b.extract_value(args[0], i)], False) for i in range(numbers.count)]
+        return c.make_tuple(b, sig.return_type, kept)
+
+    return numbers(numbers), generate
+
+
+@intrinsic
 def rank1(typing_context, tile, a, offsets, b_row):
     """tile[i, :] += A[i] * B[:], with A[i] at a + offsets[i] and B contiguous at b_row."""
     t = tile
@@ -217,6 +265,30 @@ def rank1(typing_context, tile, a, offsets, b_row):
         return _join(b, t, acc)
 
     return t(t, BYTES, types.UniTuple(BYTES, t.rows), BYTES), generate
+
+
+@intrinsic
+def prefetch(typing_context, shape, address, row_stride):
+    """Ask for the cache lines of a tile that will be loaded or stored; a row's last one, as its first need not be aligned."""
+    def generate(c, b, sig, args):
+        _, address, stride = args
+        row_bytes = shape.vecs * shape.lanes * shape.size
+        for i in range(shape.rows):
+            for offset in (*range(0, row_bytes, CACHE_LINE), row_bytes - 1):
+                fetch_line(b, at(b, address, b.add(b.mul(stride, const(i)), const(offset)), I8))
+        return c.get_dummy_value()
+
+    return types.void(shape, BYTES, BYTES), generate
+
+
+@intrinsic
+def fetch(typing_context, address):
+    """Ask for one cache line."""
+    def generate(c, b, sig, args):
+        fetch_line(b, at(b, args[0], const(0), I8))
+        return c.get_dummy_value()
+
+    return types.void(BYTES), generate
 
 
 @intrinsic

@@ -6,7 +6,8 @@ element) count here. No address needs alignment.
 from llvmlite import ir
 from numba.core import cgutils
 
-I1, I32, I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
+I1, I8, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 32, 64))
+CACHE_LINE = 64
 
 
 def const(n):
@@ -63,16 +64,55 @@ def masked_load(b, t, pointer, mask):
     return _masked(b, t, "load", t.vec, [pointer, ir.Constant(I32, 1), mask, ir.Constant(t.vec, None)])
 
 
-def masked_store(b, t, value, pointer, mask):
-    """Write the lanes of the mask only."""
-    _masked(b, t, "store", ir.VoidType(), [value, pointer, ir.Constant(I32, 1), mask])
+def store_lanes(b, t, vector, pointer, cols, j):
+    """Write those lanes of the j-th vector of a row that lie within `cols` columns.
+
+    AVX-512 has a masked store for it. That of AVX2 takes some 20 cycles on AMD's CPUs, and older ones have none: there
+    the lanes are written in pieces of half a vector, a quarter, and so on.
+    """
+    if t.lanes * t.size == CACHE_LINE:
+        _masked(b, t, "store", ir.VoidType(), [vector, pointer, ir.Constant(I32, 1), valid_lanes(b, t, cols, j)])
+        return
+    valid = b.sub(cols, const(j * t.lanes))
+    with b.if_else(b.icmp_signed(">=", valid, const(t.lanes))) as (whole, part):
+        with whole:
+            b.store(vector, pointer, align=1)
+        with part, b.if_then(b.icmp_signed(">", valid, const(0))):
+            _store_pieces(b, t, vector, b.ptrtoint(pointer, I64), valid)
+
+
+def _store_pieces(b, t, vector, address, valid):
+    """The first `valid` lanes, fewer than all: a piece for each bit of that number."""
+    lanes = list(range(t.lanes))
+    size = t.lanes // 2
+    while size:
+        wanted = b.icmp_signed("!=", b.and_(valid, const(size)), const(0))
+        with b.if_then(wanted):
+            piece = take(b, vector, lanes[:size])
+            b.store(piece, at(b, address, const(0), piece.type), align=1)
+        vector = b.select(wanted, take(b, vector, lanes[size:] + lanes[:size]), vector)
+        address = b.select(wanted, b.add(address, const(size * t.size)), address)
+        size //= 2
+
+
+def take(b, vector, lanes):
+    """The vector of those lanes."""
+    lanes = list(lanes)
+    order = ir.Constant(ir.VectorType(I32, len(lanes)), lanes)
+    return b.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), order)
+
+
+def fetch_line(b, pointer):
+    """Ask for a cache line."""
+    typed = "" if pointer.type.is_opaque else "i8"
+    signature = ir.FunctionType(ir.VoidType(), [pointer.type, I32, I32, I32])
+    function = cgutils.get_or_insert_function(b.module, signature, f"llvm.prefetch.p0{typed}")
+    b.call(function, [pointer, I32(0), I32(3), I32(1)])         # to read, into all caches, data
 
 
 def sum_of_lanes(b, vector):
     """The sum of the lanes, by halves."""
     while vector.type.count > 1:
         half = vector.type.count // 2
-        low, high = (ir.Constant(ir.VectorType(I32, half), list(range(k, k + half))) for k in (0, half))
-        undef = ir.Constant(vector.type, ir.Undefined)
-        vector = b.fadd(b.shuffle_vector(vector, undef, low), b.shuffle_vector(vector, undef, high))
+        vector = b.fadd(take(b, vector, range(half)), take(b, vector, range(half, 2 * half)))
     return b.extract_element(vector, ir.Constant(I32, 0))

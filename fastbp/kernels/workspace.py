@@ -10,7 +10,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from .. import _state
-from .._jit import inlined
+from .._jit import kernel
 
 ALIGNMENT = 64                  # a cache line, and an AVX-512 vector
 _FIRST, _WORDS = _state.SLOTS, _state.SLOT_WORDS
@@ -60,7 +60,7 @@ def _word(builder, address, i):
     return builder.inttoptr(builder.add(address, offset), ir.IntType(64).as_pointer())
 
 
-@inlined
+@kernel
 def acquire(size):
     """(address, slot) of `size` bytes, aligned to a cache line; the address is 0 where there is no memory."""
     for slot in range(_state.SLOT_COUNT):
@@ -79,12 +79,12 @@ def acquire(size):
     return _aligned(memory), -memory
 
 
-@inlined
+@kernel
 def _aligned(address):
     return (address + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
 
 
-@inlined
+@kernel
 def release(slot):
     """Give back what `acquire` gave."""
     if slot < 0:
