@@ -5,8 +5,9 @@ six times, and once more in each @njit function of a user. Instead the large pie
 unit stands in the process's state words, and code that calls the unit reads it there. So a user's cached function holds
 no copy of a kernel that may have changed since, only the number of a word.
 
-A unit takes integers, or tuples of them, and returns a status: OK, NO_MEMORY, or REFUSED where its operands do not fit.
-It raises nothing: it has no Python frame.
+A unit takes integers, or tuples of them, and returns a status: OK, NO_MEMORY, REFUSED where its operands do not fit, or
+UNBOUND where it needs a unit that is not compiled yet, since few need it: then `bind_rare` and call again. It raises
+nothing: it has no Python frame.
 """
 from functools import partial
 
@@ -16,22 +17,26 @@ from numba.extending import intrinsic
 
 from . import _jit, _state, _threads
 
-OK, NO_MEMORY, REFUSED = range(3)
+OK, NO_MEMORY, REFUSED, UNBOUND = range(4)
 
 # The words of the units. Functions in users' caches rely on them: when they or a unit's signature change, change ABI.
-ABI = 1
-_KINDS = ("forward", "backward", "pack", "product", "inner", "mask", "sum", "one_pass", "relu", "relu_chunk")
+ABI = 2
+_KINDS = ("forward", "backward", "pack", "product", "inner", "mask", "sum", "one_pass", "block_pass", "relu", "relu_chunk")
 _NAMES = ("spread", *(f"{kind}-{dtype}" for kind in _KINDS for dtype in ("float32", "float64")))
 _units = {}
 
 
 class Unit:
-    """A function to compile: `build()` returns the Python function. `address()` is its address, in compiled code."""
+    """A function to compile: `build()` returns the Python function. `address()` is its address, in compiled code.
 
-    def __init__(self, name, signature, build, parallel=False):
-        self.name, self._signature, self._build, self._parallel = name, signature, build, parallel
+    Of a rare one it is 0 until that is bound. `complete()` is the address after all rare units have been bound, for code
+    that cannot come back to Python for them.
+    """
+
+    def __init__(self, name, signature, build, parallel=False, rare=False):
+        self.name, self._signature, self._build, self._parallel, self.rare = name, signature, build, parallel, rare
         self._word = _state.FUNCTIONS + _NAMES.index(name)
-        self.address = self._address()
+        self.address, self.complete = self._address(False), self._address(True)
         _units[name] = self
 
     def bind(self):
@@ -40,28 +45,39 @@ class Unit:
             _threads.prepare()
             _state.words[self._word] = _jit.native(self._build(), self._signature, self.name, self._parallel)
 
-    def _address(self):
+    def _address(self, complete):
         @intrinsic
         def address(typing_context):
             def generate(context, builder, signature, args):
-                self.bind()
-                context.active_code_library._reload_init.add(partial(_rebind, self.name, ABI))
+                if complete or not self.rare:
+                    _bind(self.name, ABI, complete)
+                    context.active_code_library._reload_init.add(partial(_bind, self.name, ABI, complete))
                 return _state.read(builder, ir.Constant(ir.IntType(64), self._word))
             return types.intp(), generate
         return address
 
 
-def units(kind, signature, build):
+def units(kind, signature, build, rare=False):
     """A unit for each Numba float type: build(dtype) returns its Python function."""
-    return {dtype: Unit(f"{kind}-{dtype}", signature, partial(build, dtype)) for dtype in (types.float32, types.float64)}
+    return {dtype: Unit(f"{kind}-{dtype}", signature, partial(build, dtype), rare=rare)
+            for dtype in (types.float32, types.float64)}
 
 
-def _rebind(name, abi):
-    """Numba calls this when it loads a function that calls a unit from a disk cache, in a new process."""
+def bind_rare(dtype):
+    """Bind the units of a Numba float type that are only compiled when they are needed."""
+    for unit in list(_units.values()):
+        if unit.rare and unit.name.endswith(f"-{dtype}"):
+            unit.bind()
+
+
+def _bind(name, abi, complete):
+    """Numba calls this, too, when it loads a function that calls a unit from a disk cache, in a new process."""
     if abi != ABI or name not in _units:
         raise ImportError(f"a cached function was compiled for another fastbp (it calls {name} of ABI {abi}, this one has "
                           f"ABI {ABI}): delete Numba's cache files of the module that holds the function")
     _units[name].bind()
+    if complete:
+        bind_rare(name.partition("-")[2])
 
 
 @intrinsic

@@ -102,7 +102,7 @@ def _forward(inputs, weights, biases, out, relu):
         _check_array("biases", biases, (1, 2))
     dtype = _float_type(*(a for a in (inputs, weights, biases) if not _is_none(a)))
     _check_out("out", out, dtype, 2)
-    unit, provide, kind = dense.forward[dtype].address, _provider(out, dtype), as_dtype(dtype)
+    unit, provide, kind = dense.forward[dtype].complete, _provider(out, dtype), as_dtype(dtype)
     to_x, to_weights, to_biases = (_converter(a, dtype) for a in (inputs, weights, biases))
     copy_x = _copier(inputs)
 
@@ -174,7 +174,7 @@ def _backward(dvalues, z, inputs, weights, out):
         _check_out(f"out: {name}", argument, dtype, 2)
     provide_dinputs, provide_dweights, provide_dbiases = (_provider(p, dtype) for p in parts)
     part = register_jitable((lambda out, i: None) if _is_none(out) else (lambda out, i: out[i]))
-    unit, kind = dense.backward[dtype].address, as_dtype(dtype)
+    unit, kind = dense.backward[dtype].complete, as_dtype(dtype)
     to_d, to_z, to_x, to_w = (_converter(a, dtype) for a in (dvalues, z, inputs, weights))
     copy_d, copy_z, copy_x = _copier(dvalues), _copier(z), _copier(inputs)
 
@@ -251,7 +251,7 @@ def _elementwise(dvalues, z, out):
     kind = as_dtype(dvalues.dtype)
     provide = register_jitable((lambda out, z: np.empty(z.shape, kind)) if _is_none(out) else (lambda out, z: out))
     if dvalues.dtype in relu.relu and all(a.dtype == dvalues.dtype and a.layout == "C" and a.ndim > 0 for a in arrays):
-        return _contiguous(provide, relu.relu[dvalues.dtype].address)
+        return _contiguous(provide, relu.relu[dvalues.dtype].complete)
 
     def implementation(dvalues, z, out):
         result = provide(out, z)

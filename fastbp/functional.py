@@ -10,11 +10,12 @@ out     is always overwritten, never added to; it may overlap an input.
 """
 import numpy as np
 from numba import types
-from numpy import empty, ndarray
+from numpy import ndarray
 from numpy.typing import ArrayLike, DTypeLike
 
+from . import _link
 from . import _operands as operands
-from ._link import NO_MEMORY
+from ._operands import empty
 from .kernels import entry
 
 Gradients = tuple[np.ndarray | None, np.ndarray, np.ndarray]
@@ -118,10 +119,17 @@ def warmup(*dtypes: DTypeLike) -> None:
     for entries in (_FORWARD, _BACKWARD, _RELU):
         for dtype in wanted:
             _ = entries[dtype]
+    for dtype in wanted:
+        _link.bind_rare(_NUMBA_TYPE[dtype])
 
 
-def _check(status):
-    if status == NO_MEMORY:
+def _run(compiled, dtype, *arguments):
+    """Call a compiled function, after compiling what it turns out to need."""
+    status = compiled(*arguments)
+    if status == _link.UNBOUND:
+        _link.bind_rare(_NUMBA_TYPE[dtype])
+        status = compiled(*arguments)
+    if status == _link.NO_MEMORY:
         raise MemoryError("no memory for the workspace of a kernel")
 
 
@@ -154,7 +162,7 @@ def _forward_any(inputs, weights, biases, out, relu):
     operands.check_out("out", out, shape, dtype)
     arguments = [a.astype(dtype, copy=False) for a in (operands.with_contiguous_lines(inputs), weights, row)]
     output = operands.result(out, shape, dtype, arguments)
-    _check(_FORWARD[dtype](*arguments, biases is not None, output, relu))
+    _run(_FORWARD[dtype], dtype, *arguments, biases is not None, output, relu)
     return operands.deliver(output, out)
 
 
@@ -207,8 +215,8 @@ def _backward_any(dvalues, z, inputs, weights, out, need_dinputs):
     results = [operands.result(o, shape, dtype, (dvalues, mask, inputs, weights))
                for o, shape in zip(outs, shapes, strict=True)]
     dinputs, dweights, dbiases = results
-    _check(_BACKWARD[dtype](dvalues, dvalues if mask is None else mask, mask is not None, inputs, weights,
-                            dinputs, need_dinputs, dweights, dbiases))
+    _run(_BACKWARD[dtype], dtype, dvalues, dvalues if mask is None else mask, mask is not None, inputs, weights,
+         dinputs, need_dinputs, dweights, dbiases)
     if not need_dinputs:
         return None, dweights, dbiases
     return tuple(operands.deliver(r, o) for r, o in zip(results, outs, strict=True))
@@ -240,5 +248,5 @@ def _relu(dvalues, z, out):
     mask = values if dvalues is z else np.ascontiguousarray(z)
     usable = out is not None and out.flags.c_contiguous and not any(np.may_share_memory(out, a) for a in (values, mask))
     output = out if usable else np.empty(z.shape, z.dtype)
-    _check(compiled(values.reshape(-1), mask.reshape(-1), output.reshape(-1)))
+    _run(compiled, z.dtype, values.reshape(-1), mask.reshape(-1), output.reshape(-1))
     return operands.deliver(output, out)

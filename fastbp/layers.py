@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from . import functional
-from ._operands import FLOATS
+from ._operands import FLOATS, empty
 
 
 def _our_references():
@@ -53,7 +53,8 @@ class Dense:
         if precision not in (None, dtype.name):
             raise ValueError(f"precision is {precision!r}, expected {dtype.name!r} or None: dtype is {dtype}")
         scale = np.sqrt(2 / max(n_inputs, 1), dtype=dtype)
-        self.weights = np.random.default_rng(rng).standard_normal((n_inputs, n_neurons), dtype) * scale
+        weights = np.random.default_rng(rng).standard_normal((n_inputs, n_neurons), dtype)
+        self.weights = np.multiply(weights, scale, out=empty(weights.shape, dtype))
         self.biases = np.zeros((1, n_neurons), dtype) if bias else None
         self.need_dinputs = need_dinputs
         self.inputs = self.output = None

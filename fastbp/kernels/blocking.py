@@ -27,16 +27,18 @@ STRIP_PART = 5                  # of L2 for a strip of A and C, the rows that al
 STRIP = 24                      # rows of one, or a multiple: whole tiles of any kind
 COPIED_STRIP = 48               # the least where A is copied, so that a row of its source is read in one stretch,
 AHEAD = 8                       # and which row, after the one being read, to ask for
+SHALLOW_DEPTH = 32              # up to this depth C of a strip stays in L1, as writing C takes longer than reading B
 BLOCK_PART = 16                 # of L3 for a block of B, that all strips of a task go over
 UNROLL = 4                      # steps of the innermost loop: fewer leave 3 % of peak to counting, more gain nothing
 ROWS = 384                      # of a task
 IN_PLACE_ROWS = 12              # up to these rows, reading B in place beats packing it
 FLAT_DEPTH = 8                  # of a block of B in place: rows of B are read along, whole pages at a time
 PASS_ROWS = 192                 # of a block in the one-pass backward: deep enough to amortise going over all dweights, and
-PASS_WEIGHTS = 4 << 20          # bytes of them at most: they and weights.T stay in L3
+PASS_WEIGHTS = 2 << 20          # bytes of them at most: they and weights.T stay in L3
 PASS_PARTITIONS = 16            # of the batch, each with dweights of its own, and
 PASS_PARTITION_ROWS = 1024      # the least rows of one, so that adding them up at the end costs under 2 %
 INNER_ROWS = 32                 # up to these rows, dinputs as inner products beats packing weights.T, and up to
+INNER_BLOCK_PART = 4            # of L2 for the rows of B that all rows of A go over
 INNER_PART = 4                  # a vector's lanes over INNER_PART columns, it beats a tile that is empty for the most part
 DZ_BYTES = 16 << 20             # of dz in memory at a time, where it is not a whole batch: it stays in L3
 ELEMENT_WORK = 8                # multiply-adds that take as long as copying an element
@@ -83,6 +85,12 @@ def by_inner(shape, rows, weights):
 
 
 @kernel
+def in_one_pass(rows, weights_bytes):
+    """Whether a backward pass goes over the batch once."""
+    return rows >= 4 * PASS_PARTITION_ROWS and weights_bytes <= PASS_WEIGHTS
+
+
+@kernel
 def partitions(rows):
     """(count, rows of each) of a one-pass backward over a batch: of its size alone, never of the threads."""
     count = min(PASS_PARTITIONS, rows // PASS_PARTITION_ROWS)
@@ -109,6 +117,8 @@ def cut(shape, a, cols, packed):
     size, depth, row_bytes = tile.itemsize(shape), even_block(a.cols, DEPTH), max(1, cols * tile.itemsize(shape))
     if not packed and a.rows <= IN_PLACE_ROWS:
         return Cut(min(depth, max(FLAT_DEPTH, _state.word(_state.L1) // 2 // row_bytes)), STRIP)
+    if a.cols <= SHALLOW_DEPTH:
+        return Cut(depth, max(1, _state.word(_state.L1) // row_bytes // tile.height(shape)) * tile.height(shape))
     strip = min(ROWS, _state.word(_state.L2) // STRIP_PART // (depth * size + row_bytes) // STRIP * STRIP)
     return Cut(depth, max(STRIP if a.col_step == size else COPIED_STRIP, strip))
 
@@ -139,6 +149,12 @@ def grid(shape, rows, cols, threads):
         if have < wanted:
             row_block = round_up(blocks(row_block * have, wanted), tile.height(shape))
     return max(row_block, tile.height(shape)), max(col_block, tile.width(shape))
+
+
+@kernel
+def inner_block(columns, row_bytes):
+    """How many rows of B, of so many bytes each, to go over at a time by inner products: a multiple of `columns`."""
+    return max(columns, _state.word(_state.L2) // INNER_BLOCK_PART // max(1, row_bytes) // columns * columns)
 
 
 @kernel

@@ -12,10 +12,10 @@ from numba import types
 
 from .. import _link, _state
 from .._jit import kernel
-from . import blocking, columns, gemm, inner, packing, tile
+from . import blocking, columns, gemm, inner, one_pass, packing, tile
 from .gemm import Right, product_job, with_ahead
 from .matrix import MATRIX, Matrix, any_overlap, from_col, from_row, overlap, transposed
-from .one_pass import dz_row_bytes, in_one_pass
+from .one_pass import dz_row_bytes
 from .parallel import REGION_BYTES, run, run_both
 from .workspace import ALIGNMENT, acquire, release
 
@@ -88,7 +88,7 @@ forward = _link.units("forward", types.intp(MATRIX, MATRIX, MATRIX, MATRIX, type
 
 def _build_backward(dtype):
     tiles = blocking.tiles(dtype)
-    one_pass, by_results = in_one_pass(dtype), _by_results(dtype)
+    block_pass, inner_products, by_results = one_pass.block_pass[dtype].address, inner.inner[dtype].address, _by_results(dtype)
 
     def backward(dvalues, z, x, weights, dinputs, dweights, dbiases):
         """dinputs, dweights and dbiases, all Matrix; without z there is no ReLU, without dinputs it is not wanted.
@@ -107,10 +107,12 @@ def _build_backward(dtype):
         if any_overlap((dvalues, z, x, weights), (dinputs, dweights, dbiases), size):
             return _link.REFUSED
         threads = blocking.threads(2 * rows * inputs * neurons)
-        weights_bytes = inputs * neurons * size
-        many_rows = rows >= 4 * blocking.PASS_PARTITION_ROWS
-        if many_rows and weights_bytes <= blocking.PASS_WEIGHTS:
-            return one_pass(dvalues, z, x, weights, dinputs, dweights, dbiases, threads)
+        if dinputs.data != 0 and blocking.by_inner(tiles.wide, rows, weights) and inner_products() == 0:
+            return _link.UNBOUND
+        if blocking.in_one_pass(rows, inputs * neurons * size):
+            if block_pass() == 0:
+                return _link.UNBOUND
+            return _link.call(block_pass(), (dvalues, z, x, weights, dinputs, dweights, dbiases, threads))
         return by_results(dvalues, z, x, weights, dinputs, dweights, dbiases, threads)
 
     return backward

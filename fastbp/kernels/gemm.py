@@ -123,7 +123,7 @@ product = _link.units("product", TASK, _build)
 def multiply_strip(tiles, job, scratch, i, i_end, j, j_end, p, p_end):
     """Rows i … i_end of C's block, in panels of the widest tiles that fit."""
     wide, narrow, flat = tiles.wide, tiles.narrow, tiles.flat
-    if job.rows <= tile.height(flat) and job.b_row != 0:                    # packed panels have the width of wide tiles
+    if job.b_row != 0:                                                      # packed panels have the width of wide tiles
         end = j + (j_end - j) // tile.width(flat) * tile.width(flat)
         copied = copy_rows(flat, tiles.column, job, scratch, i, i_end, p, p_end)
         multiply_panels(flat, job, scratch, copied, i, i_end, j, end, p, p_end)
@@ -199,21 +199,24 @@ def multiply_panels(shape, job, scratch, copied, i_start, i_end, j_start, j_end,
         if is_packed:
             b, b_step = job.edge if job.edge != 0 else b, width * size
         b += p * b_step
+        a, c, copy = job.a + i_start * job.a_row + p * size, job.c + i_start * job.c_row + j * size, scratch
         for i in range(i_start, i_end, height):                             # LOOP 2
-            c = job.c + i * job.c_row + j * size
-            tile.prefetch(shape, c, job.c_row)
+            if depth > blocking.SHALLOW_DEPTH:
+                tile.prefetch(shape, c, job.c_row)
             if job.share > 0:
                 fetch_share(job, (i // height * blocking.blocks(job.cols, width) + j // width) * job.share)
             acc = tile.zeros(shape)
-            a = scratch + (i - copied) // height * copied_tile_bytes(shape, depth)
             if i < copied:
-                a = job.a + i * job.a_row + p * size
                 acc = add_products(acc, depth, a, rows, size, b, width * size)
-            elif is_packed:
-                acc = add_products(acc, depth, a, copied_rows, height * size, b, width * size)
+                a += height * job.a_row
             else:
-                acc = add_products(acc, depth, a, copied_rows, height * size, b, b_step)
+                if is_packed:
+                    acc = add_products(acc, depth, copy, copied_rows, height * size, b, width * size)
+                else:
+                    acc = add_products(acc, depth, copy, copied_rows, height * size, b, b_step)
+                copy += copied_tile_bytes(shape, depth)
             finish(acc, job, c, i_end - i, j, p, p_end)
+            c += height * job.c_row
 
 
 @inlined

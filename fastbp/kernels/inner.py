@@ -27,17 +27,20 @@ def _build(dtype):
     return inner
 
 
-inner = _link.units("inner", TASK, _build)
+inner = _link.units("inner", TASK, _build, rare=True)
 
 
 @kernel
 def multiply(shape, job, i_start, i_end, j_start, j_end):
+    """Rows of B stay in L2 while all of A goes over them, and a tile's rows of A in L1."""
     size, height, columns = tile.itemsize(shape), tile.height(shape), tile.width(shape) // tile.lanes(shape)
-    for j in range(j_start, j_end, columns):
-        b, b_offsets = job.b + j * job.b_col, tile.column_offsets(shape, job.b_col, j_end - j)
+    block = blocking.inner_block(columns, job.depth * size)
+    for j_block in range(j_start, j_end, block):
         for i in range(i_start, i_end, height):
             a, a_offsets = job.a + i * job.a_row, tile.row_offsets(shape, job.a_row, i_end - i)
-            acc = tile.zeros(shape)
-            for p in range(0, job.depth, tile.lanes(shape)):
-                acc = tile.inner(acc, a + p * size, a_offsets, b + p * size, b_offsets, job.depth - p)
-            tile.store_sums(acc, job.c + i * job.c_row + j * size, job.c_row, i_end - i, j_end - j)
+            for j in range(j_block, min(j_block + block, j_end), columns):
+                b, b_offsets = job.b + j * job.b_col, tile.column_offsets(shape, job.b_col, j_end - j)
+                acc = tile.zeros(shape)
+                for p in range(0, job.depth, tile.lanes(shape)):
+                    acc = tile.inner(acc, a + p * size, a_offsets, b + p * size, b_offsets, job.depth - p)
+                tile.store_sums(acc, job.c + i * job.c_row + j * size, job.c_row, i_end - i, j_end - j)

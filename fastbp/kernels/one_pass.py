@@ -6,12 +6,14 @@ are added up in order at the end, so the bits do not depend on the number of thr
 """
 from typing import NamedTuple
 
+from numba import types
+
 from .. import _link
 from .._jit import kernel
 from . import blocking, columns, gemm, inner, packing, tile
 from .columns import mask_job, sum_job
 from .gemm import Right, product_job, with_ahead
-from .matrix import Matrix, transposed
+from .matrix import MATRIX, Matrix, transposed
 from .parallel import JOB_BYTES, REGION_BYTES, TASK, run, run_here
 from .workspace import ALIGNMENT, acquire, read, release
 
@@ -97,16 +99,15 @@ def _build(dtype):
     return one_pass
 
 
-one_pass = _link.units("one_pass", TASK, _build)
+_one_pass = _link.units("one_pass", TASK, _build)
 
 
-def in_one_pass(dtype):
-    """The function that cuts a backward pass into partitions and adds up their results."""
+def _build_block_pass(dtype):
     tiles = blocking.tiles(dtype)
-    pack, work, add_up = packing.pack[dtype].address, one_pass[dtype].address, columns.add_up[dtype].address
+    pack, work, add_up = packing.pack[dtype].address, _one_pass[dtype].address, columns.add_up[dtype].address
 
-    @kernel
-    def in_one_pass(dvalues, z, x, weights, dinputs, dweights, dbiases, threads):
+    def block_pass(dvalues, z, x, weights, dinputs, dweights, dbiases, threads):
+        """Cut a backward pass into partitions and add up their results. Arguments as for dense.backward, which checks them."""
         size, inputs, neurons = tile.itemsize(tiles.wide), x.cols, dvalues.cols
         partitions, rows_each = blocking.partitions(dvalues.rows)
         in_place = blocking.by_inner(tiles.wide, dvalues.rows, weights)
@@ -132,4 +133,7 @@ def in_one_pass(dtype):
         release(slot)
         return _link.OK
 
-    return in_one_pass
+    return block_pass
+
+
+block_pass = _link.units("block_pass", types.intp(*[MATRIX] * 7, types.intp), _build_block_pass, rare=True)

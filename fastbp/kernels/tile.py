@@ -17,7 +17,6 @@ from numba.extending import intrinsic, models, register_model, typeof_impl
 
 from .vector import (
     CACHE_LINE,
-    I1,
     I8,
     I32,
     I64,
@@ -95,8 +94,15 @@ def _join(b, t, vectors):
     return tile
 
 
-def _is_full(b, t, rows, cols):
-    return b.and_(b.icmp_signed(">=", rows, const(t.rows)), b.icmp_signed(">=", cols, const(t.vecs * t.lanes)))
+def _is_whole(b, t, cols):
+    return b.icmp_signed(">=", cols, const(t.vecs * t.lanes))
+
+
+def _each_row(b, t, rows):
+    """The rows of a tile in turn, each in a branch of its own that is taken if the row is valid."""
+    for i in range(t.rows):
+        with b.if_then(b.icmp_signed("<", const(i), rows), likely=True):
+            yield i
 
 
 def _fewer(b, a, n):
@@ -166,11 +172,13 @@ def load(typing_context, shape, address, row_stride, rows, cols):
     def generate(c, b, sig, args):
         _, address, stride, rows, cols = args
         out = cgutils.alloca_once(b, t.array)
-        with b.if_else(_is_full(b, t, rows, cols), likely=True) as (full, edge):
-            with full:
-                vectors = [b.load(_pointer(b, t, address, stride, const(i), j), align=1)
-                           for i in range(t.rows) for j in range(t.vecs)]
-                b.store(_join(b, t, vectors), out)
+        b.store(ir.Constant(t.array, None), out)
+        with b.if_else(_is_whole(b, t, cols), likely=True) as (whole, edge):
+            with whole:
+                for i in _each_row(b, t, rows):
+                    for j in range(t.vecs):
+                        vector = b.load(_pointer(b, t, address, stride, const(i), j), align=1)
+                        b.store(vector, _vector_of(b, t, out, const(i), j))
             with edge:
                 copy = cgutils.alloca_once(b, t.array)
                 b.store(ir.Constant(t.array, None), copy)
@@ -192,11 +200,12 @@ def store(typing_context, tile, address, row_stride, rows, cols):
 
     def generate(c, b, sig, args):
         tile, address, stride, rows, cols = args
-        with b.if_else(_is_full(b, t, rows, cols), likely=True) as (full, edge):
-            with full:
-                for k, vector in enumerate(_split(b, t, tile)):
-                    i, j = divmod(k, t.vecs)
-                    b.store(vector, _pointer(b, t, address, stride, const(i), j), align=1)
+        with b.if_else(_is_whole(b, t, cols), likely=True) as (whole, edge):
+            with whole:
+                vectors = _split(b, t, tile)
+                for i in _each_row(b, t, rows):
+                    for j in range(t.vecs):
+                        b.store(vectors[i * t.vecs + j], _pointer(b, t, address, stride, const(i), j), align=1)
             with edge:
                 copy = cgutils.alloca_once(b, t.array)
                 b.store(tile, copy)
