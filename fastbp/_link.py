@@ -6,8 +6,8 @@ unit stands in the process's state words, and code that calls the unit reads it 
 no copy of a kernel that may have changed since, only the number of a word.
 
 A unit takes integers, or tuples of them, and returns a status: OK, NO_MEMORY, REFUSED where its operands do not fit, or
-UNBOUND where it needs a unit that is not compiled yet, since few need it: then `bind_rare` and call again. It raises
-nothing: it has no Python frame.
+UNBOUND and more, where it needs a unit that is not compiled yet, since few need it: then `bind_needed` and call again. It
+raises nothing: it has no Python frame.
 """
 from functools import partial
 
@@ -21,7 +21,8 @@ OK, NO_MEMORY, REFUSED, UNBOUND = range(4)
 
 # The words of the units. Functions in users' caches rely on them: when they or a unit's signature change, change ABI.
 ABI = 2
-_KINDS = ("forward", "backward", "pack", "product", "inner", "mask", "sum", "one_pass", "block_pass", "relu", "relu_chunk")
+_KINDS = ("forward", "backward", "pack", "product", "wide", "narrow", "flat", "inner", "mask", "sum", "one_pass", "block_pass",
+          "relu", "relu_chunk")
 _NAMES = ("spread", *(f"{kind}-{dtype}" for kind in _KINDS for dtype in ("float32", "float64")))
 _units = {}
 
@@ -29,14 +30,15 @@ _units = {}
 class Unit:
     """A function to compile: `build()` returns the Python function. `address()` is its address, in compiled code.
 
-    Of a rare one it is 0 until that is bound. `complete()` is the address after all rare units have been bound, for code
-    that cannot come back to Python for them.
+    Of a rare one it is 0 until that is bound, which the status `unbound()` asks for. `complete()` is the address after all
+    rare units have been bound, for code that cannot come back to Python for them.
     """
 
     def __init__(self, name, signature, build, parallel=False, rare=False):
         self.name, self._signature, self._build, self._parallel, self.rare = name, signature, build, parallel, rare
-        self._word = _state.FUNCTIONS + _NAMES.index(name)
-        self.address, self.complete = self._address(False), self._address(True)
+        self._number = _NAMES.index(name)
+        self._word = _state.FUNCTIONS + self._number
+        self.address, self.complete, self.unbound = self._address(False), self._address(True), _status(UNBOUND + self._number)
         _units[name] = self
 
     def bind(self):
@@ -64,10 +66,23 @@ def units(kind, signature, build, rare=False):
 
 
 def bind_rare(dtype):
-    """Bind the units of a Numba float type that are only compiled when they are needed."""
+    """Bind all units of a Numba float type that are only compiled when they are needed."""
     for unit in list(_units.values()):
         if unit.rare and unit.name.endswith(f"-{dtype}"):
             unit.bind()
+
+
+def bind_needed(status):
+    """Bind the unit that a status of UNBOUND or more asks for."""
+    _units[_NAMES[status - UNBOUND]].bind()
+
+
+def _status(number):
+    """A function of compiled code that returns a constant."""
+    @intrinsic
+    def status(typing_context):
+        return types.intp(), lambda context, builder, signature, args: ir.Constant(ir.IntType(64), number)
+    return status
 
 
 def _bind(name, abi, complete):

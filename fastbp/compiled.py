@@ -189,8 +189,9 @@ def _backward(dvalues, z, inputs, weights, out):
         if status == _link.REFUSED:
             _check_backward(md, mz, mx, mw, mdi, mdw, mdb)
             d_rows, y_rows, x_rows = copy_d(d), copy_z(y), copy_x(x)
+            md, mz, mx = matrix(d_rows), matrix(y_rows), matrix(x_rows)
             di, dw, db = np.empty((mx.rows, mx.cols), kind), np.empty((mw.rows, mw.cols), kind), np.empty((1, mw.cols), kind)
-            status = _link.call(unit(), (matrix(d_rows), matrix(y_rows), matrix(x_rows), mw, matrix(di), matrix(dw), matrix(db)))
+            status = _link.call(unit(), (md, mz, mx, mw, matrix(di), matrix(dw), matrix(db)))
             _copy(di, dinputs)
             _copy(dw, dweights)
             _copy(db, dbiases)

@@ -123,11 +123,11 @@ def warmup(*dtypes: DTypeLike) -> None:
         _link.bind_rare(_NUMBA_TYPE[dtype])
 
 
-def _run(compiled, dtype, *arguments):
+def _run(compiled, *arguments):
     """Call a compiled function, after compiling what it turns out to need."""
     status = compiled(*arguments)
-    if status == _link.UNBOUND:
-        _link.bind_rare(_NUMBA_TYPE[dtype])
+    while status >= _link.UNBOUND:
+        _link.bind_needed(status)
         status = compiled(*arguments)
     if status == _link.NO_MEMORY:
         raise MemoryError("no memory for the workspace of a kernel")
@@ -162,7 +162,7 @@ def _forward_any(inputs, weights, biases, out, relu):
     operands.check_out("out", out, shape, dtype)
     arguments = [a.astype(dtype, copy=False) for a in (operands.with_contiguous_lines(inputs), weights, row)]
     output = operands.result(out, shape, dtype, arguments)
-    _run(_FORWARD[dtype], dtype, *arguments, biases is not None, output, relu)
+    _run(_FORWARD[dtype], *arguments, biases is not None, output, relu)
     return operands.deliver(output, out)
 
 
@@ -215,7 +215,7 @@ def _backward_any(dvalues, z, inputs, weights, out, need_dinputs):
     results = [operands.result(o, shape, dtype, (dvalues, mask, inputs, weights))
                for o, shape in zip(outs, shapes, strict=True)]
     dinputs, dweights, dbiases = results
-    _run(_BACKWARD[dtype], dtype, dvalues, dvalues if mask is None else mask, mask is not None, inputs, weights,
+    _run(_BACKWARD[dtype], dvalues, dvalues if mask is None else mask, mask is not None, inputs, weights,
          dinputs, need_dinputs, dweights, dbiases)
     if not need_dinputs:
         return None, dweights, dbiases
@@ -248,5 +248,5 @@ def _relu(dvalues, z, out):
     mask = values if dvalues is z else np.ascontiguousarray(z)
     usable = out is not None and out.flags.c_contiguous and not any(np.may_share_memory(out, a) for a in (values, mask))
     output = out if usable else np.empty(z.shape, z.dtype)
-    _run(compiled, z.dtype, values.reshape(-1), mask.reshape(-1), output.reshape(-1))
+    _run(compiled, values.reshape(-1), mask.reshape(-1), output.reshape(-1))
     return operands.deliver(output, out)

@@ -6,7 +6,6 @@ from numba import njit, types
 
 from fastbp import _cpu, _jit
 from fastbp.kernels import blocking, gemm
-from fastbp.kernels.parallel import TASK
 
 REGISTER = {"avx512": "zmm", "avx2": "ymm", "baseline": "xmm"}
 MULTIPLY = {"avx512": "vfmadd", "avx2": "vfmadd", "baseline": "mul"}
@@ -22,17 +21,18 @@ def inner_loops(assembly, multiply):
             yield [line.strip() for line in loop.splitlines() if line.strip()]
 
 
+@pytest.mark.parametrize("which", ["wide", "narrow", "flat"])
 @pytest.mark.parametrize("dtype", [types.float32, types.float64], ids=str)
-def test_tile_stays_in_registers(dtype):
+def test_tile_stays_in_registers(dtype, which):
     instruction_set = _cpu.instruction_set()
     multiply = MULTIPLY[instruction_set] + (".*ps" if dtype == types.float32 else ".*pd")
-    product = njit(**_jit.FLAGS)(gemm._build(dtype))
-    product.compile(TASK)
-    loops = list(inner_loops(product.inspect_asm(product.signatures[0]), multiply))
-    tiles = blocking.tiles(dtype)
-    for shape in (tiles.wide, tiles.narrow, tiles.flat):
-        accumulators = shape.rows * shape.vecs
-        assert any(sum(bool(re.match(multiply, line)) for line in loop) % accumulators == 0 for loop in loops), shape
+    panels = njit(**_jit.FLAGS)(gemm._build_panels(which, dtype))
+    panels.compile(gemm.PANELS)
+    loops = list(inner_loops(panels.inspect_asm(panels.signatures[0]), multiply))
+    shape = getattr(blocking.tiles(dtype), which)
+    unrolled = shape.rows * shape.vecs * blocking.UNROLL
+    multiplications = [sum(bool(re.match(multiply, line)) for line in loop) for loop in loops]
+    assert multiplications.count(unrolled) >= 2, (shape, multiplications)               # A in place, and copied
     for loop in loops:
         assert any(REGISTER[instruction_set] in line for line in loop)
         assert not [line for line in loop if re.search(r"[xyz]mm", line) and "(%rsp" in line]

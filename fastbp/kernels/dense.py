@@ -43,9 +43,14 @@ def copy_row(tiles, row, target):
         tile.store_scalar(shape, target + j * tile.itemsize(shape), value)
 
 
+def _rare(unit):
+    return unit.address, unit.unbound
+
+
 def _build_forward(dtype):
     tiles = blocking.tiles(dtype)
     pack, product = packing.pack[dtype].address, gemm.product[dtype].address
+    flat, flat_unbound = _rare(gemm.flat[dtype])
 
     def forward(x, weights, biases, y, relu):
         """y = relu(x @ weights + biases), all Matrix; biases may be missing, y has contiguous rows and overlaps nothing."""
@@ -58,6 +63,8 @@ def _build_forward(dtype):
             return _link.REFUSED
         threads = blocking.threads(x.rows * x.cols * y.cols)
         in_place = x.rows <= blocking.IN_PLACE_ROWS and weights.col_step == size
+        if in_place and flat() == 0:
+            return flat_unbound()
         to_pack = from_col(weights, y.cols // lanes * lanes if in_place else 0)
         bias_bytes = blocking.round_up(y.cols, tile.width(tiles.wide)) * size if biases.data != 0 else 0
         panels_bytes = packing.packed_bytes(tiles, x.cols, to_pack.cols)
@@ -88,7 +95,10 @@ forward = _link.units("forward", types.intp(MATRIX, MATRIX, MATRIX, MATRIX, type
 
 def _build_backward(dtype):
     tiles = blocking.tiles(dtype)
-    block_pass, inner_products, by_results = one_pass.block_pass[dtype].address, inner.inner[dtype].address, _by_results(dtype)
+    by_results = _by_results(dtype)
+    block_pass, block_pass_unbound = _rare(one_pass.block_pass[dtype])
+    inner_products, inner_unbound = _rare(inner.inner[dtype])
+    flat, flat_unbound = _rare(gemm.flat[dtype])
 
     def backward(dvalues, z, x, weights, dinputs, dweights, dbiases):
         """dinputs, dweights and dbiases, all Matrix; without z there is no ReLU, without dinputs it is not wanted.
@@ -108,11 +118,13 @@ def _build_backward(dtype):
             return _link.REFUSED
         threads = blocking.threads(2 * rows * inputs * neurons)
         if dinputs.data != 0 and blocking.by_inner(tiles.wide, rows, weights) and inner_products() == 0:
-            return _link.UNBOUND
+            return inner_unbound()
         if blocking.in_one_pass(rows, inputs * neurons * size):
             if block_pass() == 0:
-                return _link.UNBOUND
+                return block_pass_unbound()
             return _link.call(block_pass(), (dvalues, z, x, weights, dinputs, dweights, dbiases, threads))
+        if inputs <= blocking.IN_PLACE_ROWS and flat() == 0:
+            return flat_unbound()
         return by_results(dvalues, z, x, weights, dinputs, dweights, dbiases, threads)
 
     return backward

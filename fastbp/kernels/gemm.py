@@ -13,7 +13,10 @@ are contiguous.
 Tasks split C over rows and columns into a grid of row_block x col_block, never over the depth: an element of C is always
 summed in the same order.
 """
+from functools import partial
 from typing import NamedTuple
+
+from numba import types
 
 from .. import _link
 from .._jit import inlined, kernel
@@ -86,10 +89,9 @@ def product_job(tiles, a, b, c, accumulate, bias, relu, scratch, threads):
 @kernel
 def with_ahead(tiles, job, ahead, ahead_too, size):
     """The job, that fetches `size` bytes at each of two addresses while it multiplies; 0 for none."""
-    share = size // max(1, blocking.blocks(job.rows, tile.height(tiles.wide)) * blocking.blocks(job.cols, tile.width(tiles.wide)))
-    return Product(job.tasks, job.threads, job.rows, job.cols, job.depth, job.a, job.a_row, job.a_step, job.b, job.b_col,
-                   job.b_row, job.edge, job.c, job.c_row, job.accumulate, job.bias, job.relu, job.row_block, job.col_block,
-                   job.depth_block, job.strip, job.scratch, ahead, ahead_too, share)
+    tiles_of_c = blocking.blocks(job.rows, tile.height(tiles.wide)) * blocking.blocks(job.cols, tile.width(tiles.wide))
+    share = size // max(1, tiles_of_c)
+    return Product(*job[:-3], ahead, ahead_too, share)
 
 
 @kernel
@@ -100,8 +102,51 @@ def block_of(job, task):
     return i, min(i + job.row_block, job.rows), j, min(j + job.col_block, job.cols)
 
 
+def _build_panels(which, dtype):
+    shape = getattr(blocking.tiles(dtype), which)
+
+    def panels(job_address, scratch, copied, i_start, i_end, j_start, j_end, p, p_end):
+        """Rows i_start … i_end, from row `copied` on in scratch, of the panels from column j_start to j_end."""
+        job = read(job_address, Product)
+        height, width, size, depth = tile.height(shape), tile.width(shape), tile.itemsize(shape), p_end - p
+        rows, copied_rows = tile.in_registers(tile.multiples(shape, job.a_row)), tile.multiples(shape, size)
+        for j in range(j_start, j_end, width):                              # LOOP 3
+            b, b_step = job.b + j * job.b_col, job.b_row
+            is_packed = b_step == 0 or (job.edge != 0 and job.cols - j < tile.lanes(shape))
+            if is_packed:
+                b, b_step = job.edge if job.edge != 0 else b, width * size
+            b += p * b_step
+            a, c, copy = job.a + i_start * job.a_row + p * size, job.c + i_start * job.c_row + j * size, scratch
+            for i in range(i_start, i_end, height):                         # LOOP 2
+                if depth > blocking.SHALLOW_DEPTH:
+                    tile.prefetch(shape, c, job.c_row)
+                if job.share > 0:
+                    fetch_share(job, (i // height * blocking.blocks(job.cols, width) + j // width) * job.share)
+                acc = tile.zeros(shape)
+                if i < copied:
+                    acc = add_products(acc, depth, a, rows, size, b, width * size)
+                    a += height * job.a_row
+                else:
+                    if is_packed:
+                        acc = add_products(acc, depth, copy, copied_rows, height * size, b, width * size)
+                    else:
+                        acc = add_products(acc, depth, copy, copied_rows, height * size, b, b_step)
+                    copy += copied_tile_bytes(shape, depth)
+                finish(acc, job, c, i_end - i, j, p, p_end)
+                c += height * job.c_row
+        return _link.OK
+
+    return panels
+
+
+PANELS = types.intp(*[types.intp] * 9)
+_wide, _narrow = (_link.units(which, PANELS, partial(_build_panels, which)) for which in ("wide", "narrow"))
+flat = _link.units("flat", PANELS, partial(_build_panels, "flat"), rare=True)          # needed where B is in place
+
+
 def _build(dtype):
     tiles = blocking.tiles(dtype)
+    strip = _strip(dtype)
 
     def product(job_address, worker, task):
         job = read(job_address, Product)
@@ -110,29 +155,35 @@ def _build(dtype):
         for p in range(0, max(1, job.depth), job.depth_block):              # LOOP 5, once for a depth of 0 as well
             for i in range(i_start, i_end, job.strip):                      # LOOP 4
                 p_end, end = min(p + job.depth_block, job.depth), min(i + job.strip, i_end)
-                multiply_strip(tiles, job, scratch, i, end, j_start, j_end, p, p_end)
+                strip(job_address, scratch, i, end, j_start, j_end, p, p_end)
         return _link.OK
 
     return product
 
 
+def _strip(dtype):
+    tiles = blocking.tiles(dtype)
+    wide, narrow, flat_panels = _wide[dtype].address, _narrow[dtype].address, flat[dtype].address
+
+    @kernel
+    def strip(job_address, scratch, i, i_end, j, j_end, p, p_end):
+        """Rows i … i_end of C's block, in panels of the widest tiles that fit."""
+        job = read(job_address, Product)
+        if job.b_row != 0:                                                  # packed panels have the width of wide tiles
+            end = j + (j_end - j) // tile.width(tiles.flat) * tile.width(tiles.flat)
+            copied = copy_rows(tiles.flat, tiles.column, job, scratch, i, i_end, p, p_end)
+            _link.call(flat_panels(), (job_address, scratch, copied, i, i_end, j, end, p, p_end))
+            j = end
+        if j < j_end:
+            end = blocking.first_narrow(tiles, j, j_end)
+            copied = copy_rows(tiles.wide, tiles.column, job, scratch, i, i_end, p, p_end)
+            _link.call(wide(), (job_address, scratch, copied, i, i_end, j, min(end, j_end), p, p_end))
+            _link.call(narrow(), (job_address, scratch, copied, i, i_end, end, j_end, p, p_end))
+
+    return strip
+
+
 product = _link.units("product", TASK, _build)
-
-
-@kernel
-def multiply_strip(tiles, job, scratch, i, i_end, j, j_end, p, p_end):
-    """Rows i … i_end of C's block, in panels of the widest tiles that fit."""
-    wide, narrow, flat = tiles.wide, tiles.narrow, tiles.flat
-    if job.b_row != 0:                                                      # packed panels have the width of wide tiles
-        end = j + (j_end - j) // tile.width(flat) * tile.width(flat)
-        copied = copy_rows(flat, tiles.column, job, scratch, i, i_end, p, p_end)
-        multiply_panels(flat, job, scratch, copied, i, i_end, j, end, p, p_end)
-        j = end
-    if j < j_end:
-        end = blocking.first_narrow(tiles, j, j_end)
-        copied = copy_rows(wide, tiles.column, job, scratch, i, i_end, p, p_end)
-        multiply_panels(wide, job, scratch, copied, i, i_end, j, min(end, j_end), p, p_end)
-        multiply_panels(narrow, job, scratch, copied, i, i_end, end, j_end, p, p_end)
 
 
 @kernel
@@ -186,37 +237,6 @@ def copy_elements(shape, job, scratch, first, i_end, p, p_end):
                     value = tile.load_scalar(shape, job.a + (i + r) * job.a_row + k * job.a_step)
                 tile.store_scalar(shape, target, value)
                 target += tile.itemsize(shape)
-
-
-@kernel
-def multiply_panels(shape, job, scratch, copied, i_start, i_end, j_start, j_end, p, p_end):
-    """Rows i_start … i_end, from row `copied` on in scratch, of the panels from column j_start to j_end."""
-    height, width, size, depth = tile.height(shape), tile.width(shape), tile.itemsize(shape), p_end - p
-    rows, copied_rows = tile.in_registers(tile.multiples(shape, job.a_row)), tile.multiples(shape, size)
-    for j in range(j_start, j_end, width):                                  # LOOP 3
-        b, b_step = job.b + j * job.b_col, job.b_row
-        is_packed = b_step == 0 or (job.edge != 0 and job.cols - j < tile.lanes(shape))
-        if is_packed:
-            b, b_step = job.edge if job.edge != 0 else b, width * size
-        b += p * b_step
-        a, c, copy = job.a + i_start * job.a_row + p * size, job.c + i_start * job.c_row + j * size, scratch
-        for i in range(i_start, i_end, height):                             # LOOP 2
-            if depth > blocking.SHALLOW_DEPTH:
-                tile.prefetch(shape, c, job.c_row)
-            if job.share > 0:
-                fetch_share(job, (i // height * blocking.blocks(job.cols, width) + j // width) * job.share)
-            acc = tile.zeros(shape)
-            if i < copied:
-                acc = add_products(acc, depth, a, rows, size, b, width * size)
-                a += height * job.a_row
-            else:
-                if is_packed:
-                    acc = add_products(acc, depth, copy, copied_rows, height * size, b, width * size)
-                else:
-                    acc = add_products(acc, depth, copy, copied_rows, height * size, b, b_step)
-                copy += copied_tile_bytes(shape, depth)
-            finish(acc, job, c, i_end - i, j, p, p_end)
-            c += height * job.c_row
 
 
 @inlined
