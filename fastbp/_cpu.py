@@ -49,6 +49,12 @@ def instruction_set() -> str:
     return "avx512" if "zmm" in assembly else "avx2"
 
 
+@cache
+def has_bfloat16_dot() -> bool:
+    """Whether there are dot products of bfloat16 (AVX512-BF16)."""
+    return instruction_set() == "avx512" and "+avx512bf16" in target()[1].split(",")
+
+
 def caches(devices: str = "/sys/devices/system/cpu") -> Caches:
     """The data caches of a CPU that this process may use; DEFAULT_CACHES where the system does not tell."""
     levels = {}

@@ -22,8 +22,8 @@ OK, NO_MEMORY, REFUSED, UNBOUND = range(4)
 # The words of the units. Functions in users' caches rely on them: when they or a unit's signature change, change ABI.
 ABI = 2
 _KINDS = ("forward", "backward", "pack", "product", "wide", "narrow", "flat", "inner", "mask", "sum", "one_pass", "block_pass",
-          "relu", "relu_chunk")
-_NAMES = ("spread", *(f"{kind}-{dtype}" for kind in _KINDS for dtype in ("float32", "float64")))
+          "relu", "relu_chunk", "round")
+_NAMES = ("spread", *(f"{kind}-{dtype}" for kind in _KINDS for dtype in ("float32", "float64", "bfloat16")))
 _units = {}
 
 
@@ -59,10 +59,12 @@ class Unit:
         return address
 
 
-def units(kind, signature, build, rare=False):
-    """A unit for each Numba float type: build(dtype) returns its Python function."""
-    return {dtype: Unit(f"{kind}-{dtype}", signature, partial(build, dtype), rare=rare)
-            for dtype in (types.float32, types.float64)}
+FLOATS = types.float32, types.float64
+
+
+def units(kind, signature, build, dtypes=FLOATS, rare=False):
+    """A unit for each of some types: build(dtype) returns its Python function."""
+    return {dtype: Unit(f"{kind}-{dtype}", signature, partial(build, dtype), rare=rare) for dtype in dtypes}
 
 
 def bind_rare(dtype):

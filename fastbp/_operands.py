@@ -2,9 +2,15 @@
 
 Nothing is computed before everything has been checked. An error names the argument, what it was and what was expected.
 """
+import warnings
+from functools import cache
+
 import numpy as np
 
+from . import _cpu
+
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+BFLOAT16 = "bfloat16"           # a precision, not a dtype
 CACHE_LINE = 64
 ALIGNED_BYTES = 1 << 16         # from this size on, finding an aligned address takes less time than it saves
 
@@ -33,6 +39,24 @@ def float_dtype(*arrays):
     """The dtype that NumPy's promotion gives, at least float32: integers alone become float64."""
     dtype = np.result_type(*arrays)
     return np.dtype(np.float64) if dtype.kind != "f" else max(dtype, FLOATS[0])
+
+
+def multiplied(dtype, precision):
+    """What multiplies arrays of that dtype at that precision: the dtype itself, or "bfloat16"."""
+    if precision is None or precision == dtype.name:
+        return dtype
+    if precision == BFLOAT16 and dtype == FLOATS[0]:
+        _warn_if_not_faster()
+        return BFLOAT16
+    expected = f"{dtype.name!r}, {BFLOAT16!r}" if dtype == FLOATS[0] else f"{dtype.name!r}"
+    raise ValueError(f"precision is {precision!r}, expected {expected} or None: the dtype is {dtype}")
+
+
+@cache
+def _warn_if_not_faster():
+    if not _cpu.has_bfloat16_dot():
+        warnings.warn("precision 'bfloat16' is not faster here: this CPU multiplies no bfloat16, so float32 is rounded to it",
+                      RuntimeWarning, stacklevel=5)
 
 
 def as_rows(name, array):
@@ -93,6 +117,13 @@ def with_contiguous_rows(array):
 def with_contiguous_lines(array):
     """The 2-D array itself, or a copy, so that its rows or its columns are contiguous."""
     return array if array.strides[0] == array.itemsize else with_contiguous_rows(array)
+
+
+def as_factors(inputs, weights, precision):
+    """inputs and weights laid out as the kernels take them: for bfloat16 by rows, else inputs by rows or by columns."""
+    if precision == BFLOAT16:
+        return with_contiguous_rows(inputs), with_contiguous_rows(weights)
+    return with_contiguous_lines(inputs), weights
 
 
 def result(out, shape, dtype, operands):

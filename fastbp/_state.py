@@ -17,7 +17,7 @@ L1, L2, L3 = 1, 2, 3            # bytes of data cache: a core's own, a core's ow
 SLOTS = 8                       # where kernels/workspace.py keeps its table
 SLOT_COUNT, SLOT_WORDS = 64, 3
 FUNCTIONS = SLOTS + SLOT_COUNT * SLOT_WORDS             # _link.py: addresses of compiled units
-COUNT = FUNCTIONS + 64
+COUNT = FUNCTIONS + 128
 
 _SYMBOL = "fastbp_state"
 words = (ctypes.c_int64 * COUNT)()

@@ -12,8 +12,9 @@ from numba.extending import overload, register_jitable
 from numba.np.numpy_support import as_dtype, from_dtype
 
 from . import _link, _operands, functional
-from .kernels import dense, relu
+from .kernels import bfloat16, dense, relu
 from .kernels.matrix import keep, matrix, overlap
+from .kernels.tile import BFLOAT16
 
 
 def _is_none(argument):
@@ -39,6 +40,17 @@ def _check_out(name, argument, dtype, ndim):
 def _float_type(*arrays):
     """The Numba type of the result: NumPy's promotion, as in Python."""
     return from_dtype(_operands.float_dtype(*(as_dtype(a.dtype) for a in arrays)))
+
+
+def _units(dtype, precision):
+    """The module of kernels and the key of the units that multiply that type at that precision."""
+    if not (_is_none(precision) or isinstance(precision, types.StringLiteral)):
+        raise TypingError(f"precision is {precision}, expected a constant string or None")
+    try:
+        multiplied = _operands.multiplied(as_dtype(dtype), None if _is_none(precision) else precision.literal_value)
+    except ValueError as error:
+        raise TypingError(str(error)) from None
+    return (bfloat16, BFLOAT16) if multiplied == _operands.BFLOAT16 else (dense, dtype)
 
 
 # ---- what the types decide, as small functions to be compiled into the caller
@@ -94,7 +106,7 @@ def _check_status(status):
         raise MemoryError("no memory for the workspace of a kernel")
 
 
-def _forward(inputs, weights, biases, out, relu):
+def _forward(inputs, weights, biases, out, relu, precision):
     """The implementation of a forward function for these types."""
     _check_array("inputs", inputs, (1, 2))
     _check_array("weights", weights, (2,))
@@ -102,11 +114,12 @@ def _forward(inputs, weights, biases, out, relu):
         _check_array("biases", biases, (1, 2))
     dtype = _float_type(*(a for a in (inputs, weights, biases) if not _is_none(a)))
     _check_out("out", out, dtype, 2)
-    unit, provide, kind = dense.forward[dtype].complete, _provider(out, dtype), as_dtype(dtype)
+    kernels, key = _units(dtype, precision)
+    unit, provide, kind = kernels.forward[key].complete, _provider(out, dtype), as_dtype(dtype)
     to_x, to_weights, to_biases = (_converter(a, dtype) for a in (inputs, weights, biases))
-    copy_x = _copier(inputs)
+    copy_x, copy_w = _copier(inputs), _copier(weights)
 
-    def implementation(inputs, weights, biases=None, out=None):
+    def implementation(inputs, weights, biases=None, out=None, precision=None):
         x, w, b = to_x(inputs), to_weights(weights), to_biases(biases)
         mx, mw, mb = matrix(x), matrix(w), matrix(b)
         y = provide(out, mx.rows, mw.cols)
@@ -114,10 +127,11 @@ def _forward(inputs, weights, biases, out, relu):
         status = _link.call(unit(), (mx, mw, mb, my, relu))
         if status == _link.REFUSED:
             _check_forward(mx, mw, mb, my)
-            x_rows, apart = copy_x(x), np.empty((mx.rows, mw.cols), kind)
-            status = _link.call(unit(), (matrix(x_rows), mw, mb, matrix(apart), relu))
+            x_rows, w_rows, apart = copy_x(x), copy_w(w), np.empty((mx.rows, mw.cols), kind)
+            status = _link.call(unit(), (matrix(x_rows), matrix(w_rows), mb, matrix(apart), relu))
             _copy(apart, y)
             keep(x_rows)
+            keep(w_rows)
         keep(x)
         keep(w)
         keep(b)
@@ -127,14 +141,14 @@ def _forward(inputs, weights, biases, out, relu):
     return implementation
 
 
-@overload(functional.dense_forward)
-def _dense_forward(inputs, weights, biases=None, out=None):
-    return _forward(inputs, weights, biases, out, 0)
+@overload(functional.dense_forward, prefer_literal=True)
+def _dense_forward(inputs, weights, biases=None, out=None, precision=None):
+    return _forward(inputs, weights, biases, out, 0, precision)
 
 
-@overload(functional.dense_relu_forward)
-def _dense_relu_forward(inputs, weights, biases=None, out=None):
-    return _forward(inputs, weights, biases, out, 1)
+@overload(functional.dense_relu_forward, prefer_literal=True)
+def _dense_relu_forward(inputs, weights, biases=None, out=None, precision=None):
+    return _forward(inputs, weights, biases, out, 1, precision)
 
 
 @register_jitable
@@ -162,7 +176,7 @@ def _parts(out):
     return tuple(out)
 
 
-def _backward(dvalues, z, inputs, weights, out):
+def _backward(dvalues, z, inputs, weights, out, precision):
     """implementation(dvalues, z, inputs, weights, out) for these types; z may be None."""
     for name, argument, dimensions in (("dvalues", dvalues, (1, 2)), ("inputs", inputs, (1, 2)), ("weights", weights, (2,))):
         _check_array(name, argument, dimensions)
@@ -174,9 +188,10 @@ def _backward(dvalues, z, inputs, weights, out):
         _check_out(f"out: {name}", argument, dtype, 2)
     provide_dinputs, provide_dweights, provide_dbiases = (_provider(p, dtype) for p in parts)
     part = register_jitable((lambda out, i: None) if _is_none(out) else (lambda out, i: out[i]))
-    unit, kind = dense.backward[dtype].complete, as_dtype(dtype)
+    kernels, key = _units(dtype, precision)
+    unit, kind = kernels.backward[key].complete, as_dtype(dtype)
     to_d, to_z, to_x, to_w = (_converter(a, dtype) for a in (dvalues, z, inputs, weights))
-    copy_d, copy_z, copy_x = _copier(dvalues), _copier(z), _copier(inputs)
+    copy_d, copy_z, copy_x, copy_w = (_copier(a) for a in (dvalues, z, inputs, weights))
 
     def implementation(dvalues, z, inputs, weights, out):
         d, y, x, w = to_d(dvalues), to_z(z), to_x(inputs), to_w(weights)
@@ -188,8 +203,8 @@ def _backward(dvalues, z, inputs, weights, out):
         status = _link.call(unit(), (md, mz, mx, mw, mdi, mdw, mdb))
         if status == _link.REFUSED:
             _check_backward(md, mz, mx, mw, mdi, mdw, mdb)
-            d_rows, y_rows, x_rows = copy_d(d), copy_z(y), copy_x(x)
-            md, mz, mx = matrix(d_rows), matrix(y_rows), matrix(x_rows)
+            d_rows, y_rows, x_rows, w_rows = copy_d(d), copy_z(y), copy_x(x), copy_w(w)
+            md, mz, mx, mw = matrix(d_rows), matrix(y_rows), matrix(x_rows), matrix(w_rows)
             di, dw, db = np.empty((mx.rows, mx.cols), kind), np.empty((mw.rows, mw.cols), kind), np.empty((1, mw.cols), kind)
             status = _link.call(unit(), (md, mz, mx, mw, matrix(di), matrix(dw), matrix(db)))
             _copy(di, dinputs)
@@ -198,6 +213,7 @@ def _backward(dvalues, z, inputs, weights, out):
             keep(d_rows)
             keep(y_rows)
             keep(x_rows)
+            keep(w_rows)
         keep(d)
         keep(y)
         keep(x)
@@ -208,16 +224,16 @@ def _backward(dvalues, z, inputs, weights, out):
     return register_jitable(implementation)
 
 
-@overload(functional.dense_backward)
-def _dense_backward(dvalues, inputs, weights, out=None):
-    run = _backward(dvalues, None, inputs, weights, out)
-    return lambda dvalues, inputs, weights, out=None: run(dvalues, None, inputs, weights, out)
+@overload(functional.dense_backward, prefer_literal=True)
+def _dense_backward(dvalues, inputs, weights, out=None, precision=None):
+    run = _backward(dvalues, None, inputs, weights, out, precision)
+    return lambda dvalues, inputs, weights, out=None, precision=None: run(dvalues, None, inputs, weights, out)
 
 
-@overload(functional.dense_relu_backward)
-def _dense_relu_backward(dvalues, output, inputs, weights, out=None):
-    run = _backward(dvalues, output, inputs, weights, out)
-    return lambda dvalues, output, inputs, weights, out=None: run(dvalues, output, inputs, weights, out)
+@overload(functional.dense_relu_backward, prefer_literal=True)
+def _dense_relu_backward(dvalues, output, inputs, weights, out=None, precision=None):
+    run = _backward(dvalues, output, inputs, weights, out, precision)
+    return lambda dvalues, output, inputs, weights, out=None, precision=None: run(dvalues, output, inputs, weights, out)
 
 
 # ---- ReLU

@@ -16,15 +16,15 @@ from numpy.typing import ArrayLike, DTypeLike
 from . import _link
 from . import _operands as operands
 from ._operands import empty
-from .kernels import entry
+from .kernels import entry, tile
 
 Gradients = tuple[np.ndarray | None, np.ndarray, np.ndarray]
 
-_NUMBA_TYPE = dict(zip(operands.FLOATS, (types.float32, types.float64), strict=True))
+_NUMBA_TYPE = dict(zip((*operands.FLOATS, operands.BFLOAT16), (types.float32, types.float64, tile.BFLOAT16), strict=True))
 
 
 class _Entries(dict):
-    """The compiled function for a NumPy dtype, compiled when it is first asked for; None where there is none."""
+    """The compiled function for a NumPy dtype or "bfloat16", compiled when it is first asked for; None where there is none."""
 
     def __init__(self, build):
         super().__init__()
@@ -41,39 +41,48 @@ _FORWARD, _BACKWARD, _RELU = (_Entries(build) for build in (entry.forward, entry
 
 
 def dense_forward(inputs: ArrayLike, weights: ArrayLike, biases: ArrayLike | None = None, *,
-                  out: np.ndarray | None = None) -> np.ndarray:
+                  out: np.ndarray | None = None, precision: str | None = None) -> np.ndarray:
     """inputs @ weights + biases.
 
     inputs (batch, n_inputs), or one sample (n_inputs,); weights (n_inputs, n_neurons); biases (1, n_neurons) or
     (n_neurons,). Returns (batch, n_neurons), written into `out` if given.
 
-    Raises ValueError for shapes that do not fit, TypeError for dtypes that are not real numbers or an `out` of another
-    dtype than the result's, MemoryError.
+    `precision` is that of the multiplications: the dtype's name, as is None, or "bfloat16" for float32. Then both factors
+    are rounded to bfloat16, 8 bits, to the nearest, and their products summed in float32. An element of the result is off
+    from the exact one by at most (2**-7 + (n_inputs + 2) * 2**-23) times the sum of the products' absolute values: 2**-8
+    for each factor and the rest for the sums (Higham, Accuracy and Stability of Numerical Algorithms, 2002, section 3.1).
+    Subnormal numbers may count as 0. Without instructions for it (AVX512-BF16) it is no faster, which a warning says once.
+
+    Raises ValueError for shapes that do not fit or another precision, TypeError for dtypes that are not real numbers or an
+    `out` of another dtype than the result's, MemoryError.
     """
-    return _forward(inputs, weights, biases, out, 0)
+    return _forward(inputs, weights, biases, out, 0, precision=precision)
 
 
 def dense_relu_forward(inputs: ArrayLike, weights: ArrayLike, biases: ArrayLike | None = None, *,
-                       out: np.ndarray | None = None) -> np.ndarray:
+                       out: np.ndarray | None = None, precision: str | None = None) -> np.ndarray:
     """relu(inputs @ weights + biases) in one pass: arguments and errors as for `dense_forward`."""
-    return _forward(inputs, weights, biases, out, 1)
+    return _forward(inputs, weights, biases, out, 1, precision=precision)
 
 
 def dense_backward(dvalues: ArrayLike, inputs: ArrayLike, weights: ArrayLike, *,
-                   out: tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None] | None = None) -> Gradients:
+                   out: tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None] | None = None,
+                   precision: str | None = None) -> Gradients:
     """The gradients of a loss with respect to inputs, weights and biases, from dvalues, that with respect to the output.
 
     dinputs = dvalues @ weights.T (batch, n_inputs), dweights = inputs.T @ dvalues (n_inputs, n_neurons), dbiases = column
     sums of dvalues (1, n_neurons): the chain rule (Kinsley and Kukieła, Neural Networks from Scratch in Python, ch. 9).
 
     dvalues (batch, n_neurons), inputs (batch, n_inputs), weights (n_inputs, n_neurons). `out` is a tuple
-    (dinputs, dweights, dbiases), each an array to write into or None. Errors as for `dense_forward`.
+    (dinputs, dweights, dbiases), each an array to write into or None. `precision` and errors as for `dense_forward`;
+    dbiases is never rounded.
     """
-    return _backward(dvalues, None, inputs, weights, out, True)
+    return _backward(dvalues, None, inputs, weights, out, True, precision=precision)
 
 
 def dense_relu_backward(dvalues: ArrayLike, output: ArrayLike, inputs: ArrayLike, weights: ArrayLike, *,
-                        out: tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None] | None = None) -> Gradients:
+                        out: tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None] | None = None,
+                   precision: str | None = None) -> Gradients:
     """`dense_backward` through a ReLU: dvalues counts where `output`, of `dense_relu_forward`, is above 0 (or NaN).
 
     output (batch, n_neurons); anything with the same sign will do, so also the sums before the ReLU. Where the gradient
@@ -81,7 +90,7 @@ def dense_relu_backward(dvalues: ArrayLike, output: ArrayLike, inputs: ArrayLike
     """
     if output is None:
         raise TypeError("output is None, expected an array of the shape of dvalues")
-    return _backward(dvalues, output, inputs, weights, out, True)
+    return _backward(dvalues, output, inputs, weights, out, True, precision=precision)
 
 
 def relu_forward(z: ArrayLike, *, out: np.ndarray | None = None) -> np.ndarray:
@@ -133,40 +142,41 @@ def _run(compiled, *arguments):
         raise MemoryError("no memory for the workspace of a kernel")
 
 
-def _forward(inputs, weights, biases, out, relu, spare=None):
+def _forward(inputs, weights, biases, out, relu, spare=None, precision=None):
     """The short way. `spare` is an array to write to in place of a new one, if it fits: a layer's last result."""
     row = weights if biases is None else biases
     if type(inputs) is ndarray and type(weights) is ndarray and type(row) is ndarray and out is None:
         dtype = inputs.dtype
         if weights.dtype is dtype is row.dtype and inputs.ndim == weights.ndim == row.ndim == 2:
-            compiled = _FORWARD[dtype]
+            compiled = _FORWARD[dtype if precision is None else operands.multiplied(dtype, precision)]
             if compiled is not None:
                 output = spare
                 if spare is None or spare.dtype is not dtype or len(spare) != len(inputs):
                     output = empty((len(inputs), weights.shape[1]), dtype)
                 if not compiled(inputs, weights, row, biases is not None, output, relu):
                     return output
-    return _forward_any(inputs, weights, biases, out, relu)
+    return _forward_any(inputs, weights, biases, out, relu, precision)
 
 
-def _forward_any(inputs, weights, biases, out, relu):
+def _forward_any(inputs, weights, biases, out, relu, precision):
     inputs, weights = operands.as_array("inputs", inputs), operands.as_array("weights", weights)
     given = [inputs, weights]
     if biases is not None:
         given.append(operands.as_array("biases", biases))
     dtype = operands.float_dtype(*given)
+    compiled = _FORWARD[operands.multiplied(dtype, precision)]
     inputs = operands.as_rows("inputs", inputs)
     operands.check_weights(inputs, weights)
     shape = len(inputs), weights.shape[1]
     row = operands.as_biases(given[2], shape[1]) if biases is not None else weights
     operands.check_out("out", out, shape, dtype)
-    arguments = [a.astype(dtype, copy=False) for a in (operands.with_contiguous_lines(inputs), weights, row)]
+    arguments = [a.astype(dtype, copy=False) for a in (*operands.as_factors(inputs, weights, precision), row)]
     output = operands.result(out, shape, dtype, arguments)
-    _run(_FORWARD[dtype], *arguments, biases is not None, output, relu)
+    _run(compiled, *arguments, biases is not None, output, relu)
     return operands.deliver(output, out)
 
 
-def _backward(dvalues, z, inputs, weights, out, need_dinputs, spare=None):
+def _backward(dvalues, z, inputs, weights, out, need_dinputs, spare=None, precision=None):
     """The short way. `spare` are three arrays to write to in place of new ones, if they fit."""
     mask = dvalues if z is None else z
     if (type(dvalues) is ndarray and type(mask) is ndarray and type(inputs) is ndarray and type(weights) is ndarray
@@ -174,7 +184,7 @@ def _backward(dvalues, z, inputs, weights, out, need_dinputs, spare=None):
         dtype = dvalues.dtype
         if (mask.dtype is dtype is inputs.dtype and weights.dtype is dtype
                 and dvalues.ndim == mask.ndim == inputs.ndim == weights.ndim == 2):
-            compiled = _BACKWARD[dtype]
+            compiled = _BACKWARD[dtype if precision is None else operands.multiplied(dtype, precision)]
             if compiled is not None:
                 if spare is None or spare[1].dtype is not dtype or (need_dinputs and len(spare[0]) != len(inputs)):
                     spare = _new_gradients(inputs, weights, dtype, need_dinputs)
@@ -182,7 +192,7 @@ def _backward(dvalues, z, inputs, weights, out, need_dinputs, spare=None):
                 if not compiled(dvalues, mask, z is not None, inputs, weights, dinputs if need_dinputs else dweights,
                                 need_dinputs, dweights, dbiases):
                     return spare
-    return _backward_any(dvalues, z, inputs, weights, out, need_dinputs)
+    return _backward_any(dvalues, z, inputs, weights, out, need_dinputs, precision)
 
 
 def _new_gradients(inputs, weights, dtype, need_dinputs):
@@ -190,13 +200,14 @@ def _new_gradients(inputs, weights, dtype, need_dinputs):
     return empty(inputs.shape, dtype) if need_dinputs else None, empty(shape, dtype), empty((1, shape[1]), dtype)
 
 
-def _backward_any(dvalues, z, inputs, weights, out, need_dinputs):
+def _backward_any(dvalues, z, inputs, weights, out, need_dinputs, precision):
     dvalues, inputs = operands.as_array("dvalues", dvalues), operands.as_array("inputs", inputs)
     weights = operands.as_array("weights", weights)
     given = [dvalues, inputs, weights]
     if z is not None:
         given.append(operands.as_array("output", z))
     dtype = operands.float_dtype(*given)
+    compiled = _BACKWARD[operands.multiplied(dtype, precision)]
     dvalues, inputs = operands.as_rows("dvalues", dvalues), operands.as_rows("inputs", inputs)
     operands.check_weights(inputs, weights)
     n_inputs, n_neurons = weights.shape
@@ -211,11 +222,11 @@ def _backward_any(dvalues, z, inputs, weights, out, need_dinputs):
         return None if array is None else array.astype(dtype, copy=False)
 
     dvalues, mask = (operands.with_contiguous_rows(prepared(a)) if a is not None else None for a in (dvalues, mask))
-    inputs, weights = operands.with_contiguous_lines(prepared(inputs)), prepared(weights)
+    inputs, weights = operands.as_factors(prepared(inputs), prepared(weights), precision)
     results = [operands.result(o, shape, dtype, (dvalues, mask, inputs, weights))
                for o, shape in zip(outs, shapes, strict=True)]
     dinputs, dweights, dbiases = results
-    _run(_BACKWARD[dtype], dvalues, dvalues if mask is None else mask, mask is not None, inputs, weights,
+    _run(compiled, dvalues, dvalues if mask is None else mask, mask is not None, inputs, weights,
          dinputs, need_dinputs, dweights, dbiases)
     if not need_dinputs:
         return None, dweights, dbiases

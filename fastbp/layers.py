@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from . import functional
-from ._operands import FLOATS, empty
+from ._operands import FLOATS, empty, multiplied
 
 
 def _our_references():
@@ -38,7 +38,7 @@ class Dense:
     nothing; whoever keeps a result, or a view of it, keeps it unchanged.
 
     `dtype` is float32 or float64, `rng` a numpy.random.Generator, a seed, or None for fresh entropy. `precision` is that of
-    the multiplications: the dtype's name, as is None.
+    the multiplications: the dtype's name, as is None, or "bfloat16" for float32 (fastbp.dense_forward says what it rounds).
     Raises TypeError for another dtype or sizes that are not integers, ValueError for negative sizes or another precision.
     """
 
@@ -50,13 +50,12 @@ class Dense:
         dtype = np.dtype(dtype)
         if dtype not in FLOATS:
             raise TypeError(f"dtype is {dtype}, expected float32 or float64")
-        if precision not in (None, dtype.name):
-            raise ValueError(f"precision is {precision!r}, expected {dtype.name!r} or None: dtype is {dtype}")
+        multiplied(dtype, precision)
         scale = np.sqrt(2 / max(n_inputs, 1), dtype=dtype)
         weights = np.random.default_rng(rng).standard_normal((n_inputs, n_neurons), dtype)
         self.weights = np.multiply(weights, scale, out=empty(weights.shape, dtype))
         self.biases = np.zeros((1, n_neurons), dtype) if bias else None
-        self.need_dinputs = need_dinputs
+        self.need_dinputs, self.precision = need_dinputs, precision
         self.inputs = self.output = None
         self.dinputs = self.dweights = self.dbiases = None
         self._made_output = self._previous_output = self._made_gradients = None
@@ -68,7 +67,7 @@ class Dense:
         spare = self._made_output if out is None else None
         if spare is not None and getrefcount(spare) > _OURS - (spare is not self.output):
             spare = self._other_output()
-        output = functional._forward(inputs, self.weights, self.biases, out, self._activated, spare)
+        output = functional._forward(inputs, self.weights, self.biases, out, self._activated, spare, self.precision)
         self.inputs, self.output = inputs, output
         self._made_output = output if out is None else None
         return output
@@ -83,7 +82,7 @@ class Dense:
             raise RuntimeError(f"backward of {type(self).__name__} was called before forward, expected forward first")
         z = self.output if self._activated else None
         spare = self._made_gradients if self._may_reuse_gradients() else None
-        gradients = functional._backward(dvalues, z, self.inputs, self.weights, None, self.need_dinputs, spare)
+        gradients = functional._backward(dvalues, z, self.inputs, self.weights, None, self.need_dinputs, spare, self.precision)
         self._made_gradients = gradients
         self.dinputs, self.dweights, dbiases = gradients
         if self.biases is not None:

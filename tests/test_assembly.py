@@ -5,7 +5,7 @@ import pytest
 from numba import njit, types
 
 from fastbp import _cpu, _jit
-from fastbp.kernels import blocking, gemm
+from fastbp.kernels import blocking, gemm, tile
 
 REGISTER = {"avx512": "zmm", "avx2": "ymm", "baseline": "xmm"}
 MULTIPLY = {"avx512": "vfmadd", "avx2": "vfmadd", "baseline": "mul"}
@@ -21,18 +21,24 @@ def inner_loops(assembly, multiply):
             yield [line.strip() for line in loop.splitlines() if line.strip()]
 
 
+def multiplications(dtype):
+    """(instruction, how many a vector takes)."""
+    if dtype is tile.BFLOAT16 and _cpu.has_bfloat16_dot():
+        return "vdpbf16ps", 1
+    return MULTIPLY[_cpu.instruction_set()] + (".*pd" if dtype == types.float64 else ".*ps"), 1 + (dtype is tile.BFLOAT16)
+
+
 @pytest.mark.parametrize("which", ["wide", "narrow", "flat"])
-@pytest.mark.parametrize("dtype", [types.float32, types.float64], ids=str)
+@pytest.mark.parametrize("dtype", gemm.DTYPES, ids=str)
 def test_tile_stays_in_registers(dtype, which):
-    instruction_set = _cpu.instruction_set()
-    multiply = MULTIPLY[instruction_set] + (".*ps" if dtype == types.float32 else ".*pd")
+    multiply, a_vector = multiplications(dtype)
     panels = njit(**_jit.FLAGS)(gemm._build_panels(which, dtype))
     panels.compile(gemm.PANELS)
     loops = list(inner_loops(panels.inspect_asm(panels.signatures[0]), multiply))
     shape = getattr(blocking.tiles(dtype), which)
-    unrolled = shape.rows * shape.vecs * blocking.UNROLL
-    multiplications = [sum(bool(re.match(multiply, line)) for line in loop) for loop in loops]
-    assert multiplications.count(unrolled) >= 2, (shape, multiplications)               # A in place, and copied
+    counts = [sum(bool(re.match(multiply, line)) for line in loop) for loop in loops]
+    unrolled = shape.rows * shape.vecs * blocking.UNROLL * a_vector
+    assert counts.count(unrolled) >= 2, (shape, counts)                     # A in place, and copied
     for loop in loops:
-        assert any(REGISTER[instruction_set] in line for line in loop)
+        assert any(REGISTER[_cpu.instruction_set()] in line for line in loop)
         assert not [line for line in loop if re.search(r"[xyz]mm", line) and "(%rsp" in line]

@@ -1,4 +1,7 @@
-"""The kernels' tests once more, in a process that compiles for an older CPU and fails if it does not."""
+"""Tests once more in a process that compiles for another CPU, and fails if it does not.
+
+For an older one the kernels' results are tested, for a newer one, whose code cannot run here, only its assembly.
+"""
 import os
 import subprocess
 import sys
@@ -9,7 +12,8 @@ import pytest
 
 HERE = Path(__file__).parent
 PATIENCE = 300                  # seconds until a process that hangs is given up
-FILES = ("test_seed.py", "test_semantics.py", "test_shapes.py")
+RESULTS = ("test_seed.py", "test_semantics.py", "test_shapes.py", "test_bfloat16.py")
+AVX512 = ",".join(f"+{name}" for name in ("avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd"))
 
 RUN = """
 import sys
@@ -26,8 +30,18 @@ def test_an_older_cpu(tmp_path, instruction_set, cpu, needs):
     missing = [feature for feature in needs if not host.get(feature)]
     if missing:
         pytest.skip(f"{instruction_set} cannot run here: this CPU has no {' and no '.join(missing)}")
+    run(tmp_path, instruction_set, cpu, "", RESULTS)
+
+
+@pytest.mark.parametrize("cpu, features", [("skylake-avx512", f"{AVX512},-prefer-256-bit"),
+                                           ("znver4", f"{AVX512},+avx512bf16")])
+def test_the_code_for_a_newer_cpu(tmp_path, cpu, features):
+    run(tmp_path, "avx512", cpu, features, ["test_assembly.py"])
+
+
+def run(cache, instruction_set, cpu, features, files):
     answer = subprocess.run(
-        [sys.executable, "-c", RUN, instruction_set, *FILES], cwd=HERE, text=True, capture_output=True, timeout=PATIENCE,
-        check=False, env=os.environ | {"NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": "", "FASTBP_CACHE_DIR": str(tmp_path),
+        [sys.executable, "-c", RUN, instruction_set, *files], cwd=HERE, text=True, capture_output=True, timeout=PATIENCE,
+        check=False, env=os.environ | {"NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": features, "FASTBP_CACHE_DIR": str(cache),
                                        "PYTHONPATH": str(HERE.parent)})
     assert answer.returncode == 0, answer.stdout + answer.stderr

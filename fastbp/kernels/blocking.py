@@ -41,9 +41,18 @@ INNER_ROWS = 32                 # up to these rows, dinputs as inner products be
 INNER_BLOCK_PART = 4            # of L2 for the rows of B that all rows of A go over
 INNER_PART = 4                  # a vector's lanes over INNER_PART columns, it beats a tile that is empty for the most part
 DZ_BYTES = 16 << 20             # of dz in memory at a time, where it is not a whole batch: it stays in L3
+ROUNDED_BYTES = 8 << 20         # of what is rounded to bfloat16 at a time
 ELEMENT_WORK = 8                # multiply-adds that take as long as copying an element
 THREAD_WORK = 1 << 19           # multiply-adds that are worth a thread: some 10 us, twice what waking one takes
 TASKS_A_THREAD = 4              # tasks to aim at, so that a thread that was held up leaves its work to the others
+
+
+# Of pairs of bfloat16, without an instruction for their dot product: the halves of A and B need registers of their own.
+SPLIT_TILES = {
+    "avx512":   ((4, 4), (4, 1), (2, 4), 64),
+    "avx2":     ((3, 2), (3, 1), (2, 2), 32),
+    "baseline": ((2, 2), (2, 1), (1, 2), 16),
+}
 
 
 class Tiles(NamedTuple):
@@ -63,8 +72,9 @@ class Tiles(NamedTuple):
 
 @cache
 def tiles(dtype):
-    """The Tiles of a Numba float type on the instruction set that Numba compiles for."""
-    wide, narrow, flat, vector = TILES[_cpu.instruction_set()]
+    """The Tiles of a Numba float type, or of BFLOAT16, on the instruction set that Numba compiles for."""
+    table = SPLIT_TILES if dtype is tile.BFLOAT16 and not _cpu.has_bfloat16_dot() else TILES
+    wide, narrow, flat, vector = table[_cpu.instruction_set()]
     lanes = vector * 8 // dtype.bitwidth
     return Tiles(tile.Shape(dtype, *wide, lanes), tile.Shape(dtype, *narrow, lanes), tile.Shape(dtype, *flat, lanes),
                  tile.Shape(dtype, 1, wide[1], lanes), tile.Shape(dtype, 1, 1, lanes), tile.Shape(dtype, lanes, 1, lanes),
@@ -102,6 +112,12 @@ def partitions(rows):
 def dz_rows(rows, row_bytes):
     """Rows of dz to keep: all, or as many whole depth blocks as DZ_BYTES hold."""
     return min(rows, max(1, DZ_BYTES // max(1, DEPTH * row_bytes)) * DEPTH)
+
+
+@kernel
+def rounded_rows(rows, cols):
+    """Rows to round to bfloat16 at a time, an even number: all, or as many as ROUNDED_BYTES hold."""
+    return max(2, min(rows + rows % 2, max(1, ROUNDED_BYTES // max(1, 2 * ROWS * cols)) * ROWS))
 
 
 class Cut(NamedTuple):

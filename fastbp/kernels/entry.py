@@ -8,20 +8,26 @@ from functools import cache
 from numba import types
 
 from .. import _jit, _link
-from . import dense, relu
+from . import bfloat16, dense, relu
 from .matrix import matrix, only_if
+from .tile import BFLOAT16
 
 _FLAG = types.intp
 
 
+def dense_of(dtype):
+    """The module with the units of a Numba float type, or of BFLOAT16."""
+    return bfloat16 if dtype is BFLOAT16 else dense
+
+
 def _array(dtype, ndim):
-    return types.Array(dtype, ndim, "A", readonly=True, aligned=False)
+    return types.Array(types.float32 if dtype is BFLOAT16 else dtype, ndim, "A", readonly=True, aligned=False)
 
 
 @cache
 def forward(dtype):
     """forward(x, weights, biases, has_biases, y, relu) on 2-D arrays; returns a status."""
-    unit, a = dense.forward[dtype].address, _array(dtype, 2)
+    unit, a = dense_of(dtype).forward[dtype].address, _array(dtype, 2)
 
     def entry(x, weights, biases, has_biases, y, relu):
         return _link.call(unit(), (matrix(x), matrix(weights), only_if(has_biases, matrix(biases)), matrix(y), relu))
@@ -32,7 +38,7 @@ def forward(dtype):
 @cache
 def backward(dtype):
     """backward(dvalues, z, has_z, x, weights, dinputs, has_dinputs, dweights, dbiases) on 2-D arrays; returns a status."""
-    unit, a = dense.backward[dtype].address, _array(dtype, 2)
+    unit, a = dense_of(dtype).backward[dtype].address, _array(dtype, 2)
 
     def entry(dvalues, z, has_z, x, weights, dinputs, has_dinputs, dweights, dbiases):
         return _link.call(unit(), (matrix(dvalues), only_if(has_z, matrix(z)), matrix(x), matrix(weights),

@@ -140,8 +140,9 @@ def _build_panels(which, dtype):
 
 
 PANELS = types.intp(*[types.intp] * 9)
-_wide, _narrow = (_link.units(which, PANELS, partial(_build_panels, which)) for which in ("wide", "narrow"))
-flat = _link.units("flat", PANELS, partial(_build_panels, "flat"), rare=True)          # needed where B is in place
+DTYPES = *_link.FLOATS, tile.BFLOAT16
+_wide, _narrow = (_link.units(which, PANELS, partial(_build_panels, which), DTYPES) for which in ("wide", "narrow"))
+flat = _link.units("flat", PANELS, partial(_build_panels, "flat"), DTYPES, rare=True)   # needed where B is in place
 
 
 def _build(dtype):
@@ -183,7 +184,7 @@ def _strip(dtype):
     return strip
 
 
-product = _link.units("product", TASK, _build)
+product = _link.units("product", TASK, _build, DTYPES)
 
 
 @kernel

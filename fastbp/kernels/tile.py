@@ -22,10 +22,12 @@ from .vector import (
     I64,
     at,
     const,
+    dot,
     fetch_line,
     load_vector,
     masked_load,
     muladd,
+    pair,
     splat,
     store_lanes,
     sum_of_lanes,
@@ -35,10 +37,22 @@ from .vector import (
 BYTES = types.intp                      # how addresses, strides and counts are typed
 
 
-class Shape(NamedTuple):
-    """rows x vecs vectors of `lanes` elements of `dtype`, a Numba type."""
+class _BFloat16(types.Type):
+    """A pair of bfloat16 numbers in the place of one float32, which is as what all but rank1 treats it.
 
-    dtype: types.Float
+    The two follow one another along the depth of a product, so that the product of two such elements is a sum of two.
+    """
+
+    bitwidth = 32
+
+
+BFLOAT16 = _BFloat16("bfloat16")
+
+
+class Shape(NamedTuple):
+    """rows x vecs vectors of `lanes` elements of `dtype`, a Numba float type or BFLOAT16."""
+
+    dtype: types.Type
     rows: int
     vecs: int
     lanes: int
@@ -48,10 +62,11 @@ class _ShapeType(types.Opaque):
     """The type of a Shape inside compiled code: it has no bits, the shape is all in the type."""
 
     def __init__(self, shape):
-        self.shape, self.dtype = shape, shape.dtype
+        self.shape, self.has_pairs = shape, shape.dtype is BFLOAT16
+        self.dtype = types.float32 if self.has_pairs else shape.dtype
         self.rows, self.vecs, self.lanes = shape.rows, shape.vecs, shape.lanes
         self.size = shape.dtype.bitwidth // 8
-        self.elem = ir.FloatType() if shape.dtype == types.float32 else ir.DoubleType()
+        self.elem = ir.FloatType() if self.dtype == types.float32 else ir.DoubleType()
         self.vec = ir.VectorType(self.elem, shape.lanes)
         self.array = ir.ArrayType(self.vec, shape.rows * shape.vecs)
         super().__init__(f"{type(self).__name__}({shape.dtype},{shape.rows},{shape.vecs},{shape.lanes})")
@@ -265,7 +280,7 @@ def rank1(typing_context, tile, a, offsets, b_row):
 
     def generate(c, b, sig, args):
         tile, a, offsets, b_row = args
-        fma, acc = muladd(b, t), _split(b, t, tile)
+        fma, acc = dot(b, t) if t.has_pairs else muladd(b, t), _split(b, t, tile)
         row = [load_vector(b, t, b_row, j * t.lanes * t.size) for j in range(t.vecs)]
         for i in range(t.rows):
             scalar = splat(b, t.vec, b.load(at(b, a, b.extract_value(offsets, i), t.elem), align=1))
@@ -438,6 +453,30 @@ def transpose(typing_context, tile):
         return _join(b, t, rows)
 
     return t(t), generate
+
+
+@intrinsic
+def pairs_across(typing_context, first, second):
+    """Two vectors of float32 rounded to bfloat16, as one of pairs: element by element."""
+    t = first
+
+    def generate(c, b, sig, args):
+        return _join(b, t, [pair(b, t, *(_split(b, t, a)[0] for a in args))])
+
+    return t(t, t), generate
+
+
+@intrinsic
+def pairs_along(typing_context, two):
+    """A row of two vectors of float32 rounded to bfloat16, as one of pairs: the elements 0 and 1, 2 and 3, and so on."""
+    t, half = two, _TileType(two.shape._replace(vecs=1))
+
+    def generate(c, b, sig, args):
+        low, high = _split(b, t, args[0])
+        evens, odds = (ir.Constant(ir.VectorType(I32, t.lanes), list(range(k, 2 * t.lanes, 2))) for k in (0, 1))
+        return _join(b, half, [pair(b, half, b.shuffle_vector(low, high, evens), b.shuffle_vector(low, high, odds))])
+
+    return half(t), generate
 
 
 @intrinsic

@@ -6,6 +6,8 @@ element) count here. No address needs alignment.
 from llvmlite import ir
 from numba.core import cgutils
 
+from .. import _cpu
+
 I1, I8, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 32, 64))
 CACHE_LINE = 64
 
@@ -40,6 +42,65 @@ def muladd(b, t):
     signature = ir.FunctionType(t.vec, [t.vec] * 3)
     function = cgutils.get_or_insert_function(b.module, signature, f"llvm.fmuladd.v{t.lanes}f{t.size * 8}")
     return lambda x, y, z: b.call(function, [x, y, z])
+
+
+class _BFloat(ir.types.Type):
+    """llvmlite has no name for LLVM's bfloat."""
+
+    def _to_string(self):
+        return "bfloat"
+
+    def __eq__(self, other):
+        return isinstance(other, _BFloat)
+
+    def __hash__(self):
+        return hash(_BFloat)
+
+
+def dot(b, t):
+    """A function (x, y, z) -> z + x[0] * y[0] + x[1] * y[1], lane by lane, of pairs of bfloat16 in the place of a float32."""
+    if _cpu.has_bfloat16_dot() and t.lanes * t.size == CACHE_LINE:
+        pairs = ir.VectorType(_BFloat(), 2 * t.lanes)
+        signature = ir.FunctionType(t.vec, [t.vec, pairs, pairs])
+        function = cgutils.get_or_insert_function(b.module, signature, "llvm.x86.avx512bf16.dpbf16ps.512")
+        return lambda x, y, z: b.call(function, [z, b.bitcast(x, pairs), b.bitcast(y, pairs)])
+    fma = muladd(b, t)
+
+    def second_then_first(x, y, z):
+        return fma(_first(b, t, x), _first(b, t, y), fma(_second(b, t, x), _second(b, t, y), z))
+
+    return second_then_first
+
+
+def _bits(t):
+    return ir.VectorType(I32 if t.size == 4 else I64, t.lanes)
+
+
+def _each(t, number):
+    return ir.Constant(_bits(t), [number] * t.lanes)
+
+
+def _first(b, t, pairs):
+    """The first number of each pair, as float32: bfloat16 is its upper half."""
+    return b.bitcast(b.shl(b.bitcast(pairs, _bits(t)), _each(t, 16)), t.vec)
+
+
+def _second(b, t, pairs):
+    return b.bitcast(b.and_(b.bitcast(pairs, _bits(t)), _each(t, 0xFFFF0000)), t.vec)
+
+
+def pair(b, t, x, y):
+    """Two vectors of float32, rounded to bfloat16, as one of pairs."""
+    first, second = (_rounded(b, t, v) for v in (x, y))
+    return b.bitcast(b.or_(b.lshr(first, _each(t, 16)), b.and_(second, _each(t, 0xFFFF0000))), t.vec)
+
+
+def _rounded(b, t, x):
+    """The bits of float32 whose upper half is the nearest bfloat16, the even one of two; a NaN becomes a quiet one."""
+    bits = b.bitcast(x, _bits(t))
+    odd = b.and_(b.lshr(bits, _each(t, 16)), _each(t, 1))
+    nearest = b.add(bits, b.add(odd, _each(t, 0x7FFF)))
+    return b.select(b.fcmp_unordered("uno", x, x), b.or_(bits, _each(t, 0x400000)), nearest)
 
 
 def valid_lanes(b, t, cols, j):

@@ -1,0 +1,165 @@
+"""A dense layer whose products multiply bfloat16: float32 matrices, rounded on the way into a product and summed in float32.
+
+As dense.py: the same units, arguments and refusals. Everything but the operands of the products is float32, and dbiases is
+the sum of what is not rounded. The batch is gone over in blocks, so that what is rounded stays in the caches.
+"""
+from numba import types
+
+from .. import _link
+from .._jit import kernel
+from . import blocking, columns, gemm, packing, tile
+from .columns import mask_job
+from .dense import copy_row, fits
+from .gemm import Right, product_job
+from .matrix import MATRIX, Matrix, any_overlap, from_row, overlap, transposed
+from .parallel import REGION_BYTES, run, run_both
+from .rounding import across_rows, along_rows, round_rows
+from .workspace import ALIGNMENT, acquire, release
+
+SIZE = 4                        # bytes of a float32, and of a pair
+
+
+@kernel
+def matrix_bytes(rows, cols):
+    return blocking.round_up(rows * cols * SIZE, ALIGNMENT)
+
+
+@kernel
+def compact(data, rows, cols):
+    """A Matrix at an address, its rows one after another."""
+    return Matrix(data, rows, cols, cols * SIZE, SIZE)
+
+
+def _build_forward(dtype):
+    tiles = blocking.tiles(tile.BFLOAT16)
+    round_pairs, pack = round_rows[dtype].address, packing.pack[types.float32].address
+    product = gemm.product[tile.BFLOAT16].address
+
+    def forward(x, weights, biases, y, relu):
+        """y = relu(x @ weights + biases)."""
+        if x.cols != weights.rows or not fits(y, x.rows, weights.cols, SIZE):
+            return _link.REFUSED
+        if biases.data != 0 and (biases.rows != 1 or biases.cols != weights.cols or overlap(y, biases, SIZE)):
+            return _link.REFUSED
+        if x.col_step != SIZE or weights.col_step != SIZE or overlap(y, x, SIZE) or overlap(y, weights, SIZE):
+            return _link.REFUSED
+        neurons, pairs = y.cols, blocking.blocks(x.cols, 2)
+        threads = blocking.threads(x.rows * x.cols * neurons)
+        block = blocking.rounded_rows(x.rows, x.cols)
+        bias_bytes = matrix_bytes(1, blocking.round_up(neurons, tile.width(tiles.wide))) if biases.data != 0 else 0
+        panels_bytes, weights_bytes = packing.packed_bytes(tiles, pairs, neurons), matrix_bytes(pairs, neurons)
+        memory, slot = acquire(REGION_BYTES + bias_bytes + panels_bytes + weights_bytes + matrix_bytes(block, pairs)
+                               + threads * gemm.scratch_bytes(tiles))
+        if memory == 0:
+            return _link.NO_MEMORY
+        bias, panels = 0, memory + REGION_BYTES + bias_bytes
+        if biases.data != 0:
+            bias = memory + REGION_BYTES
+            copy_row(tiles, biases, bias)
+        rounded_weights = compact(panels + panels_bytes, pairs, neurons)
+        run(round_pairs(), across_rows(weights, rounded_weights), memory)
+        run(pack(), packing.pack_job(tiles, rounded_weights, panels), memory)
+        rounded_x = panels + panels_bytes + weights_bytes
+        scratch = rounded_x + matrix_bytes(block, pairs)
+        right = Right(panels, pairs * SIZE, 0, 0)
+        for i in range(0, x.rows, block):
+            rows = min(block, x.rows - i)
+            left = compact(rounded_x, rows, pairs)
+            run(round_pairs(), along_rows(from_row(x, i, rows), left), memory)
+            run(product(), product_job(tiles, left, right, from_row(y, i, rows), 0, bias, relu, scratch, threads), memory)
+        release(slot)
+        return _link.OK
+
+    return forward
+
+
+forward = _link.units("forward", types.intp(MATRIX, MATRIX, MATRIX, MATRIX, types.intp), _build_forward, [tile.BFLOAT16])
+
+
+def _build_backward(dtype):
+    tiles, by_results = blocking.tiles(tile.BFLOAT16), _by_results(dtype)
+
+    def backward(dvalues, z, x, weights, dinputs, dweights, dbiases):
+        """dinputs, dweights and dbiases."""
+        rows, inputs, neurons = x.rows, weights.rows, weights.cols
+        if x.cols != inputs or not fits(dvalues, rows, neurons, SIZE) or not fits(dweights, inputs, neurons, SIZE):
+            return _link.REFUSED
+        if x.col_step != SIZE or weights.col_step != SIZE or not fits(dbiases, 1, neurons, SIZE):
+            return _link.REFUSED
+        if dinputs.data != 0 and not fits(dinputs, rows, inputs, SIZE):
+            return _link.REFUSED
+        if z.data != 0 and not fits(z, rows, neurons, SIZE):
+            return _link.REFUSED
+        if any_overlap((dvalues, z, x, weights), (dinputs, dweights, dbiases), SIZE):
+            return _link.REFUSED
+        threads = blocking.threads(2 * rows * inputs * neurons)
+        block = blocking.rounded_rows(rows, inputs + 3 * neurons)
+        panels_bytes = packing.packed_bytes(tiles, blocking.blocks(neurons, 2), inputs) if dinputs.data != 0 else 0
+        memory, slot = acquire(REGION_BYTES + panels_bytes + block_bytes(tiles, block, inputs, neurons)
+                               + threads * gemm.scratch_bytes(tiles))
+        if memory == 0:
+            return _link.NO_MEMORY
+        by_results(dvalues, z, x, weights, dinputs, dweights, dbiases, threads, block, panels_bytes, memory)
+        release(slot)
+        return _link.OK
+
+    return backward
+
+
+@kernel
+def block_bytes(tiles, block, inputs, neurons):
+    """What is kept of a block: dz, rounded along and across its rows, and its panels, and x rounded; before it, the weights."""
+    half = blocking.blocks(block, 2)
+    of_block = (matrix_bytes(block, neurons) + matrix_bytes(block, blocking.blocks(neurons, 2)) + matrix_bytes(half, neurons)
+                + packing.packed_bytes(tiles, half, neurons) + matrix_bytes(half, inputs))
+    return max(of_block, matrix_bytes(inputs, blocking.blocks(neurons, 2)))
+
+
+def _by_results(dtype):
+    tiles, size = blocking.tiles(tile.BFLOAT16), SIZE
+    round_pairs, pack = round_rows[dtype].address, packing.pack[types.float32].address
+    mask, product = columns.mask[types.float32].address, gemm.product[tile.BFLOAT16].address
+
+    @kernel
+    def by_results(dvalues, z, x, weights, dinputs, dweights, dbiases, threads, block, panels_bytes, memory):
+        inputs, neurons = weights.rows, weights.cols
+        pairs, half = blocking.blocks(neurons, 2), blocking.blocks(block, 2)
+        panels = memory + REGION_BYTES
+        if panels_bytes > 0:
+            rounded_weights = compact(panels + panels_bytes, inputs, pairs)
+            run(round_pairs(), along_rows(weights, rounded_weights), memory)
+            run(pack(), packing.pack_job(tiles, transposed(rounded_weights), panels), memory)
+        of_dz = panels + panels_bytes
+        of_dz_along = of_dz + matrix_bytes(block, neurons)
+        of_dz_across = of_dz_along + matrix_bytes(block, pairs)
+        dz_panels = of_dz_across + matrix_bytes(half, neurons)
+        of_x = dz_panels + packing.packed_bytes(tiles, half, neurons)
+        scratch = panels + panels_bytes + block_bytes(tiles, block, inputs, neurons)
+        i = 0
+        while True:                                     # once for an empty batch as well: its dweights are zeros
+            rows, later = min(block, x.rows - i), int(i > 0)
+            half = blocking.blocks(rows, 2)
+            dz, dz_along = compact(of_dz, rows, neurons), compact(of_dz_along, rows, pairs)
+            dz_across, x_across = compact(of_dz_across, half, neurons), compact(of_x, half, inputs)
+            z_block = from_row(z, i, rows) if z.data != 0 else z
+            run(mask(), mask_job(tiles, from_row(dvalues, i, rows), z_block, dz, 0, dbiases.data, later), memory)
+            run(round_pairs(), across_rows(dz, dz_across), memory)
+            run(pack(), packing.pack_job(tiles, dz_across, dz_panels), memory)
+            run(round_pairs(), across_rows(from_row(x, i, rows), x_across), memory)
+            of_weights = product_job(tiles, transposed(x_across), Right(dz_panels, half * size, 0, 0), dweights, later, 0, 0,
+                                     scratch, threads)
+            if dinputs.data != 0:
+                run(round_pairs(), along_rows(dz, dz_along), memory)
+                of_inputs = product_job(tiles, dz_along, Right(panels, pairs * size, 0, 0), from_row(dinputs, i, rows), 0, 0, 0,
+                                        scratch, threads)
+                run_both(product(), of_weights, product(), of_inputs, memory)
+            else:
+                run(product(), of_weights, memory)
+            i += rows
+            if i >= x.rows:
+                break
+
+    return by_results
+
+
+backward = _link.units("backward", types.intp(*[MATRIX] * 7), _build_backward, [tile.BFLOAT16])

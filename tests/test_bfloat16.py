@@ -1,0 +1,159 @@
+"""precision="bfloat16": what rounding the factors and summing in float32 gives, and within the bound that is promised."""
+import warnings
+
+import numba
+import numpy as np
+import pytest
+
+import fastbp
+import oracle
+from fastbp import _cpu, _operands
+from fastbp.kernels import blocking, tile
+
+NAN, INF = np.float32(np.nan), np.float32(np.inf)
+WIDE = blocking.tiles(tile.BFLOAT16).wide
+COLUMNS = WIDE.vecs * WIDE.lanes
+SHAPES = [(1, 1, 1), (1, 2, 3), (2, 1, 5), (3, 7, COLUMNS + 1), (WIDE.rows + 1, COLUMNS, 2 * COLUMNS - 1), (64, 33, 17),
+          (101, 333, 77), (5, 2 * blocking.DEPTH + 3, 20), (blocking.ROWS + 1, 20, 30), (2001, 9, 65),
+          (0, 3, 4), (3, 0, 4), (3, 4, 0)]
+
+pytestmark = pytest.mark.filterwarnings("ignore:precision 'bfloat16' is not faster here:RuntimeWarning")
+
+
+def rounded(x):
+    """The nearest bfloat16 numbers, the even one of two, as float64. By arithmetic on numbers, where the kernels use bits."""
+    x = np.asarray(x, np.float64)
+    mantissa, exponent = np.frexp(x)
+    with np.errstate(invalid="ignore"):
+        return np.where(np.isfinite(x), np.ldexp(np.rint(mantissa * 256), exponent - 8), x)
+
+
+def small(rng, *shape):
+    """Numbers of 16 bits: half of them need rounding, and the products and sums of the rounded ones are exact in float32."""
+    return (rng.integers(-300, 301, shape) / 4).astype(np.float32)
+
+
+def operands(rng, shape):
+    batch, n_inputs, n_neurons = shape
+    return small(rng, batch, n_inputs), small(rng, n_inputs, n_neurons), small(rng, 1, n_neurons), small(rng, batch, n_neurons)
+
+
+def expected_backward(dvalues, y, x, w):
+    dz = np.where(y <= 0, 0, dvalues).astype(np.float64)
+    return rounded(dz) @ rounded(w).T, rounded(x).T @ rounded(dz), dz.sum(axis=0, keepdims=True)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_factors_are_rounded_and_sums_are_not(rng, shape):
+    x, w, b, dvalues = operands(rng, shape)
+    z = rounded(x) @ rounded(w) + b
+    np.testing.assert_array_equal(fastbp.dense_forward(x, w, b, precision="bfloat16"), z)
+    y = fastbp.dense_relu_forward(x, w, b, precision="bfloat16")
+    np.testing.assert_array_equal(y, np.maximum(z, 0))
+    gradients = fastbp.dense_relu_backward(dvalues, y, x, w, precision="bfloat16")
+    for gradient, values in zip(gradients, expected_backward(dvalues, y, x, w), strict=True):
+        assert gradient.dtype == np.float32
+        np.testing.assert_array_equal(gradient, values)
+
+
+@pytest.mark.parametrize("shape", [(3, 784, 130), (300, 70, 90), (5000, 20, 30)], ids=str)
+def test_the_promised_bound(rng, shape):
+    batch, n_inputs, n_neurons = shape
+    x, w, dvalues = (rng.standard_normal(shape).astype(np.float32) for shape in
+                     ((batch, n_inputs), (n_inputs, n_neurons), (batch, n_neurons)))
+    results = (fastbp.dense_forward(x, w, precision="bfloat16"), *fastbp.dense_backward(dvalues, x, w, precision="bfloat16"))
+    for result, (a, b) in zip(results, [(x, w), (dvalues, w.T), (x.T, dvalues)], strict=False):
+        a, b = a.astype(np.float64), b.astype(np.float64)
+        bound = (2.0 ** -7 + (a.shape[1] + 2) * 2.0 ** -23) * (np.abs(a) @ np.abs(b))
+        assert np.all(np.abs(result - a @ b) <= bound)
+        assert np.any(np.abs(result - a @ b) > 2.0 ** -12 * (np.abs(a) @ np.abs(b)).max() / 100)       # it is not float32
+    oracle.assert_rounded(results[3], np.ones((1, batch)), dvalues)
+
+
+@pytest.mark.parametrize("value, nearest", [
+    (1 + 2 ** -8, 1), (1 + 3 * 2 ** -8, 1 + 2 ** -6), (1 + 2 ** -8 + 2 ** -20, 1 + 2 ** -7), (-1 - 2 ** -8, -1),
+    (3.4e38, INF), (-3.4e38, -INF), (INF, INF), (-INF, -INF), (NAN, NAN), (-0.0, 0.0)])
+def test_rounding_of_one_number(value, nearest):
+    x = np.array([[value]], np.float32)
+    one = np.ones((1, 1), np.float32)
+    for factors in ((x, one), (one, x)):
+        np.testing.assert_array_equal(fastbp.dense_forward(*factors, precision="bfloat16"), np.float32([[nearest]]))
+
+
+def test_every_nan_stays_one():
+    """Also those whose payload is only in the half that is cut off, and those that rounding up would turn into -0."""
+    bits = np.array([0x7F800001, 0xFF800001, 0x7FFFFFFF, 0xFFFFFFFF, 0x7F80FFFF], np.uint32)
+    x = bits.view(np.float32)[:, np.newaxis]
+    assert np.isnan(fastbp.dense_forward(x, np.ones((1, 1), np.float32), precision="bfloat16")).all()
+
+
+@pytest.mark.parametrize("order", ["F", "strided", "reversed", "list"])
+def test_any_layout(rng, order):
+    x, w, b, dvalues = operands(rng, (9, 21, 35))
+    change = {"F": np.asfortranarray, "strided": lambda a: np.repeat(a, 2, axis=1)[:, ::2], "list": np.ndarray.tolist,
+              "reversed": lambda a: a[::-1, ::-1].copy()[::-1, ::-1]}[order]
+    dtype = {"dtype": np.float32}
+    arrays = [change(a) if order != "list" else np.array(change(a), **dtype) for a in (x, w, b, dvalues)]
+    y = fastbp.dense_relu_forward(*arrays[:3], precision="bfloat16")
+    np.testing.assert_array_equal(y, np.maximum(rounded(x) @ rounded(w) + b, 0))
+    out = tuple(np.full(shape, np.nan, np.float32, order="F") for shape in (x.shape, w.shape, b.shape))
+    fastbp.dense_relu_backward(arrays[3], y, *arrays[:2], out=out, precision="bfloat16")
+    for gradient, values in zip(out, expected_backward(dvalues, y, x, w), strict=True):
+        np.testing.assert_array_equal(gradient, values)
+
+
+def test_the_same_bits_on_any_number_of_threads(rng):
+    x, w, b, dvalues = (rng.standard_normal(s).astype(np.float32) for s in ((3001, 65), (65, 130), (1, 130), (3001, 130)))
+    layer = fastbp.DenseReLU(65, 130, precision="bfloat16")
+    layer.weights, layer.biases = w, b
+    results = []
+    for threads in (1, 2, 7):
+        fastbp.set_num_threads(threads)
+        y = layer.forward(x)
+        layer.backward(dvalues)
+        results.append([a.tobytes() for a in (y, layer.dinputs, layer.dweights, layer.dbiases)])
+    assert results[0] == results[1] == results[2]
+
+
+def test_layers_and_compiled_code_do_the_same(rng):
+    x, w, b, dvalues = operands(rng, (9, 21, 35))
+    layer = fastbp.DenseReLU(21, 35, precision="bfloat16")
+    layer.weights, layer.biases = w, b
+
+    @numba.njit
+    def step(x, w, b, dvalues):
+        y = fastbp.dense_relu_forward(x, w, b, precision="bfloat16")
+        return y, fastbp.dense_relu_backward(dvalues, y, x, w, precision="bfloat16")
+
+    y, gradients = step(x, w, b, dvalues)
+    np.testing.assert_array_equal(layer.forward(x), y)
+    layer.backward(dvalues)
+    for a, e in zip((layer.dinputs, layer.dweights, layer.dbiases), gradients, strict=True):
+        np.testing.assert_array_equal(a, e)
+    strided = np.repeat(w, 2, axis=1)[:, ::2]
+    np.testing.assert_array_equal(step(x, strided, b, dvalues)[0], y)
+
+
+@pytest.mark.parametrize("precision", ["bfloat17", "float64", "", 16])
+def test_another_precision_is_refused(precision):
+    x = np.ones((2, 2), np.float32)
+    message = f"precision is {precision!r}, expected 'float32', 'bfloat16' or None"
+    with pytest.raises(ValueError, match=message):
+        fastbp.dense_forward(x, x, precision=precision)
+    with pytest.raises(ValueError, match=message):
+        fastbp.DenseReLU(2, 2, precision=precision)
+    with pytest.raises(ValueError, match="precision is 'bfloat16', expected 'float64' or None"):
+        fastbp.dense_forward(x.astype(float), x, precision="bfloat16")
+
+
+def test_one_warning_where_it_is_not_faster():
+    _operands._warn_if_not_faster.cache_clear()
+    x = np.ones((2, 2), np.float32)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(3):
+            fastbp.dense_forward(x, x, precision="bfloat16")
+            fastbp.DenseReLU(2, 2, precision="bfloat16")
+    assert len(caught) == (0 if _cpu.has_bfloat16_dot() else 1)
+    for warning in caught:
+        assert warning.filename == __file__
