@@ -1,0 +1,211 @@
+"""Side by side: implementations of one step of a dense layer with ReLU, each in a process of its own, taking turns.
+
+A step is forward, then from dvalues: dinputs, dweights and dbiases. The processes are given the same arrays, and the same
+CPUs. A ratio compares medians over turns, so that a machine that slows down for a while slows down all of them.
+"""
+import argparse
+import importlib.util
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+
+PEERS = ("numpy", "torch", "jax")
+PACKAGES = ("fastbp", "numba", *PEERS)
+SECONDS = 0.05                  # of steps in a turn
+MOST_STEPS = 1000
+QUIET = 0.12                    # seconds between turns: OpenBLAS's threads go on spinning for 0.1 after its last product
+
+
+# ---- in the process of one implementation
+
+
+def operands(batch, n_inputs, n_neurons, dtype):
+    """x, weights, biases and dvalues, the same in every process."""
+    rng = np.random.default_rng([batch, n_inputs, n_neurons])
+    shapes = (batch, n_inputs), (n_inputs, n_neurons), (1, n_neurons), (batch, n_neurons)
+    x, w, b, dvalues = (rng.standard_normal(shape).astype(dtype) for shape in shapes)
+    return x, w / np.sqrt(n_inputs, dtype=dtype), b, dvalues
+
+
+def numpy_steps(x, w, b, dvalues, threads, precision):
+    def step():
+        y = np.maximum(x @ w + b, 0)
+        dz = np.where(y > 0, dvalues, 0)
+        return y, dz @ w.T, x.T @ dz, dz.sum(axis=0, keepdims=True)
+    return [step]
+
+
+def torch_steps(x, w, b, dvalues, threads, precision):
+    """The better of two counts: plain operators, and autograd."""
+    import torch
+    torch.set_num_threads(threads)
+    x, w, b, dvalues = (torch.from_numpy(a) for a in (x, w, b[0], dvalues))
+    if precision == "bfloat16":
+        x, w, b, dvalues = (a.bfloat16() for a in (x, w, b, dvalues))
+    leaves = [a.clone().requires_grad_() for a in (x, w, b)]
+
+    def plain():
+        with torch.no_grad():
+            y = torch.addmm(b, x, w).relu_()
+            dz = torch.ops.aten.threshold_backward(dvalues, y, 0)
+            return y, dz @ w.t(), x.t() @ dz, dz.sum(0)
+
+    def autograd():
+        for leaf in leaves:
+            leaf.grad = None
+        y = torch.addmm(leaves[2], leaves[0], leaves[1]).relu()
+        y.backward(dvalues)
+        return y
+
+    return [plain, autograd]
+
+
+def jax_steps(x, w, b, dvalues, threads, precision):
+    import jax
+    import jax.numpy as jnp
+    jax.config.update("jax_enable_x64", True)
+    x, w, b, dvalues = (jnp.asarray(a, jnp.bfloat16 if precision == "bfloat16" else a.dtype) for a in (x, w, b, dvalues))
+
+    @jax.jit
+    def both(x, w, b, dvalues):
+        y, gradients = jax.vjp(lambda x, w, b: jax.nn.relu(x @ w + b), x, w, b)
+        return y, gradients(dvalues)
+
+    return [lambda: jax.block_until_ready(both(x, w, b, dvalues))]
+
+
+def fastbp_steps(x, w, b, dvalues, threads, precision):
+    import fastbp
+    fastbp.set_num_threads(threads)
+    layer = fastbp.DenseReLU(*w.shape, dtype=x.dtype, precision=None if precision == x.dtype.name else precision)
+    layer.weights[...], layer.biases[...] = w, b
+
+    def step():
+        layer.forward(x)
+        return layer.backward(dvalues)
+
+    return [step]
+
+
+STEPS = {"fastbp": fastbp_steps, "numpy": numpy_steps, "torch": torch_steps, "jax": jax_steps}
+
+
+def work(name, threads, dtype, precision, constants):
+    """Answer lines of JSON: a shape builds the step, null times it."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    if constants:
+        from fastbp.kernels import blocking
+        for constant, value in constants.items():
+            setattr(blocking, constant, value)
+    steps = []
+    for line in sys.stdin:
+        shape = json.loads(line)
+        if shape:
+            steps = STEPS[name](*operands(*shape, dtype), threads, precision)
+            answer = min(timed(step, 3 * [0]) for step in steps)
+        else:
+            answer = min(timed(step) for step in steps)
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+def timed(step, turns=None):
+    """The median of the seconds of a step over a turn."""
+    step()
+    start = time.perf_counter()
+    step()
+    count = min(MOST_STEPS, int(SECONDS / max(time.perf_counter() - start, 1e-9)))
+    seconds = []
+    for _ in turns or range(max(1, count)):
+        start = time.perf_counter()
+        step()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
+
+
+# ---- in the process that compares
+
+
+class Contestant:
+    """An implementation in a process of its own; `constants` change fastbp's blocking table there."""
+
+    def __init__(self, name, threads, dtype="float32", precision="float32", constants=None, cache=None):
+        self.name = name
+        env = os.environ | {f"{v}_NUM_THREADS": str(threads) for v in ("OMP", "OPENBLAS", "MKL", "NUMBA", "FASTBP")}
+        if threads == 1:
+            env["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+        if cache:
+            env["FASTBP_CACHE_DIR"] = cache
+        cpus = sorted(os.sched_getaffinity(0))[:threads] if hasattr(os, "sched_setaffinity") else None
+        arguments = [name, str(threads), dtype, precision, json.dumps(constants or {})]
+        self._process = subprocess.Popen([sys.executable, __file__, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                         text=True, env=env, preexec_fn=cpus and (lambda: os.sched_setaffinity(0, cpus)))
+
+    def ask(self, shape=None):
+        """Build the step for a shape, or time it: seconds."""
+        print(json.dumps(shape), file=self._process.stdin, flush=True)
+        answer = self._process.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"{self.name} ended while it was asked for {shape or 'a time'}")
+        return json.loads(answer)
+
+    def close(self):
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def medians(contestants, shape, turns):
+    """Seconds of a step of each contestant, in their order: the medians of so many turns."""
+    for contestant in contestants:
+        contestant.ask(shape)
+    seconds = [[] for _ in contestants]
+    for _ in range(turns):
+        for contestant, times in zip(contestants, seconds, strict=True):
+            time.sleep(QUIET)
+            times.append(contestant.ask())
+    return [statistics.median(times) for times in seconds]
+
+
+def installed(names):
+    """Those of the names that can be imported; says which cannot."""
+    found = [name for name in names if importlib.util.find_spec(name)]
+    for name in sorted(set(names) - set(found)):
+        print(f"{name} is not installed and left out", file=sys.stderr)
+    return found
+
+
+def machine():
+    """The CPU and the versions, in one line."""
+    from fastbp import _cpu
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in PACKAGES if importlib.util.find_spec(name))
+    return f"{_cpu.model()} ({_cpu.instruction_set()}, {_cpu.cores()} cores), Python {platform.python_version()}, {versions}"
+
+
+def options(description):
+    """A parser with the options that all comparisons have."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, nargs="+", help="default: 1 and all cores")
+    parser.add_argument("--dtype", nargs="+", default=["float32"], choices=["float32", "float64"])
+    parser.add_argument("--precision", choices=["bfloat16"], help="of the multiplications; default: the dtype")
+    parser.add_argument("--peers", nargs="+", default=PEERS, choices=PEERS)
+    parser.add_argument("--turns", type=int, default=5, help="of each implementation (default: 5)")
+    return parser
+
+
+def thread_counts(chosen):
+    from fastbp import _cpu
+    return chosen or sorted({1, _cpu.cores()})
+
+
+if __name__ == "__main__":
+    sys.path.remove(str(Path(__file__).parent))         # where the scripts lie, not what they measure
+    _, name, threads, dtype, precision, constants = sys.argv
+    work(name, int(threads), dtype, precision, json.loads(constants))
