@@ -43,11 +43,13 @@ def float_dtype(*arrays):
 
 def multiplied(dtype, precision):
     """What multiplies arrays of that dtype at that precision: the dtype itself, or "bfloat16"."""
-    if precision is None or precision == dtype.name:
+    if precision is None:
         return dtype
     if precision == BFLOAT16 and dtype == FLOATS[0]:
         _warn_if_not_faster()
         return BFLOAT16
+    if precision == dtype.name:
+        return dtype
     expected = f"{dtype.name!r}, {BFLOAT16!r}" if dtype == FLOATS[0] else f"{dtype.name!r}"
     raise ValueError(f"precision is {precision!r}, expected {expected} or None: the dtype is {dtype}")
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from . import functional
-from ._operands import FLOATS, empty, multiplied
+from ._operands import BFLOAT16, FLOATS, empty, multiplied
 
 
 def _our_references():
@@ -50,12 +50,12 @@ class Dense:
         dtype = np.dtype(dtype)
         if dtype not in FLOATS:
             raise TypeError(f"dtype is {dtype}, expected float32 or float64")
-        multiplied(dtype, precision)
+        factors = multiplied(dtype, precision)
         scale = np.sqrt(2 / max(n_inputs, 1), dtype=dtype)
         weights = np.random.default_rng(rng).standard_normal((n_inputs, n_neurons), dtype)
         self.weights = np.multiply(weights, scale, out=empty(weights.shape, dtype))
         self.biases = np.zeros((1, n_neurons), dtype) if bias else None
-        self.need_dinputs, self.precision = need_dinputs, precision
+        self.need_dinputs, self.precision = need_dinputs, BFLOAT16 if factors == BFLOAT16 else None
         self.inputs = self.output = None
         self.dinputs = self.dweights = self.dbiases = None
         self._made_output = self._previous_output = self._made_gradients = None

@@ -43,6 +43,7 @@ INNER_PART = 4                  # a vector's lanes over INNER_PART columns, it b
 DZ_BYTES = 16 << 20             # of dz in memory at a time, where it is not a whole batch: it stays in L3
 ROUNDED_BYTES = 8 << 20         # of what is rounded to bfloat16 at a time
 ELEMENT_WORK = 8                # multiply-adds that take as long as copying an element
+PLAIN_WORK = 128                # multiply-adds up to which plain loops are faster than tiles
 THREAD_WORK = 1 << 19           # multiply-adds that are worth a thread: some 10 us, twice what waking one takes
 TASKS_A_THREAD = 4              # tasks to aim at, so that a thread that was held up leaves its work to the others
 

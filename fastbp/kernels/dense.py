@@ -12,7 +12,7 @@ from numba import types
 
 from .. import _link, _state
 from .._jit import kernel
-from . import blocking, columns, gemm, inner, one_pass, packing, tile
+from . import blocking, columns, gemm, inner, one_pass, packing, plain, tile
 from .gemm import Right, product_job, with_ahead
 from .matrix import MATRIX, Matrix, any_overlap, from_col, from_row, overlap, transposed
 from .one_pass import dz_row_bytes
@@ -61,6 +61,9 @@ def _build_forward(dtype):
             return _link.REFUSED
         if overlap(y, x, size) or overlap(y, weights, size):
             return _link.REFUSED
+        if x.rows * x.cols * y.cols <= blocking.PLAIN_WORK:
+            plain.forward(tiles.wide, x, weights, biases, y, relu)
+            return _link.OK
         threads = blocking.threads(x.rows * x.cols * y.cols)
         in_place = x.rows <= blocking.IN_PLACE_ROWS and weights.col_step == size
         if in_place and flat() == 0:
@@ -116,6 +119,9 @@ def _build_backward(dtype):
             return _link.REFUSED
         if any_overlap((dvalues, z, x, weights), (dinputs, dweights, dbiases), size):
             return _link.REFUSED
+        if rows * inputs * neurons <= blocking.PLAIN_WORK:
+            plain.backward(tiles.wide, dvalues, z, x, weights, dinputs, dweights, dbiases)
+            return _link.OK
         threads = blocking.threads(2 * rows * inputs * neurons)
         if dinputs.data != 0 and blocking.by_inner(tiles.wide, rows, weights) and inner_products() == 0:
             return inner_unbound()

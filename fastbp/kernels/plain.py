@@ -1,0 +1,59 @@
+"""A dense layer as the textbook has it, for layers so small that tiles, panels and jobs take longer than the arithmetic.
+
+Rows and columns may lie in memory in any way.
+"""
+from .._jit import kernel
+from . import tile
+
+
+@kernel
+def forward(shape, x, weights, biases, y, relu):
+    """y = relu(x @ weights + biases), all Matrix."""
+    for i in range(y.rows):
+        for j in range(y.cols):
+            z = tile.zero(shape)
+            for p in range(x.cols):
+                z += get(shape, x, i, p) * get(shape, weights, p, j)
+            if biases.data != 0:
+                z += get(shape, biases, 0, j)
+            put(shape, y, i, j, tile.zero(shape) if relu != 0 and z <= 0 else z)
+
+
+@kernel
+def backward(shape, dvalues, z, x, weights, dinputs, dweights, dbiases):
+    """dinputs, dweights and dbiases, all Matrix; z and dinputs may be missing."""
+    for j in range(dvalues.cols):
+        total = tile.zero(shape)
+        for i in range(dvalues.rows):
+            total += get_dz(shape, dvalues, z, i, j)
+        put(shape, dbiases, 0, j, total)
+        for p in range(x.cols):
+            total = tile.zero(shape)
+            for i in range(dvalues.rows):
+                total += get(shape, x, i, p) * get_dz(shape, dvalues, z, i, j)
+            put(shape, dweights, p, j, total)
+    if dinputs.data != 0:
+        for i in range(dinputs.rows):
+            for p in range(dinputs.cols):
+                total = tile.zero(shape)
+                for j in range(dvalues.cols):
+                    total += get_dz(shape, dvalues, z, i, j) * get(shape, weights, p, j)
+                put(shape, dinputs, i, p, total)
+
+
+@kernel
+def get(shape, matrix, i, j):
+    return tile.load_scalar(shape, matrix.data + i * matrix.row_step + j * matrix.col_step)
+
+
+@kernel
+def put(shape, matrix, i, j, value):
+    tile.store_scalar(shape, matrix.data + i * matrix.row_step + j * matrix.col_step, value)
+
+
+@kernel
+def get_dz(shape, dvalues, z, i, j):
+    """An element of dvalues where z lets it pass, else 0."""
+    if z.data != 0 and get(shape, z, i, j) <= 0:
+        return tile.zero(shape)
+    return get(shape, dvalues, i, j)
