@@ -44,7 +44,7 @@ def table(shapes, peers, dtype, threads, precision, turns):
         print(lines[-1], flush=True)
     for contestant in contestants:
         contestant.close()
-    lines.append(f"| geometric mean | | {'| ' * len(peers)}| {statistics.geometric_mean(ratios):.2f} |\n")
+    lines.append(f"| geometric mean |{' |' * (1 + len(peers))} {statistics.geometric_mean(ratios):.2f} |\n")
     print(lines[-1], f"lowest {min(ratios):.2f}, {sum(r < 1 for r in ratios)} of {len(ratios)} below 1\n", flush=True)
     return "\n".join(lines)
 
