@@ -15,12 +15,18 @@ CACHE_LINE = 64
 ALIGNED_BYTES = 1 << 16         # from this size on, finding an aligned address takes less time than it saves
 
 
+class _Memory(np.ndarray):
+    """What a large array lies in. As it is of another class, a view of the array holds the array, and not this in its place:
+    so a layer sees who holds its results.
+    """
+
+
 def empty(shape, dtype):
     """A new array; a large one begins with a cache line, so that no vector of it lies in two, which takes twice the time."""
     size = shape[0] * shape[1] * dtype.itemsize
     if size < ALIGNED_BYTES:
         return np.empty(shape, dtype)
-    memory = np.empty(size + CACHE_LINE, np.uint8)
+    memory = _Memory(size + CACHE_LINE, np.uint8)
     return np.ndarray(shape, dtype, memory, -memory.ctypes.data % CACHE_LINE)
 
 

@@ -245,6 +245,22 @@ def test_results_that_are_held_are_not_overwritten(rng, layer_type, dtype, batch
 
 
 @pytest.mark.parametrize("name", ["output", "dinputs", "dweights", "dbiases"])
+@pytest.mark.parametrize("n_inputs, n_neurons", [(5, 9), (130, 150)], ids=["small", "large"])
+def test_a_view_alone_holds_a_result(rng, layer_type, dtype, name, n_inputs, n_neurons):
+    """Large results lie in memory of their own making, of which NumPy must not take a view for one."""
+    layer = integer_layer(rng, layer_type, n_inputs, n_neurons, dtype)
+    x, dvalues = oracle.integers(rng, (200, n_inputs), dtype), oracle.integers(rng, (200, n_neurons), dtype)
+    layer.forward(x)
+    layer.backward(dvalues)
+    view = getattr(layer, name)[:, 1:4]
+    values = view.copy()
+    for _ in range(3):
+        layer.forward(x + 1)
+        layer.backward(dvalues + 1)
+    assert_array_equal(view, values)
+
+
+@pytest.mark.parametrize("name", ["output", "dinputs", "dweights", "dbiases"])
 def test_a_result_is_the_holders_even_if_the_layer_lets_go_of_it(rng, layer_type, dtype, name):
     """As in `grads = layer.dweights; layer.dweights = None`."""
     layer = integer_layer(rng, layer_type, 5, 9, dtype)
