@@ -9,9 +9,9 @@ from .. import _link
 from .._jit import kernel
 from . import blocking, columns, gemm, packing, tile
 from .columns import mask_job
-from .dense import copy_row, fits
+from .dense import backward_fits, copy_row, forward_fits
 from .gemm import Right, product_job
-from .matrix import MATRIX, Matrix, any_overlap, from_row, overlap, transposed
+from .matrix import MATRIX, Matrix, from_row, transposed
 from .parallel import REGION_BYTES, run, run_both
 from .rounding import across_rows, along_rows, round_rows
 from .workspace import ALIGNMENT, acquire, release
@@ -37,11 +37,7 @@ def _build_forward(dtype):
 
     def forward(x, weights, biases, y, relu):
         """y = relu(x @ weights + biases)."""
-        if x.cols != weights.rows or not fits(y, x.rows, weights.cols, SIZE):
-            return _link.REFUSED
-        if biases.data != 0 and (biases.rows != 1 or biases.cols != weights.cols or overlap(y, biases, SIZE)):
-            return _link.REFUSED
-        if x.col_step != SIZE or weights.col_step != SIZE or overlap(y, x, SIZE) or overlap(y, weights, SIZE):
+        if not forward_fits(x, weights, biases, y, SIZE) or x.col_step != SIZE or weights.col_step != SIZE:
             return _link.REFUSED
         neurons, pairs = y.cols, blocking.blocks(x.cols, 2)
         threads = blocking.threads(x.rows * x.cols * neurons)
@@ -82,15 +78,9 @@ def _build_backward(dtype):
     def backward(dvalues, z, x, weights, dinputs, dweights, dbiases):
         """dinputs, dweights and dbiases."""
         rows, inputs, neurons = x.rows, weights.rows, weights.cols
-        if x.cols != inputs or not fits(dvalues, rows, neurons, SIZE) or not fits(dweights, inputs, neurons, SIZE):
+        if not backward_fits(dvalues, z, x, weights, dinputs, dweights, dbiases, SIZE):
             return _link.REFUSED
-        if x.col_step != SIZE or weights.col_step != SIZE or not fits(dbiases, 1, neurons, SIZE):
-            return _link.REFUSED
-        if dinputs.data != 0 and not fits(dinputs, rows, inputs, SIZE):
-            return _link.REFUSED
-        if z.data != 0 and not fits(z, rows, neurons, SIZE):
-            return _link.REFUSED
-        if any_overlap((dvalues, z, x, weights), (dinputs, dweights, dbiases), SIZE):
+        if x.col_step != SIZE or weights.col_step != SIZE:
             return _link.REFUSED
         threads = blocking.threads(2 * rows * inputs * neurons)
         block = blocking.rounded_rows(rows, inputs + 3 * neurons)
@@ -116,7 +106,7 @@ def block_bytes(tiles, block, inputs, neurons):
 
 
 def _by_results(dtype):
-    tiles, size = blocking.tiles(tile.BFLOAT16), SIZE
+    tiles = blocking.tiles(tile.BFLOAT16)
     round_pairs, pack = round_rows[dtype].address, packing.pack[types.float32].address
     mask, product = columns.mask[types.float32].address, gemm.product[tile.BFLOAT16].address
 
@@ -146,11 +136,11 @@ def _by_results(dtype):
             run(round_pairs(), across_rows(dz, dz_across), memory)
             run(pack(), packing.pack_job(tiles, dz_across, dz_panels), memory)
             run(round_pairs(), across_rows(from_row(x, i, rows), x_across), memory)
-            of_weights = product_job(tiles, transposed(x_across), Right(dz_panels, half * size, 0, 0), dweights, later, 0, 0,
+            of_weights = product_job(tiles, transposed(x_across), Right(dz_panels, half * SIZE, 0, 0), dweights, later, 0, 0,
                                      scratch, threads)
             if dinputs.data != 0:
                 run(round_pairs(), along_rows(dz, dz_along), memory)
-                of_inputs = product_job(tiles, dz_along, Right(panels, pairs * size, 0, 0), from_row(dinputs, i, rows), 0, 0, 0,
+                of_inputs = product_job(tiles, dz_along, Right(panels, pairs * SIZE, 0, 0), from_row(dinputs, i, rows), 0, 0, 0,
                                         scratch, threads)
                 run_both(product(), of_weights, product(), of_inputs, memory)
             else:

@@ -27,6 +27,29 @@ def fits(result, rows, cols, itemsize):
 
 
 @kernel
+def forward_fits(x, weights, biases, y, itemsize):
+    """Whether the operands of a forward pass have shapes that fit, and y overlaps none of them."""
+    if x.cols != weights.rows or not fits(y, x.rows, weights.cols, itemsize):
+        return False
+    if biases.data != 0 and (biases.rows != 1 or biases.cols != weights.cols or overlap(y, biases, itemsize)):
+        return False
+    return not overlap(y, x, itemsize) and not overlap(y, weights, itemsize)
+
+
+@kernel
+def backward_fits(dvalues, z, x, weights, dinputs, dweights, dbiases, itemsize):
+    """Whether the operands of a backward pass have shapes that fit, and no result overlaps anything."""
+    rows, inputs, neurons = x.rows, weights.rows, weights.cols
+    if x.cols != inputs or not fits(dvalues, rows, neurons, itemsize) or not fits(dweights, inputs, neurons, itemsize):
+        return False
+    if not fits(dbiases, 1, neurons, itemsize) or (dinputs.data != 0 and not fits(dinputs, rows, inputs, itemsize)):
+        return False
+    if z.data != 0 and not fits(z, rows, neurons, itemsize):
+        return False
+    return not any_overlap((dvalues, z, x, weights), (dinputs, dweights, dbiases), itemsize)
+
+
+@kernel
 def is_contiguous(x, itemsize):
     """Whether the rows of x are contiguous, or its columns."""
     return x.col_step == itemsize or x.row_step == itemsize
@@ -55,11 +78,7 @@ def _build_forward(dtype):
     def forward(x, weights, biases, y, relu):
         """y = relu(x @ weights + biases), all Matrix; biases may be missing, y has contiguous rows and overlaps nothing."""
         size, lanes = tile.itemsize(tiles.wide), tile.lanes(tiles.wide)
-        if x.cols != weights.rows or not fits(y, x.rows, weights.cols, size) or not is_contiguous(x, size):
-            return _link.REFUSED
-        if biases.data != 0 and (biases.rows != 1 or biases.cols != weights.cols or overlap(y, biases, size)):
-            return _link.REFUSED
-        if overlap(y, x, size) or overlap(y, weights, size):
+        if not forward_fits(x, weights, biases, y, size) or not is_contiguous(x, size):
             return _link.REFUSED
         if x.rows * x.cols * y.cols <= blocking.PLAIN_WORK:
             plain.forward(tiles.wide, x, weights, biases, y, relu)
@@ -109,15 +128,7 @@ def _build_backward(dtype):
         Rows of dvalues, z and of the results are contiguous, and no result overlaps anything.
         """
         size, rows, inputs, neurons = tile.itemsize(tiles.wide), x.rows, weights.rows, weights.cols
-        if x.cols != inputs or not fits(dvalues, rows, neurons, size) or not fits(dweights, inputs, neurons, size):
-            return _link.REFUSED
-        if not is_contiguous(x, size):
-            return _link.REFUSED
-        if not fits(dbiases, 1, neurons, size) or (dinputs.data != 0 and not fits(dinputs, rows, inputs, size)):
-            return _link.REFUSED
-        if z.data != 0 and not fits(z, rows, neurons, size):
-            return _link.REFUSED
-        if any_overlap((dvalues, z, x, weights), (dinputs, dweights, dbiases), size):
+        if not backward_fits(dvalues, z, x, weights, dinputs, dweights, dbiases, size) or not is_contiguous(x, size):
             return _link.REFUSED
         if rows * inputs * neurons <= blocking.PLAIN_WORK:
             plain.backward(tiles.wide, dvalues, z, x, weights, dinputs, dweights, dbiases)

@@ -73,7 +73,7 @@ def dot(b, t):
 
 
 def _bits(t):
-    return ir.VectorType(I32 if t.size == 4 else I64, t.lanes)
+    return ir.VectorType(I32, t.lanes)
 
 
 def _each(t, number):
