@@ -9,7 +9,7 @@ from .. import _link
 from .._jit import kernel
 from . import blocking, columns, gemm, packing, tile
 from .columns import mask_job
-from .dense import backward_fits, copy_row, forward_fits
+from .dense import backward_fits, forward_fits
 from .gemm import Right, product_job
 from .matrix import MATRIX, Matrix, from_row, transposed
 from .parallel import REGION_BYTES, run, run_both
@@ -40,9 +40,9 @@ def _build_forward(dtype):
         if not forward_fits(x, weights, biases, y, SIZE) or x.col_step != SIZE or weights.col_step != SIZE:
             return _link.REFUSED
         neurons, pairs = y.cols, blocking.blocks(x.cols, 2)
-        threads = blocking.threads(x.rows * x.cols * neurons)
+        threads = blocking.product_threads(1, x, weights)
         block = blocking.rounded_rows(x.rows, x.cols)
-        bias_bytes = matrix_bytes(1, blocking.round_up(neurons, tile.width(tiles.wide))) if biases.data != 0 else 0
+        bias_bytes = packing.row_bytes(tiles, neurons) if biases.data != 0 else 0
         panels_bytes, weights_bytes = packing.packed_bytes(tiles, pairs, neurons), matrix_bytes(pairs, neurons)
         memory, slot = acquire(REGION_BYTES + bias_bytes + panels_bytes + weights_bytes + matrix_bytes(block, pairs)
                                + threads * gemm.scratch_bytes(tiles))
@@ -51,7 +51,7 @@ def _build_forward(dtype):
         bias, panels = 0, memory + REGION_BYTES + bias_bytes
         if biases.data != 0:
             bias = memory + REGION_BYTES
-            copy_row(tiles, biases, bias)
+            packing.copy_row(tiles, biases, bias)
         rounded_weights = compact(panels + panels_bytes, pairs, neurons)
         run(round_pairs(), across_rows(weights, rounded_weights), memory)
         run(pack(), packing.pack_job(tiles, rounded_weights, panels), memory)
@@ -82,7 +82,7 @@ def _build_backward(dtype):
             return _link.REFUSED
         if x.col_step != SIZE or weights.col_step != SIZE:
             return _link.REFUSED
-        threads = blocking.threads(2 * rows * inputs * neurons)
+        threads = blocking.product_threads(2, x, weights)
         block = blocking.rounded_rows(rows, inputs + 3 * neurons)
         panels_bytes = packing.packed_bytes(tiles, blocking.blocks(neurons, 2), inputs) if dinputs.data != 0 else 0
         memory, slot = acquire(REGION_BYTES + panels_bytes + block_bytes(tiles, block, inputs, neurons)

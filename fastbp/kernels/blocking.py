@@ -39,10 +39,14 @@ PASS_PARTITIONS = 16            # of the batch, each with dweights of its own, a
 PASS_PARTITION_ROWS = 1024      # the least rows of one, so that adding them up at the end costs under 2 %
 INNER_ROWS = 32                 # up to these rows, dinputs as inner products beats packing weights.T, and up to
 INNER_BLOCK_PART = 4            # of L2 for the rows of B that all rows of A go over
-INNER_PART = 4                  # a vector's lanes over INNER_PART columns, it beats a tile that is empty for the most part
+FEW_NEURONS = 2                 # rows of a flat tile: dweights.T = dz.T @ x, with x in place, beats copying x, and for
+FEW_INPUTS = 2                  # vectors of inputs or more, inner products with the columns of weights
+INNER_PART = 4                  # a vector's lanes over INNER_PART columns, it beats a tile that is empty for the most part,
+INNER_DEPTH = 4                 # if there are that many vectors to add up to one
 DZ_BYTES = 16 << 20             # of dz in memory at a time, where it is not a whole batch: it stays in L3
 ROUNDED_BYTES = 8 << 20         # of what is rounded to bfloat16 at a time
-ELEMENT_WORK = 8                # multiply-adds that take as long as copying an element
+ELEMENT_WORK = 8                # multiply-adds that take as long as copying an element,
+ROW_WORK = 128                  # and as what is left of a product for a row of a layer of a few inputs and neurons
 PLAIN_WORK = 128                # multiply-adds up to which plain loops are faster than tiles
 THREAD_WORK = 1 << 19           # multiply-adds that are worth a thread: some 10 us, twice what waking one takes
 TASKS_A_THREAD = 4              # tasks to aim at, so that a thread that was held up leaves its work to the others
@@ -89,10 +93,29 @@ def threads(multiply_adds):
 
 
 @kernel
+def product_threads(products, x, weights):
+    """How many threads so many of the products of a layer are worth."""
+    return threads(products * x.rows * (weights.rows * weights.cols + ROW_WORK))
+
+
+@kernel
 def by_inner(shape, rows, weights):
     """Whether `rows` rows of dinputs = dz @ weights.T are better computed by inner products with the rows of weights."""
-    worth_it = rows <= INNER_ROWS or weights.rows * INNER_PART <= tile.lanes(shape)
+    few_inputs = weights.rows * INNER_PART <= tile.lanes(shape) and weights.cols >= INNER_DEPTH * tile.lanes(shape)
+    worth_it = rows <= INNER_ROWS or few_inputs
     return worth_it and weights.col_step == tile.itemsize(shape)
+
+
+@kernel
+def in_place(shape, rows, cols):
+    """Whether a B of so many columns is better left in place, for a product of `rows` rows in flat tiles of that shape."""
+    return rows <= IN_PLACE_ROWS and cols >= tile.width(shape)
+
+
+@kernel
+def few_neurons(shape, x, neurons):
+    """Whether x of a layer with so few neurons is better read in vectors than number by number."""
+    return neurons <= FEW_NEURONS and x.cols >= FEW_INPUTS * tile.lanes(shape) and x.col_step == tile.itemsize(shape)
 
 
 @kernel

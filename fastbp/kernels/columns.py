@@ -2,10 +2,13 @@
 from typing import NamedTuple
 
 from .. import _link
-from .._jit import kernel
+from .._jit import inlined, kernel
 from . import blocking, packing, tile
+from .matrix import whole_rows
 from .parallel import TASK
 from .workspace import read
+
+BYTES = 1024                    # of rows to mask and sum before the next columns: more are not read in the order of memory
 
 
 class Mask(NamedTuple):
@@ -58,23 +61,41 @@ mask = _link.units("mask", TASK, _build_mask)
 
 @kernel
 def mask_columns(row, job, j_start, j_end):
-    """Columns j_start … j_end, row by row, as they lie in memory."""
+    """Columns j_start … j_end, a few rows at a time, so that they are read as they lie in memory and summed in registers."""
     size, width = tile.itemsize(row), tile.width(row)
-    if job.accumulate == 0:
+    rows = BYTES // max(size, (j_end - j_start) * size)
+    for i_start in range(0, max(1, job.rows), rows):                        # once for no rows as well: their sums are zeros
+        i_end = min(i_start + rows, job.rows)
         for j in range(j_start, j_end, width):
-            tile.store(tile.zeros(row), job.sums + j * size, 0, 1, job.cols - j)
-    for i in range(job.rows):
-        dvalues, z, dz = job.dvalues + i * job.dvalues_row, job.z + i * job.z_row, job.dz + i * job.dz_row
-        for j in range(j_start, j_end, width):
-            offset, cols = j * size, job.cols - j
-            values = tile.load(row, dvalues + offset, 0, 1, cols)
-            if job.z != 0:
-                values = tile.mask(values, tile.load(row, z + offset, 0, 1, cols))
-            tile.store(values, dz + offset, 0, 1, cols)
-            if job.panels != 0:
-                tile.store(values, job.panels + (j * job.rows + i * width) * size, 0, 1, width)
-            total = tile.load(row, job.sums + offset, 0, 1, cols)
-            tile.store(tile.add(total, values), job.sums + offset, 0, 1, cols)
+            sums, cols = job.sums + j * size, job.cols - j
+            whole = min(i_end, whole_rows(job.rows, cols, job.dvalues_row, size, width),
+                        whole_rows(job.rows, cols, job.z_row, size, width))
+            total = tile.load(row, sums, 0, 1, cols if i_start > 0 or job.accumulate != 0 else 0)
+            for i in range(i_start, whole):
+                total = tile.add(total, mask_row(row, job, i, j, width))
+            for i in range(max(i_start, whole), i_end):
+                total = tile.add(total, mask_row(row, job, i, j, cols))
+            tile.store(total, sums, 0, 1, cols)
+
+
+@inlined
+def mask_row(row, job, i, j, cols):
+    """A tile of row i of dz, from column j on, of which `cols` may be read; those beyond the last column are of no use."""
+    size = tile.itemsize(row)
+    values = read_row(row, job.dvalues + i * job.dvalues_row + j * size, job.dvalues_row, cols)
+    if job.z != 0:
+        values = tile.mask(values, read_row(row, job.z + i * job.z_row + j * size, job.z_row, cols))
+    tile.store(values, job.dz + i * job.dz_row + j * size, 0, 1, job.dz_row // size - j)
+    if job.panels != 0:
+        tile.store(values, job.panels + (j * job.rows + i * tile.width(row)) * size, 0, 1, tile.width(row))
+    return values
+
+
+@inlined
+def read_row(row, address, row_step, cols):
+    """Of a row of tiles; asking for later rows halves the time in memory."""
+    tile.prefetch(row, address + blocking.AHEAD * row_step, 0)
+    return tile.load(row, address, 0, 1, cols)
 
 
 class Sum(NamedTuple):

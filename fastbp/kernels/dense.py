@@ -12,9 +12,9 @@ from numba import types
 
 from .. import _link, _state
 from .._jit import kernel
-from . import blocking, columns, gemm, inner, one_pass, packing, plain, tile
+from . import blocking, columns, few, gemm, inner, one_pass, packing, plain, tile
 from .gemm import Right, product_job, with_ahead
-from .matrix import MATRIX, Matrix, any_overlap, from_col, from_row, overlap, transposed
+from .matrix import MATRIX, Matrix, any_overlap, from_row, overlap, transposed
 from .one_pass import dz_row_bytes
 from .parallel import REGION_BYTES, run, run_both
 from .workspace import ALIGNMENT, acquire, release
@@ -55,17 +55,6 @@ def is_contiguous(x, itemsize):
     return x.col_step == itemsize or x.row_step == itemsize
 
 
-@kernel
-def copy_row(tiles, row, target):
-    """Copy a row vector of any stride, filled up with zeros to whole panels."""
-    shape = tiles.wide
-    for j in range(blocking.round_up(row.cols, tile.width(shape))):
-        value = tile.zero(shape)
-        if j < row.cols:
-            value = tile.load_scalar(shape, row.data + j * row.col_step)
-        tile.store_scalar(shape, target + j * tile.itemsize(shape), value)
-
-
 def _rare(unit):
     return unit.address, unit.unbound
 
@@ -74,34 +63,38 @@ def _build_forward(dtype):
     tiles = blocking.tiles(dtype)
     pack, product = packing.pack[dtype].address, gemm.product[dtype].address
     flat, flat_unbound = _rare(gemm.flat[dtype])
+    inner_products, inner_unbound = _rare(inner.inner[dtype])
+    few_forward = few.build_forward(dtype)
 
     def forward(x, weights, biases, y, relu):
         """y = relu(x @ weights + biases), all Matrix; biases may be missing, y has contiguous rows and overlaps nothing."""
-        size, lanes = tile.itemsize(tiles.wide), tile.lanes(tiles.wide)
+        size = tile.itemsize(tiles.wide)
         if not forward_fits(x, weights, biases, y, size) or not is_contiguous(x, size):
             return _link.REFUSED
         if x.rows * x.cols * y.cols <= blocking.PLAIN_WORK:
             plain.forward(tiles.wide, x, weights, biases, y, relu)
             return _link.OK
-        threads = blocking.threads(x.rows * x.cols * y.cols)
-        in_place = x.rows <= blocking.IN_PLACE_ROWS and weights.col_step == size
+        threads = blocking.product_threads(1, x, weights)
+        if blocking.few_neurons(tiles.wide, x, y.cols):
+            return few_forward(x, weights, biases, y, relu, threads) if inner_products() != 0 else inner_unbound()
+        in_place = blocking.in_place(tiles.flat, x.rows, y.cols) and weights.col_step == size
         if in_place and flat() == 0:
             return flat_unbound()
-        to_pack = from_col(weights, y.cols // lanes * lanes if in_place else 0)
-        bias_bytes = blocking.round_up(y.cols, tile.width(tiles.wide)) * size if biases.data != 0 else 0
-        panels_bytes = packing.packed_bytes(tiles, x.cols, to_pack.cols)
+        bias_bytes = packing.row_bytes(tiles, y.cols) if biases.data != 0 else 0
+        panels_bytes = packing.edge_bytes(tiles, x.cols, y.cols) if in_place else packing.packed_bytes(tiles, x.cols, y.cols)
         memory, slot = acquire(REGION_BYTES + bias_bytes + panels_bytes + threads * gemm.scratch_bytes(tiles))
         if memory == 0:
             return _link.NO_MEMORY
         bias, panels = 0, memory + REGION_BYTES + bias_bytes
         if biases.data != 0:
             bias = memory + REGION_BYTES
-            copy_row(tiles, biases, bias)
-        if to_pack.cols > 0:
-            run(pack(), packing.pack_job(tiles, to_pack, panels), memory)
+            packing.copy_row(tiles, biases, bias)
         right = Right(panels, x.cols * size, 0, 0)
         if in_place:
             right = Right(weights.data, size, weights.row_step, panels)
+            packing.pack_edge(tiles, weights, panels)
+        else:
+            run(pack(), packing.pack_job(tiles, weights, panels), memory)
         job = product_job(tiles, x, right, y, 0, bias, relu, panels + panels_bytes, threads)
         if x.row_step == x.cols * size and x.cols <= job.depth_block and x.rows * x.row_step > _state.word(_state.L2):
             job = with_ahead(tiles, job, x.data + job.strip * x.row_step, 0, x.rows * x.row_step)
@@ -133,15 +126,16 @@ def _build_backward(dtype):
         if rows * inputs * neurons <= blocking.PLAIN_WORK:
             plain.backward(tiles.wide, dvalues, z, x, weights, dinputs, dweights, dbiases)
             return _link.OK
-        threads = blocking.threads(2 * rows * inputs * neurons)
+        threads = blocking.product_threads(2, x, weights)
+        few_neurons = blocking.few_neurons(tiles.wide, x, neurons)
+        if (few_neurons or blocking.in_place(tiles.flat, inputs, neurons)) and flat() == 0:
+            return flat_unbound()
         if dinputs.data != 0 and blocking.by_inner(tiles.wide, rows, weights) and inner_products() == 0:
             return inner_unbound()
         if blocking.in_one_pass(rows, inputs * neurons * size):
             if block_pass() == 0:
                 return block_pass_unbound()
             return _link.call(block_pass(), (dvalues, z, x, weights, dinputs, dweights, dbiases, threads))
-        if inputs <= blocking.IN_PLACE_ROWS and flat() == 0:
-            return flat_unbound()
         return by_results(dvalues, z, x, weights, dinputs, dweights, dbiases, threads)
 
     return backward
@@ -156,15 +150,20 @@ def _by_results(dtype):
     def by_results(dvalues, z, x, weights, dinputs, dweights, dbiases, threads):
         size, inputs, neurons = tile.itemsize(tiles.wide), x.cols, dvalues.cols
         in_place = blocking.by_inner(tiles.wide, dvalues.rows, weights)
+        few_neurons = blocking.few_neurons(tiles.wide, x, neurons)
         panels_bytes = packing.packed_bytes(tiles, neurons, inputs) if dinputs.data != 0 and not in_place else 0
         dz_row = dz_row_bytes(tiles, neurons)
         block = blocking.dz_rows(dvalues.rows, dz_row)
         dz_bytes = blocking.round_up(block * dz_row, ALIGNMENT)
-        dz_panels_bytes = packing.packed_bytes(tiles, block, neurons) if inputs > blocking.IN_PLACE_ROWS else 0
-        memory, slot = acquire(REGION_BYTES + panels_bytes + dz_bytes + dz_panels_bytes + threads * gemm.scratch_bytes(tiles))
+        copy_bytes = dz_copy_bytes(tiles, block, inputs, neurons)
+        if few_neurons:
+            copy_bytes = few.copy_bytes(tiles, block, inputs, neurons)
+        memory, slot = acquire(REGION_BYTES + panels_bytes + dz_bytes + copy_bytes + threads * gemm.scratch_bytes(tiles))
         if memory == 0:
             return _link.NO_MEMORY
         panels = memory + REGION_BYTES
+        copy = panels + panels_bytes + dz_bytes
+        scratch = copy + copy_bytes
         right = Right(panels, neurons * size, 0, 0)
         if in_place:
             right = Right(weights.data, weights.row_step, size, 0)
@@ -173,14 +172,17 @@ def _by_results(dtype):
         i = 0
         while True:                                     # once for an empty batch as well: its dweights are zeros
             rows, later = min(block, dvalues.rows - i), int(i > 0)
-            dz = Matrix(panels + panels_bytes, rows, neurons, dz_row, size)
+            x_block, dz = from_row(x, i, rows), Matrix(panels + panels_bytes, rows, neurons, dz_row, size)
             z_block = from_row(z, i, rows) if z.data != 0 else z
-            dz_panels = dz.data + dz_bytes if dz_panels_bytes > 0 else 0
+            dz_right = right_of_dz(tiles, dz, inputs, copy)
+            dz_panels = dz_right.data if dz_right.row_step == 0 and not few_neurons else 0
             of_dz = columns.mask_job(tiles, from_row(dvalues, i, rows), z_block, dz, dz_panels, dbiases.data, later)
             run(mask(), of_dz, memory)
-            dz_right = Right(dz_panels, rows * size, 0, 0) if dz_panels != 0 else Right(dz.data, size, dz_row, 0)
-            scratch = dz.data + dz_bytes + dz_panels_bytes
-            of_weights = product_job(tiles, transposed(from_row(x, i, rows)), dz_right, dweights, later, 0, 0, scratch, threads)
+            if few_neurons:
+                edge = copy + few.dweights_bytes(tiles, inputs, neurons)
+                of_weights = few.weights_product(tiles, dz, x_block, edge, copy, later, scratch, threads)
+            else:
+                of_weights = product_job(tiles, transposed(x_block), dz_right, dweights, later, 0, 0, scratch, threads)
             if dinputs.data != 0:
                 of_inputs = product_job(tiles, dz, right, from_row(dinputs, i, rows), 0, 0, 0, scratch, threads)
                 run_both(product(), of_weights, inner_products() if in_place else product(), of_inputs, memory)
@@ -189,10 +191,29 @@ def _by_results(dtype):
             i += rows
             if i >= dvalues.rows:
                 break
+        if few_neurons:
+            few.turn(tiles.wide, copy, dweights)
         release(slot)
         return _link.OK
 
     return by_results
+
+
+@kernel
+def right_of_dz(tiles, dz, inputs, copy):
+    """dz as B of the product for dweights: in place, or as panels at the address `copy`."""
+    size = tile.itemsize(tiles.wide)
+    if blocking.in_place(tiles.flat, inputs, dz.cols):
+        return Right(dz.data, size, dz.row_step, 0)
+    return Right(copy, dz.rows * size, 0, 0)
+
+
+@kernel
+def dz_copy_bytes(tiles, rows, inputs, neurons):
+    """Of those panels; or, as tiles read beyond the rows of a dz in place, of what lies beyond its last one."""
+    if blocking.in_place(tiles.flat, inputs, neurons):
+        return tile.width(tiles.flat) * tile.itemsize(tiles.flat)
+    return packing.packed_bytes(tiles, rows, neurons)
 
 
 backward = _link.units("backward", types.intp(*[MATRIX] * 7), _build_backward)

@@ -21,6 +21,7 @@ from numba import types
 from .. import _link
 from .._jit import inlined, kernel
 from . import blocking, tile
+from .matrix import whole_rows
 from .parallel import TASK
 from .vector import CACHE_LINE
 from .workspace import ALIGNMENT, read
@@ -29,8 +30,8 @@ from .workspace import ALIGNMENT, read
 class Right(NamedTuple):
     """B: its address, the distances of two columns and of two rows in bytes, and the packed last columns.
 
-    row_step 0 stands for packed panels. `edge` is the address of the last columns of a B in place, those that do not fill
-    a vector, in a panel of their own; 0 where B is packed.
+    row_step 0 stands for packed panels. Of a B in place flat tiles read whole rows: `edge` is the address of a panel of
+    the last columns, those that do not fill one (packing.edge); 0 where it may be read beyond its rows.
     """
 
     data: int
@@ -80,6 +81,8 @@ def product_job(tiles, a, b, c, accumulate, bias, relu, scratch, threads):
     """The Product of Matrix a, Right b and Matrix c, whose rows are contiguous."""
     cut = blocking.cut(tiles.wide, a, c.cols, b.row_step == 0)
     row_block, col_block = blocking.grid(tiles.wide, c.rows, c.cols, threads)
+    if b.row_step != 0:
+        col_block = blocking.round_up(col_block, tile.width(tiles.flat))
     tasks = blocking.blocks(c.rows, row_block) * blocking.blocks(c.cols, col_block)
     return Product(tasks, threads, c.rows, c.cols, a.cols, a.data, a.row_step, a.col_step,
                    b.data, b.col_step, b.row_step, b.edge, c.data, c.row_step, accumulate, bias, relu,
@@ -112,7 +115,7 @@ def _build_panels(which, dtype):
         rows, copied_rows = tile.in_registers(tile.multiples(shape, job.a_row)), tile.multiples(shape, size)
         for j in range(j_start, j_end, width):                              # LOOP 3
             b, b_step = job.b + j * job.b_col, job.b_row
-            is_packed = b_step == 0 or (job.edge != 0 and job.cols - j < tile.lanes(shape))
+            is_packed = b_step == 0 or (job.edge != 0 and job.cols - j < width)
             if is_packed:
                 b, b_step = job.edge if job.edge != 0 else b, width * size
             b += p * b_step
@@ -170,12 +173,10 @@ def _strip(dtype):
     def strip(job_address, scratch, i, i_end, j, j_end, p, p_end):
         """Rows i … i_end of C's block, in panels of the widest tiles that fit."""
         job = read(job_address, Product)
-        if job.b_row != 0:                                                  # packed panels have the width of wide tiles
-            end = j + (j_end - j) // tile.width(tiles.flat) * tile.width(tiles.flat)
+        if job.b_row != 0:
             copied = copy_rows(tiles.flat, tiles.column, job, scratch, i, i_end, p, p_end)
-            _link.call(flat_panels(), (job_address, scratch, copied, i, i_end, j, end, p, p_end))
-            j = end
-        if j < j_end:
+            _link.call(flat_panels(), (job_address, scratch, copied, i, i_end, j, j_end, p, p_end))
+        else:
             end = blocking.first_narrow(tiles, j, j_end)
             copied = copy_rows(tiles.wide, tiles.column, job, scratch, i, i_end, p, p_end)
             _link.call(wide(), (job_address, scratch, copied, i, i_end, j, min(end, j_end), p, p_end))
@@ -216,13 +217,15 @@ def copy_columns(shape, column, job, scratch, i_start, i_end, p, p_end):
     The elements of a column are no whole number of vectors; what is written beyond them is overwritten by the next
     column. The CPU would not foresee the next row of x: asking for it ahead halves the time.
     """
-    height, size = tile.height(shape), tile.itemsize(shape)
-    for k in range(p_end - p):
-        source, target = job.a + (p + k) * job.a_step, scratch + k * height * size
+    height, size, width = tile.height(shape), tile.itemsize(shape), tile.width(column)
+    last = i_start + (i_end - i_start - 1) // height * height
+    whole = whole_rows(job.depth, job.rows - last, job.a_step, size, width)
+    for k in range(p, p_end):
+        source, target, more = job.a + k * job.a_step, scratch + (k - p) * height * size, k < whole
         for i in range(i_start, i_end, height):
             tile.prefetch(column, source + i * size + blocking.AHEAD * job.a_step, 0)
-            values = tile.load(column, source + i * size, 0, 1, job.rows - i)
-            tile.store(values, target, 0, 1, tile.width(column))
+            values = tile.load(column, source + i * size, 0, 1, width if more else job.rows - i)
+            tile.store(values, target, 0, 1, width)
             target += copied_tile_bytes(shape, p_end - p)
 
 

@@ -1,7 +1,8 @@
 """C = A B.T by inner products: A and B are both read along their contiguous rows, and nothing is packed.
 
-For few rows, where packing B would cost more than the product. A tile holds one vector of partial sums for each of its
-rows x vecs elements of C; the lanes are added up at the end.
+For few rows, where packing B would cost more than the product, and for few columns, of which a tile would be empty for the
+most part. A tile holds one vector of partial sums for each of its rows x vecs elements of C; the lanes are added up at
+the end.
 """
 from .. import _link
 from .._jit import kernel
@@ -18,7 +19,9 @@ def _build(dtype):
         """The job is a Product with Right(address, distance of two rows of B, …): row j of B is column j of B.T."""
         job = read(job_address, Product)
         i, i_end, j, j_end = block_of(job, task)
-        if i_end - i <= tile.height(tiles.flat):
+        if j_end - j == 1:
+            multiply(tiles.narrow, job, i, i_end, j, j_end)
+        elif i_end - i <= tile.height(tiles.flat):
             multiply(tiles.flat, job, i, i_end, j, j_end)
         else:
             multiply(tiles.wide, job, i, i_end, j, j_end)
@@ -44,3 +47,17 @@ def multiply(shape, job, i_start, i_end, j_start, j_end):
                 for p in range(0, job.depth, tile.lanes(shape)):
                     acc = tile.inner(acc, a + p * size, a_offsets, b + p * size, b_offsets, job.depth - p)
                 tile.store_sums(acc, job.c + i * job.c_row + j * size, job.c_row, i_end - i, j_end - j)
+    if job.bias != 0 or job.relu != 0:
+        finish(shape, job, i_start, i_end, j_start, j_end)
+
+
+@kernel
+def finish(shape, job, i_start, i_end, j_start, j_end):
+    """Add the bias and apply ReLU to what was stored."""
+    for i in range(i_start, i_end):
+        for j in range(j_start, j_end):
+            address = job.c + i * job.c_row + j * tile.itemsize(shape)
+            z = tile.load_scalar(shape, address)
+            if job.bias != 0:
+                z += tile.load_scalar(shape, job.bias + j * tile.itemsize(shape))
+            tile.store_scalar(shape, address, tile.zero(shape) if job.relu != 0 and z <= 0 else z)

@@ -71,6 +71,19 @@ def from_col(matrix, j):
 
 
 @kernel
+def whole_rows(rows, cols, row_step, itemsize, width):
+    """Of how many of a matrix's rows, from a column with `cols` left, `width` elements may be read.
+
+    What lies beyond the end of a row is the next one's: reading it, and not using it, takes half the time of finding out
+    for each vector which of it is the row's.
+    """
+    if cols >= width:
+        return rows
+    next_row = row_step // itemsize
+    return max(0, rows - (width - cols + next_row - 1) // next_row) if next_row > 0 else 0
+
+
+@kernel
 def first_byte(matrix):
     return matrix.data + min(0, (matrix.rows - 1) * matrix.row_step) + min(0, (matrix.cols - 1) * matrix.col_step)
 

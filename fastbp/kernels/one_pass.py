@@ -10,7 +10,7 @@ from numba import types
 
 from .. import _link
 from .._jit import kernel
-from . import blocking, columns, gemm, inner, packing, tile
+from . import blocking, columns, few, gemm, inner, packing, tile
 from .columns import mask_job, sum_job
 from .gemm import Right, product_job, with_ahead
 from .matrix import MATRIX, Matrix, transposed
@@ -55,8 +55,14 @@ def dz_row_bytes(tiles, neurons):
 @kernel
 def worker_bytes(tiles, neurons, dz_row):
     """The words of a job, dz of one block of rows, twice, and what a product needs."""
-    dz_bytes = blocking.PASS_ROWS * dz_row + packing.packed_bytes(tiles, blocking.PASS_ROWS, neurons)
-    return blocking.round_up(JOB_BYTES + dz_bytes + gemm.scratch_bytes(tiles), ALIGNMENT)
+    dz_bytes = blocking.PASS_ROWS * dz_row
+    return blocking.round_up(JOB_BYTES + dz_bytes + panels_bytes(tiles, neurons) + gemm.scratch_bytes(tiles), ALIGNMENT)
+
+
+@kernel
+def panels_bytes(tiles, neurons):
+    """Of dz of a block of rows, or of the edge of x."""
+    return packing.packed_bytes(tiles, blocking.PASS_ROWS, max(neurons, tile.width(tiles.flat)))
 
 
 def _build(dtype):
@@ -68,8 +74,9 @@ def _build(dtype):
         job = read(job_address, Pass)
         size, block = tile.itemsize(tiles.wide), blocking.PASS_ROWS
         memory = job.scratch + worker * worker_bytes(tiles, job.neurons, job.dz_row)
-        dz_panels = memory + JOB_BYTES + block * job.dz_row
-        scratch = dz_panels + packing.packed_bytes(tiles, block, job.neurons)
+        panels = memory + JOB_BYTES + block * job.dz_row                    # of dz, or the edge of x
+        scratch = panels + panels_bytes(tiles, job.neurons)
+        few_neurons = blocking.few_neurons(tiles.wide, Matrix(job.x, job.rows, job.inputs, job.x_row, job.x_col), job.neurons)
         dweights = Matrix(job.dweights + task * job.part, job.inputs, job.neurons, job.neurons * size, size)
         dbiases = dweights.data + job.inputs * job.neurons * size
         weights = Right(job.weights, job.weights_row if job.inner != 0 else job.neurons * size, 0, 0)
@@ -85,15 +92,19 @@ def _build(dtype):
             follows = i + block < end and job.dvalues_row == row_bytes and (job.z == 0 or job.z_row == row_bytes)
             next_dvalues = dvalues.data + block * row_bytes if follows else 0
             next_z = z.data + block * row_bytes if follows and job.z != 0 else 0
-            run_here(mask(), mask_job(tiles, dvalues, z, dz, dz_panels, dbiases, later), memory)
+            run_here(mask(), mask_job(tiles, dvalues, z, dz, 0 if few_neurons else panels, dbiases, later), memory)
             if job.dinputs != 0:
                 dinputs = Matrix(job.dinputs + i * job.dinputs_row, rows, job.inputs, job.dinputs_row, size)
                 of_inputs = product_job(tiles, dz, weights, dinputs, 0, 0, 0, scratch, 1)
                 of_inputs = with_ahead(tiles, of_inputs, next_dvalues, next_z, block * row_bytes if follows else 0)
                 run_here(multiply, of_inputs, memory)
-            x_columns = Matrix(job.x + i * job.x_row, job.inputs, rows, job.x_col, job.x_row)
-            dz_right = Right(dz_panels, rows * size, 0, 0)
-            run_here(product(), product_job(tiles, x_columns, dz_right, dweights, later, 0, 0, scratch, 1), memory)
+            x = Matrix(job.x + i * job.x_row, rows, job.inputs, job.x_row, job.x_col)
+            if few_neurons:
+                of_weights = few.weights_product(tiles, dz, x, panels, dweights.data, later, scratch, 1)
+            else:
+                right = Right(panels, rows * size, 0, 0)
+                of_weights = product_job(tiles, transposed(x), right, dweights, later, 0, 0, scratch, 1)
+            run_here(product(), of_weights, memory)
         return _link.OK
 
     return one_pass
@@ -111,23 +122,28 @@ def _build_block_pass(dtype):
         size, inputs, neurons = tile.itemsize(tiles.wide), x.cols, dvalues.cols
         partitions, rows_each = blocking.partitions(dvalues.rows)
         in_place = blocking.by_inner(tiles.wide, dvalues.rows, weights)
-        panels_bytes = packing.packed_bytes(tiles, neurons, inputs) if dinputs.data != 0 and not in_place else 0
+        weights_bytes = packing.packed_bytes(tiles, neurons, inputs) if dinputs.data != 0 and not in_place else 0
         part = blocking.round_up((inputs + 1) * neurons * size, ALIGNMENT)
         dz_row = dz_row_bytes(tiles, neurons)
         scratch_bytes = threads * worker_bytes(tiles, neurons, dz_row)
-        memory, slot = acquire(REGION_BYTES + panels_bytes + partitions * part + scratch_bytes)
+        memory, slot = acquire(REGION_BYTES + weights_bytes + partitions * part + scratch_bytes)
         if memory == 0:
             return _link.NO_MEMORY
         panels = memory + REGION_BYTES
-        parts = panels + panels_bytes
-        if panels_bytes > 0:
+        parts = panels + weights_bytes
+        if weights_bytes > 0:
             run(pack(), packing.pack_job(tiles, transposed(weights), panels), memory)
         run(work(), Pass(partitions, threads, dvalues.rows, inputs, neurons, rows_each, dvalues.data, dvalues.row_step,
                          z.data, z.row_step, x.data, x.row_step, x.col_step, int(in_place),
                          weights.data if in_place else panels, weights.row_step, dinputs.data, dinputs.row_step,
                          parts, part, parts + partitions * part, dz_row), memory)
-        first = Matrix(parts, inputs, neurons, neurons * size, size)
-        run(add_up(), sum_job(first, partitions, part, dweights), memory)
+        if blocking.few_neurons(tiles.wide, x, neurons):
+            first = Matrix(parts, neurons, inputs, inputs * size, size)
+            run(add_up(), sum_job(first, partitions, part, first), memory)
+            few.turn(tiles.wide, parts, dweights)
+        else:
+            first = Matrix(parts, inputs, neurons, neurons * size, size)
+            run(add_up(), sum_job(first, partitions, part, dweights), memory)
         first = Matrix(parts + inputs * neurons * size, 1, neurons, 0, size)
         run(add_up(), sum_job(first, partitions, part, dbiases), memory)
         release(slot)

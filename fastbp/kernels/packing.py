@@ -1,7 +1,7 @@
 """Panels: B of a product, copied so that a tile reads it in one stretch.
 
     columns of B      0 … width-1 │ width … 2·width-1 │ …        width is that of the wide tile; what is left over
-    in memory   row 0 ■■■■■■■■■■■ │                   │          comes in narrow panels, the last filled with zeros
+    in memory   row 0 ■■■■■■■■■■■ │                   │          comes in narrow panels, the last filled with anything
                 row 1 ■■■■■■■■■■■ │ (after the last   │
                  …                │  row of panel 0)  │
 """
@@ -10,6 +10,7 @@ from typing import NamedTuple
 from .. import _link
 from .._jit import kernel
 from . import blocking, tile
+from .matrix import from_col, whole_rows
 from .parallel import TASK
 from .workspace import ALIGNMENT, read
 
@@ -33,6 +34,23 @@ class Pack(NamedTuple):
 @kernel
 def packed_bytes(tiles, rows, cols):
     return blocking.round_up(rows * blocking.round_up(cols, tile.width(tiles.narrow)) * tile.itemsize(tiles.wide), ALIGNMENT)
+
+
+@kernel
+def row_bytes(tiles, cols):
+    """Of a row that copy_row copies."""
+    return blocking.round_up(cols, tile.width(tiles.wide)) * tile.itemsize(tiles.wide)
+
+
+@kernel
+def copy_row(tiles, row, target):
+    """Copy a row vector of any stride, filled up with zeros to whole tiles."""
+    shape = tiles.wide
+    for j in range(blocking.round_up(row.cols, tile.width(shape))):
+        value = tile.zero(shape)
+        if j < row.cols:
+            value = tile.load_scalar(shape, row.data + j * row.col_step)
+        tile.store_scalar(shape, target + j * tile.itemsize(shape), value)
 
 
 @kernel
@@ -80,6 +98,31 @@ def pack_panels(tiles, row, job, p, p_end, j, j_end):
 
 
 @kernel
+def edge(tiles, matrix):
+    """The last columns of a B in place, those that do not fill a flat tile."""
+    return from_col(matrix, matrix.cols // tile.width(tiles.flat) * tile.width(tiles.flat))
+
+
+@kernel
+def edge_bytes(tiles, rows, cols):
+    """Of the panel that pack_edge writes."""
+    width = tile.width(tiles.flat)
+    return blocking.round_up(rows * width * tile.itemsize(tiles.flat), ALIGNMENT) if cols % width > 0 else 0
+
+
+@kernel
+def pack_edge(tiles, matrix, target):
+    """The edge of a Matrix of contiguous rows as a panel of its own."""
+    row, last = tiles.narrow_row, edge(tiles, matrix)
+    size, lanes, width = tile.itemsize(row), tile.lanes(row), tile.width(tiles.flat)
+    whole = whole_rows(last.rows, last.cols, last.row_step, size, blocking.round_up(last.cols, lanes))
+    for i in range(last.rows):
+        for j in range(0, last.cols, lanes):
+            values = tile.load(row, last.data + i * last.row_step + j * size, 0, 1, lanes if i < whole else last.cols - j)
+            tile.store(values, target + (i * width + j) * size, 0, 1, lanes)
+
+
+@kernel
 def panel_at(row, job, j):
     return job.panels + j * job.rows * tile.itemsize(row)
 
@@ -88,9 +131,11 @@ def panel_at(row, job, j):
 def pack_rows(row, job, p, p_end, j_start, j_end):
     """The rows of the matrix are contiguous: copy vectors."""
     size, width = tile.itemsize(row), tile.width(row)
+    whole = whole_rows(job.rows, job.cols - j_start, job.row_step, size, blocking.round_up(j_end - j_start, width))
     for i in range(p, p_end):
         for j in range(j_start, j_end, width):
-            values = tile.load(row, job.source + i * job.row_step + j * size, 0, 1, job.cols - j)
+            cols = width if i < whole else job.cols - j
+            values = tile.load(row, job.source + i * job.row_step + j * size, 0, 1, cols)
             tile.store(values, panel_at(row, job, j) + i * width * size, 0, 1, width)
 
 

@@ -29,7 +29,7 @@ from .vector import (
     muladd,
     pair,
     splat,
-    store_lanes,
+    store_part,
     sum_of_lanes,
     valid_lanes,
 )
@@ -225,9 +225,8 @@ def store(typing_context, tile, address, row_stride, rows, cols):
                 copy = cgutils.alloca_once(b, t.array)
                 b.store(tile, copy)
                 with cgutils.for_range(b, _fewer(b, rows, t.rows)) as row:
-                    for j in range(t.vecs):
-                        vector = b.load(_vector_of(b, t, copy, row.index, j))
-                        store_lanes(b, t, vector, _pointer(b, t, address, stride, row.index, j), cols, j)
+                    source = b.ptrtoint(_vector_of(b, t, copy, row.index, 0), I64)
+                    store_part(b, t, source, b.add(address, b.mul(stride, row.index)), cols)
         return c.get_dummy_value()
 
     return types.void(t, *[BYTES] * 4), generate

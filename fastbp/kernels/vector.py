@@ -125,35 +125,41 @@ def masked_load(b, t, pointer, mask):
     return _masked(b, t, "load", t.vec, [pointer, ir.Constant(I32, 1), mask, ir.Constant(t.vec, None)])
 
 
-def store_lanes(b, t, vector, pointer, cols, j):
-    """Write those lanes of the j-th vector of a row that lie within `cols` columns.
+def store_part(b, t, source, target, cols):
+    """Copy the first `cols` columns, fewer than all, of a tile's row at one address to another; `cols` is no constant.
 
     AVX-512 has a masked store for it. That of AVX2 takes some 20 cycles on AMD's CPUs, and older ones have none: there
-    the lanes are written in pieces of half a vector, a quarter, and so on.
+    the row is copied in vectors, or in the largest power of two that it has, and the last piece ends where the row does.
     """
     if t.lanes * t.size == CACHE_LINE:
-        _masked(b, t, "store", ir.VoidType(), [vector, pointer, ir.Constant(I32, 1), valid_lanes(b, t, cols, j)])
+        for j in range(t.vecs):
+            vector, pointer = load_vector(b, t, source, j * CACHE_LINE), at(b, target, const(j * CACHE_LINE), t.vec)
+            _masked(b, t, "store", ir.VoidType(), [vector, pointer, ir.Constant(I32, 1), valid_lanes(b, t, cols, j)])
         return
-    valid = b.sub(cols, const(j * t.lanes))
-    with b.if_else(b.icmp_signed(">=", valid, const(t.lanes))) as (whole, part):
-        with whole:
-            b.store(vector, pointer, align=1)
-        with part, b.if_then(b.icmp_signed(">", valid, const(0))):
-            _store_pieces(b, t, vector, b.ptrtoint(pointer, I64), valid)
-
-
-def _store_pieces(b, t, vector, address, valid):
-    """The first `valid` lanes, fewer than all: a piece for each bit of that number."""
-    lanes = list(range(t.lanes))
-    size = t.lanes // 2
-    while size:
-        wanted = b.icmp_signed("!=", b.and_(valid, const(size)), const(0))
+    lanes = t.lanes
+    while lanes:
+        wanted = b.icmp_signed(">=", cols, const(lanes))
+        if lanes < t.lanes:
+            wanted = b.and_(wanted, b.icmp_signed("<", cols, const(2 * lanes)))
         with b.if_then(wanted):
-            piece = take(b, vector, lanes[:size])
-            b.store(piece, at(b, address, const(0), piece.type), align=1)
-        vector = b.select(wanted, take(b, vector, lanes[size:] + lanes[:size]), vector)
-        address = b.select(wanted, b.add(address, const(size * t.size)), address)
-        size //= 2
+            _copy_pieces(b, t, source, target, cols, lanes)
+        lanes //= 2
+
+
+def _copy_pieces(b, t, source, target, cols, lanes):
+    """Copy `cols` columns, between `lanes` and twice as many or a whole row, in pieces of `lanes`."""
+    ty = ir.VectorType(t.elem, lanes) if lanes > 1 else t.elem
+
+    def copy(col):
+        offset = b.mul(col, const(t.size))
+        b.store(b.load(at(b, source, offset, ty), align=1), at(b, target, offset, ty), align=1)
+
+    copy(const(0))
+    if lanes == t.lanes:
+        for col in range(lanes, (t.vecs - 1) * lanes, lanes):
+            with b.if_then(b.icmp_signed(">=", cols, const(col + lanes))):
+                copy(const(col))
+    copy(b.sub(cols, const(lanes)))
 
 
 def take(b, vector, lanes):

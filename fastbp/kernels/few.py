@@ -1,0 +1,66 @@
+"""A layer of one or two neurons, whose y and dz would leave a tile empty for the most part: x is what is read in vectors.
+
+forward     y is inner products of the rows of x with the columns of weights
+backward    dweights.T = dz.T @ x, with x in the place of B, as it lies in memory
+"""
+from .. import _link
+from .._jit import kernel
+from . import blocking, inner, packing, tile
+from .gemm import Right, product_job
+from .matrix import Matrix, from_col, transposed
+from .parallel import REGION_BYTES, run
+from .workspace import ALIGNMENT, acquire, release
+
+
+def build_forward(dtype):
+    tiles = blocking.tiles(dtype)
+    inner_products = inner.inner[dtype].address
+
+    @kernel
+    def forward(x, weights, biases, y, relu, threads):
+        """y = relu(x @ weights + biases), all Matrix; biases may be missing."""
+        row_bytes = packing.row_bytes(tiles, x.cols)
+        memory, slot = acquire(REGION_BYTES + packing.row_bytes(tiles, y.cols) + y.cols * row_bytes)
+        if memory == 0:
+            return _link.NO_MEMORY
+        bias, columns = 0, memory + REGION_BYTES
+        for j in range(y.cols):
+            packing.copy_row(tiles, transposed(from_col(weights, j)), columns + j * row_bytes)
+        if biases.data != 0:
+            bias = columns + y.cols * row_bytes
+            packing.copy_row(tiles, biases, bias)
+        job = product_job(tiles, x, Right(columns, row_bytes, tile.itemsize(tiles.wide), 0), y, 0, bias, relu, 0, threads)
+        run(inner_products(), job, memory)
+        release(slot)
+        return _link.OK
+
+    return forward
+
+
+@kernel
+def copy_bytes(tiles, rows, inputs, neurons):
+    """Of dweights.T, and of the edge of `rows` rows of x."""
+    return dweights_bytes(tiles, inputs, neurons) + packing.edge_bytes(tiles, rows, inputs)
+
+
+@kernel
+def dweights_bytes(tiles, inputs, neurons):
+    return blocking.round_up(inputs * neurons * tile.itemsize(tiles.wide), ALIGNMENT)
+
+
+@kernel
+def weights_product(tiles, dz, x, edge, dweights, accumulate, scratch, threads):
+    """The Product dweights.T (+)= dz.T @ x; two addresses: of room for the edge of x, and of dweights.T."""
+    size = tile.itemsize(tiles.wide)
+    packing.pack_edge(tiles, x, edge)
+    right, c = Right(x.data, size, x.row_step, edge), Matrix(dweights, dz.cols, x.cols, x.cols * size, size)
+    return product_job(tiles, transposed(dz), right, c, accumulate, 0, 0, scratch, threads)
+
+
+@kernel
+def turn(shape, source, target):
+    """Write the matrix target.shape of which the transpose lies at the address `source`."""
+    for i in range(target.rows):
+        for j in range(target.cols):
+            value = tile.load_scalar(shape, source + (j * target.rows + i) * tile.itemsize(shape))
+            tile.store_scalar(shape, target.data + i * target.row_step + j * target.col_step, value)
