@@ -178,7 +178,7 @@ def _delete_unused(root):
 def key() -> str:
     """A digest of all that the compiled code depends on."""
     flags = {name: repr(getattr(config, name, None)) for name in _FLAGS}
-    facts = (_SOURCE, llvm.get_process_triple(), _cpu.target(), flags, sys.version,
+    facts = (_SOURCE, llvm.get_process_triple(), _cpu.target(), _cpu.has_amx(), flags, sys.version,
              numba.__version__, llvmlite.__version__, numpy.__version__)
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
 

@@ -21,6 +21,7 @@ def describe() -> dict[str, str]:
         "llvmlite": llvmlite.__version__,
         "cpu": f"{_cpu.model()}, compiled for {_cpu.target()[0]}",
         "instruction set": _cpu.instruction_set(),
+        "bfloat16 by": "AMX" if _cpu.has_amx() else "AVX512-BF16" if _cpu.has_bfloat16_dot() else "float32 arithmetic",
         "caches": caches,
         **blocking.describe(),
         "threads": str(_threads.get_num_threads()),

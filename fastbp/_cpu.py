@@ -1,6 +1,8 @@
 """The machine: what Numba compiles for, caches and cores. All of it is found on demand, nothing at import."""
+import ctypes
 import os
 import platform
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -47,6 +49,23 @@ def instruction_set() -> str:
     if "vfmadd" not in assembly or "ymm" not in assembly and "zmm" not in assembly:
         return "baseline"
     return "avx512" if "zmm" in assembly else "avx2"
+
+
+@cache
+def has_amx() -> bool:
+    """Whether there are tile registers that multiply bfloat16 (AMX), and Linux lets this process use them."""
+    return {"+amx-tile", "+amx-bf16"} <= set(target()[1].split(",")) and request_amx()
+
+
+def request_amx() -> bool:
+    """Ask Linux for the tile registers, for all threads of this process and its children; whether it grants them.
+
+    Without that permission the first tile instruction kills the process: the registers enlarge what is saved of a thread.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    arch_prctl, request_permission, tile_data = 158, 0x1023, 18
+    return ctypes.CDLL(None).syscall(arch_prctl, request_permission, tile_data) == 0
 
 
 @cache

@@ -62,7 +62,7 @@ def multiplied(dtype, precision):
 
 @cache
 def _warn_if_not_faster():
-    if not _cpu.has_bfloat16_dot():
+    if not _cpu.has_bfloat16_dot() and not _cpu.has_amx():
         warnings.warn("precision 'bfloat16' is not faster here: this CPU multiplies no bfloat16, so float32 is rounded to it",
                       RuntimeWarning, stacklevel=5)
 

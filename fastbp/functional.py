@@ -51,7 +51,7 @@ def dense_forward(inputs: ArrayLike, weights: ArrayLike, biases: ArrayLike | Non
     are rounded to bfloat16, 8 bits, to the nearest, and their products summed in float32. An element of the result is off
     from the exact one by at most (2**-7 + (n_inputs + 2) * 2**-23) times the sum of the products' absolute values: 2**-8
     for each factor and the rest for the sums (Higham, Accuracy and Stability of Numerical Algorithms, 2002, section 3.1).
-    Subnormal numbers may count as 0. Without instructions for it (AVX512-BF16) it is no faster, which a warning says once.
+    Subnormal numbers may count as 0. Without instructions for it (AMX, AVX512-BF16) it is no faster, which a warning says once.
 
     Raises ValueError for shapes that do not fit or another precision, TypeError for dtypes that are not real numbers or an
     `out` of another dtype than the result's, MemoryError.

@@ -5,7 +5,7 @@ import pytest
 from numba import njit, types
 
 from fastbp import _cpu, _jit
-from fastbp.kernels import blocking, gemm, tile
+from fastbp.kernels import amx, blocking, gemm, panels, tile
 
 REGISTER = {"avx512": "zmm", "avx2": "ymm", "baseline": "xmm"}
 MULTIPLY = {"avx512": "vfmadd", "avx2": "vfmadd", "baseline": "mul"}
@@ -28,13 +28,17 @@ def multiplications(dtype):
     return MULTIPLY[_cpu.instruction_set()] + (".*pd" if dtype == types.float64 else ".*ps"), 1 + (dtype is tile.BFLOAT16)
 
 
-@pytest.mark.parametrize("which", ["wide", "narrow", "flat"])
-@pytest.mark.parametrize("dtype", gemm.DTYPES, ids=str)
+def loops_of(build, which, dtype, multiply):
+    function = njit(**_jit.FLAGS)(build(which, dtype))
+    function.compile(panels.SIGNATURE)
+    return list(inner_loops(function.inspect_asm(function.signatures[0]), multiply))
+
+
+@pytest.mark.parametrize("dtype, which", [(t, which) for t in gemm.DTYPES for which in ("wide", "narrow", "flat")
+                                          if t is not tile.BFLOAT16 or which != "flat" and not _cpu.has_amx()], ids=str)
 def test_tile_stays_in_registers(dtype, which):
     multiply, a_vector = multiplications(dtype)
-    panels = njit(**_jit.FLAGS)(gemm._build_panels(which, dtype))
-    panels.compile(gemm.PANELS)
-    loops = list(inner_loops(panels.inspect_asm(panels.signatures[0]), multiply))
+    loops = loops_of(panels.build, which, dtype, multiply)
     shape = getattr(blocking.tiles(dtype), which)
     counts = [sum(bool(re.match(multiply, line)) for line in loop) for loop in loops]
     unrolled = shape.rows * shape.vecs * blocking.UNROLL * a_vector
@@ -42,3 +46,13 @@ def test_tile_stays_in_registers(dtype, which):
     for loop in loops:
         assert any(REGISTER[_cpu.instruction_set()] in line for line in loop)
         assert not [line for line in loop if re.search(r"[xyz]mm", line) and "(%rsp" in line]
+
+
+@pytest.mark.skipif(not _cpu.has_amx(), reason="not compiled for AMX: test_instruction_sets.py has a process that is")
+@pytest.mark.parametrize("which, products", [("wide", 4), ("narrow", 2)])
+def test_amx_loops_hold_little_else(which, products):
+    loops = loops_of(amx.build, which, tile.BFLOAT16, "tdpbf16ps")
+    assert max(sum("tdpbf16ps" in line for line in loop) for loop in loops) % products == 0
+    for loop in loops:
+        assert sum("tileloadd" in line for line in loop) <= 2 * sum("tdpbf16ps" in line for line in loop)
+        assert not [line for line in loop if re.search(r"[xyz]mm", line)]

@@ -19,6 +19,7 @@ RUN = """
 import sys
 import pytest
 from fastbp import _cpu
+_cpu.request_amx = lambda: True         # as it would be on a CPU that has it: where there is none, that code is only read
 assert _cpu.instruction_set() == sys.argv[1], f"compiles for {_cpu.instruction_set()}, not for {sys.argv[1]}"
 sys.exit(pytest.main(["-q", "-x", "-p", "no:cacheprovider", *sys.argv[2:]]))
 """
@@ -34,7 +35,8 @@ def test_an_older_cpu(tmp_path, instruction_set, cpu, needs):
 
 
 @pytest.mark.parametrize("cpu, features", [("skylake-avx512", f"{AVX512},-prefer-256-bit"),
-                                           ("znver4", f"{AVX512},+avx512bf16")])
+                                           ("znver4", f"{AVX512},+avx512bf16"),
+                                           ("sapphirerapids", f"{AVX512},+avx512bf16,+amx-tile,+amx-bf16,-prefer-256-bit")])
 def test_the_code_for_a_newer_cpu(tmp_path, cpu, features):
     run(tmp_path, "avx512", cpu, features, ["test_assembly.py"])
 

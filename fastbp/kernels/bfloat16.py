@@ -10,13 +10,31 @@ from .._jit import kernel
 from . import blocking, columns, gemm, packing, tile
 from .columns import mask_job
 from .dense import backward_fits, forward_fits
-from .gemm import Right, product_job
 from .matrix import MATRIX, Matrix, from_row, transposed
 from .parallel import REGION_BYTES, run, run_both
+from .product import Right, product_job, scratch_bytes
 from .rounding import across_rows, along_rows, round_rows
 from .workspace import ALIGNMENT, acquire, release
 
 SIZE = 4                        # bytes of a float32, and of a pair
+
+
+@kernel
+def pairs_of(tiles, numbers):
+    """Pairs that hold so many numbers along the depth of a product, and zeros where it takes more at a time."""
+    return blocking.round_up(blocking.blocks(numbers, 2), tile.step(tiles.wide))
+
+
+@kernel
+def left(data, rows, cols):
+    """A Matrix at an address, of the left_bytes, as A of a product."""
+    return Matrix(data, rows, cols, blocking.spread(cols * SIZE), SIZE)
+
+
+@kernel
+def left_bytes(tiles, rows, cols):
+    """Of whole tiles: one reads all of its rows, whether it uses them or not."""
+    return blocking.round_up(rows, tile.height(tiles.wide)) * blocking.spread(cols * SIZE)
 
 
 @kernel
@@ -32,20 +50,21 @@ def compact(data, rows, cols):
 
 def _build_forward(dtype):
     tiles = blocking.tiles(tile.BFLOAT16)
-    round_pairs, pack = round_rows[dtype].address, packing.pack[types.float32].address
+    round_pairs, pack = round_rows[dtype].address, packing.pack[dtype].address
     product = gemm.product[tile.BFLOAT16].address
 
     def forward(x, weights, biases, y, relu):
         """y = relu(x @ weights + biases)."""
         if not forward_fits(x, weights, biases, y, SIZE) or x.col_step != SIZE or weights.col_step != SIZE:
             return _link.REFUSED
-        neurons, pairs = y.cols, blocking.blocks(x.cols, 2)
+        neurons, pairs = y.cols, pairs_of(tiles, x.cols)
         threads = blocking.product_threads(1, x, weights)
         block = blocking.rounded_rows(x.rows, x.cols)
         bias_bytes = packing.row_bytes(tiles, neurons) if biases.data != 0 else 0
         panels_bytes, weights_bytes = packing.packed_bytes(tiles, pairs, neurons), matrix_bytes(pairs, neurons)
-        memory, slot = acquire(REGION_BYTES + bias_bytes + panels_bytes + weights_bytes + matrix_bytes(block, pairs)
-                               + threads * gemm.scratch_bytes(tiles))
+        x_bytes = left_bytes(tiles, block, pairs)
+        memory, slot = acquire(REGION_BYTES + bias_bytes + panels_bytes + weights_bytes + x_bytes
+                               + threads * scratch_bytes(tiles))
         if memory == 0:
             return _link.NO_MEMORY
         bias, panels = 0, memory + REGION_BYTES + bias_bytes
@@ -56,13 +75,13 @@ def _build_forward(dtype):
         run(round_pairs(), across_rows(weights, rounded_weights), memory)
         run(pack(), packing.pack_job(tiles, rounded_weights, panels), memory)
         rounded_x = panels + panels_bytes + weights_bytes
-        scratch = rounded_x + matrix_bytes(block, pairs)
+        scratch = rounded_x + x_bytes
         right = Right(panels, pairs * SIZE, 0, 0)
         for i in range(0, x.rows, block):
             rows = min(block, x.rows - i)
-            left = compact(rounded_x, rows, pairs)
-            run(round_pairs(), along_rows(from_row(x, i, rows), left), memory)
-            run(product(), product_job(tiles, left, right, from_row(y, i, rows), 0, bias, relu, scratch, threads), memory)
+            a = left(rounded_x, rows, pairs)
+            run(round_pairs(), along_rows(from_row(x, i, rows), a), memory)
+            run(product(), product_job(tiles, a, right, from_row(y, i, rows), 0, bias, relu, scratch, threads), memory)
         release(slot)
         return _link.OK
 
@@ -84,9 +103,9 @@ def _build_backward(dtype):
             return _link.REFUSED
         threads = blocking.product_threads(2, x, weights)
         block = blocking.rounded_rows(rows, inputs + 3 * neurons)
-        panels_bytes = packing.packed_bytes(tiles, blocking.blocks(neurons, 2), inputs) if dinputs.data != 0 else 0
+        panels_bytes = packing.packed_bytes(tiles, pairs_of(tiles, neurons), inputs) if dinputs.data != 0 else 0
         memory, slot = acquire(REGION_BYTES + panels_bytes + block_bytes(tiles, block, inputs, neurons)
-                               + threads * gemm.scratch_bytes(tiles))
+                               + threads * scratch_bytes(tiles))
         if memory == 0:
             return _link.NO_MEMORY
         by_results(dvalues, z, x, weights, dinputs, dweights, dbiases, threads, block, panels_bytes, memory)
@@ -99,21 +118,21 @@ def _build_backward(dtype):
 @kernel
 def block_bytes(tiles, block, inputs, neurons):
     """What is kept of a block: dz, rounded along and across its rows, and its panels, and x rounded; before it, the weights."""
-    half = blocking.blocks(block, 2)
-    of_block = (matrix_bytes(block, neurons) + matrix_bytes(block, blocking.blocks(neurons, 2)) + matrix_bytes(half, neurons)
+    half, pairs = pairs_of(tiles, block), pairs_of(tiles, neurons)
+    of_block = (matrix_bytes(block, neurons) + left_bytes(tiles, block, pairs) + matrix_bytes(half, neurons)
                 + packing.packed_bytes(tiles, half, neurons) + matrix_bytes(half, inputs))
-    return max(of_block, matrix_bytes(inputs, blocking.blocks(neurons, 2)))
+    return max(of_block, matrix_bytes(inputs, pairs))
 
 
 def _by_results(dtype):
     tiles = blocking.tiles(tile.BFLOAT16)
-    round_pairs, pack = round_rows[dtype].address, packing.pack[types.float32].address
+    round_pairs, pack = round_rows[dtype].address, packing.pack[dtype].address
     mask, product = columns.mask[types.float32].address, gemm.product[tile.BFLOAT16].address
 
     @kernel
     def by_results(dvalues, z, x, weights, dinputs, dweights, dbiases, threads, block, panels_bytes, memory):
         inputs, neurons = weights.rows, weights.cols
-        pairs, half = blocking.blocks(neurons, 2), blocking.blocks(block, 2)
+        pairs, half = pairs_of(tiles, neurons), pairs_of(tiles, block)
         panels = memory + REGION_BYTES
         if panels_bytes > 0:
             rounded_weights = compact(panels + panels_bytes, inputs, pairs)
@@ -121,15 +140,15 @@ def _by_results(dtype):
             run(pack(), packing.pack_job(tiles, transposed(rounded_weights), panels), memory)
         of_dz = panels + panels_bytes
         of_dz_along = of_dz + matrix_bytes(block, neurons)
-        of_dz_across = of_dz_along + matrix_bytes(block, pairs)
+        of_dz_across = of_dz_along + left_bytes(tiles, block, pairs)
         dz_panels = of_dz_across + matrix_bytes(half, neurons)
         of_x = dz_panels + packing.packed_bytes(tiles, half, neurons)
         scratch = panels + panels_bytes + block_bytes(tiles, block, inputs, neurons)
         i = 0
         while True:                                     # once for an empty batch as well: its dweights are zeros
             rows, later = min(block, x.rows - i), int(i > 0)
-            half = blocking.blocks(rows, 2)
-            dz, dz_along = compact(of_dz, rows, neurons), compact(of_dz_along, rows, pairs)
+            half = pairs_of(tiles, rows)
+            dz, dz_along = compact(of_dz, rows, neurons), left(of_dz_along, rows, pairs)
             dz_across, x_across = compact(of_dz_across, half, neurons), compact(of_x, half, inputs)
             z_block = from_row(z, i, rows) if z.data != 0 else z
             run(mask(), mask_job(tiles, from_row(dvalues, i, rows), z_block, dz, 0, dbiases.data, later), memory)

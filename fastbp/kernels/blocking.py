@@ -6,7 +6,7 @@ what is left of the columns. Its sums are fewer than two FMA units of latency 4 
 rows as the wide one, so that both read the same copy of A. The flat tile is for one or two rows, of which a wide one would
 be empty for the most part: then only the speed of reading B counts.
 """
-from functools import cache
+from functools import cache, partial
 from typing import NamedTuple
 
 from numba import types
@@ -14,6 +14,7 @@ from numba import types
 from .. import _cpu, _state
 from .._jit import kernel
 from . import tile
+from .vector import CACHE_LINE
 
 #            instruction set: (rows, vecs) wide, narrow, flat, and the bytes of a vector
 TILES = {
@@ -60,6 +61,10 @@ SPLIT_TILES = {
 }
 
 
+# Of pairs of bfloat16 in AMX tile registers: rows, columns of a wide tile and of a narrow one, and pairs of the depth a step.
+AMX_TILES = 32, 32, 16, 16
+
+
 class Tiles(NamedTuple):
     """The shapes of one dtype: three for products, one row of two for copying, a square one for transposing.
 
@@ -80,10 +85,24 @@ def tiles(dtype):
     """The Tiles of a Numba float type, or of BFLOAT16, on the instruction set that Numba compiles for."""
     table = SPLIT_TILES if dtype is tile.BFLOAT16 and not _cpu.has_bfloat16_dot() else TILES
     wide, narrow, flat, vector = table[_cpu.instruction_set()]
-    lanes = vector * 8 // dtype.bitwidth
-    return Tiles(tile.Shape(dtype, *wide, lanes), tile.Shape(dtype, *narrow, lanes), tile.Shape(dtype, *flat, lanes),
-                 tile.Shape(dtype, 1, wide[1], lanes), tile.Shape(dtype, 1, 1, lanes), tile.Shape(dtype, lanes, 1, lanes),
-                 tile.Shape(dtype, 1, -(-wide[0] // lanes), lanes))
+    lanes, step = vector * 8 // dtype.bitwidth, 1
+    if by_amx(dtype):
+        rows, wide_cols, narrow_cols, step = AMX_TILES
+        wide, narrow = (rows, wide_cols // lanes), (rows, narrow_cols // lanes)
+    shape = partial(tile.Shape, dtype, lanes=lanes, step=step)
+    return Tiles(shape(*wide), shape(*narrow), shape(*flat), shape(1, wide[1]), shape(1, narrow[1]), shape(lanes, 1),
+                 shape(1, -(-wide[0] // lanes)))
+
+
+def by_amx(dtype):
+    """Whether products of that dtype are computed in AMX tile registers."""
+    return dtype is tile.BFLOAT16 and _cpu.has_amx()
+
+
+@kernel
+def spread(row_bytes):
+    """The distance of rows of so many bytes, where it is free: multiples of 1 KiB would share a few sets of the cache."""
+    return row_bytes + CACHE_LINE if row_bytes % 1024 == 0 else row_bytes
 
 
 @kernel
@@ -154,25 +173,27 @@ class Cut(NamedTuple):
 @kernel
 def cut(shape, a, cols, packed):
     """The Cut for A, a Matrix, and B of `cols` columns, packed or not."""
-    size, depth, row_bytes = tile.itemsize(shape), even_block(a.cols, DEPTH), max(1, cols * tile.itemsize(shape))
+    size, row_bytes = tile.itemsize(shape), max(1, cols * tile.itemsize(shape))
+    depth = even_block(a.cols, DEPTH, max(UNROLL, tile.step(shape)))
     if not packed and a.rows <= IN_PLACE_ROWS:
         return Cut(min(depth, max(FLAT_DEPTH, _state.word(_state.L1) // 2 // row_bytes)), STRIP)
     if a.cols <= SHALLOW_DEPTH:
         return Cut(depth, max(1, _state.word(_state.L1) // row_bytes // tile.height(shape)) * tile.height(shape))
-    strip = min(ROWS, _state.word(_state.L2) // STRIP_PART // (depth * size + row_bytes) // STRIP * STRIP)
-    return Cut(depth, max(STRIP if a.col_step == size else COPIED_STRIP, strip))
+    unit = max(STRIP, tile.height(shape))
+    strip = min(ROWS, _state.word(_state.L2) // STRIP_PART // (depth * size + row_bytes) // unit * unit)
+    return Cut(depth, max(unit if a.col_step == size else round_up(COPIED_STRIP, unit), strip))
 
 
 @kernel
 def most_strip_bytes(shape):
     """Of a strip of A."""
-    return _state.word(_state.L2) // STRIP_PART + COPIED_STRIP * DEPTH * tile.itemsize(shape)
+    return _state.word(_state.L2) // STRIP_PART + round_up(COPIED_STRIP, tile.height(shape)) * DEPTH * tile.itemsize(shape)
 
 
 @kernel
-def even_block(n, most):
-    """The size of equal blocks of at most `most`, a multiple of UNROLL."""
-    return max(1, round_up(blocks(n, max(1, blocks(n, most))), UNROLL))
+def even_block(n, most, multiple):
+    """The size of equal blocks of at most `most`, a multiple of `multiple`."""
+    return max(1, round_up(blocks(n, max(1, blocks(n, most))), multiple))
 
 
 @kernel

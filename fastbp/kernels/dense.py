@@ -13,10 +13,10 @@ from numba import types
 from .. import _link, _state
 from .._jit import kernel
 from . import blocking, columns, few, gemm, inner, one_pass, packing, plain, tile
-from .gemm import Right, product_job, with_ahead
 from .matrix import MATRIX, Matrix, any_overlap, from_row, overlap, transposed
 from .one_pass import dz_row_bytes
 from .parallel import REGION_BYTES, run, run_both
+from .product import Right, product_job, scratch_bytes, with_ahead
 from .workspace import ALIGNMENT, acquire, release
 
 
@@ -82,7 +82,7 @@ def _build_forward(dtype):
             return flat_unbound()
         bias_bytes = packing.row_bytes(tiles, y.cols) if biases.data != 0 else 0
         panels_bytes = packing.edge_bytes(tiles, x.cols, y.cols) if in_place else packing.packed_bytes(tiles, x.cols, y.cols)
-        memory, slot = acquire(REGION_BYTES + bias_bytes + panels_bytes + threads * gemm.scratch_bytes(tiles))
+        memory, slot = acquire(REGION_BYTES + bias_bytes + panels_bytes + threads * scratch_bytes(tiles))
         if memory == 0:
             return _link.NO_MEMORY
         bias, panels = 0, memory + REGION_BYTES + bias_bytes
@@ -158,7 +158,7 @@ def _by_results(dtype):
         copy_bytes = dz_copy_bytes(tiles, block, inputs, neurons)
         if few_neurons:
             copy_bytes = few.copy_bytes(tiles, block, inputs, neurons)
-        memory, slot = acquire(REGION_BYTES + panels_bytes + dz_bytes + copy_bytes + threads * gemm.scratch_bytes(tiles))
+        memory, slot = acquire(REGION_BYTES + panels_bytes + dz_bytes + copy_bytes + threads * scratch_bytes(tiles))
         if memory == 0:
             return _link.NO_MEMORY
         panels = memory + REGION_BYTES

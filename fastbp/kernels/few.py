@@ -6,9 +6,9 @@ backward    dweights.T = dz.T @ x, with x in the place of B, as it lies in memor
 from .. import _link
 from .._jit import kernel
 from . import blocking, inner, packing, tile
-from .gemm import Right, product_job
 from .matrix import Matrix, from_col, transposed
 from .parallel import REGION_BYTES, run
+from .product import Right, product_job
 from .workspace import ALIGNMENT, acquire, release
 
 

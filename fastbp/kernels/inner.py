@@ -7,8 +7,8 @@ the end.
 from .. import _link
 from .._jit import kernel
 from . import blocking, tile
-from .gemm import Product, block_of
 from .parallel import TASK
+from .product import Product, block_of
 from .workspace import read
 
 

@@ -12,9 +12,9 @@ from .. import _link
 from .._jit import kernel
 from . import blocking, columns, few, gemm, inner, packing, tile
 from .columns import mask_job, sum_job
-from .gemm import Right, product_job, with_ahead
 from .matrix import MATRIX, Matrix, transposed
 from .parallel import JOB_BYTES, REGION_BYTES, TASK, run, run_here
+from .product import Right, product_job, scratch_bytes, with_ahead
 from .workspace import ALIGNMENT, acquire, read, release
 
 
@@ -47,16 +47,15 @@ class Pass(NamedTuple):
 
 @kernel
 def dz_row_bytes(tiles, neurons):
-    """The stride of dz: whole vectors, and no power of two, whose rows would share a few sets of the cache."""
-    row = blocking.round_up(neurons, tile.lanes(tiles.wide)) * tile.itemsize(tiles.wide)
-    return row + ALIGNMENT if row % 1024 == 0 else row
+    """The distance of two rows of dz: whole vectors."""
+    return blocking.spread(blocking.round_up(neurons, tile.lanes(tiles.wide)) * tile.itemsize(tiles.wide))
 
 
 @kernel
 def worker_bytes(tiles, neurons, dz_row):
     """The words of a job, dz of one block of rows, twice, and what a product needs."""
     dz_bytes = blocking.PASS_ROWS * dz_row
-    return blocking.round_up(JOB_BYTES + dz_bytes + panels_bytes(tiles, neurons) + gemm.scratch_bytes(tiles), ALIGNMENT)
+    return blocking.round_up(JOB_BYTES + dz_bytes + panels_bytes(tiles, neurons) + scratch_bytes(tiles), ALIGNMENT)
 
 
 @kernel
@@ -125,8 +124,8 @@ def _build_block_pass(dtype):
         weights_bytes = packing.packed_bytes(tiles, neurons, inputs) if dinputs.data != 0 and not in_place else 0
         part = blocking.round_up((inputs + 1) * neurons * size, ALIGNMENT)
         dz_row = dz_row_bytes(tiles, neurons)
-        scratch_bytes = threads * worker_bytes(tiles, neurons, dz_row)
-        memory, slot = acquire(REGION_BYTES + weights_bytes + partitions * part + scratch_bytes)
+        workers_bytes = threads * worker_bytes(tiles, neurons, dz_row)
+        memory, slot = acquire(REGION_BYTES + weights_bytes + partitions * part + workers_bytes)
         if memory == 0:
             return _link.NO_MEMORY
         panels = memory + REGION_BYTES

@@ -83,7 +83,7 @@ def _build(dtype):
     return pack
 
 
-pack = _link.units("pack", TASK, _build)
+pack = _link.units("pack", TASK, _build, (*_link.FLOATS, tile.BFLOAT16))
 
 
 @kernel

@@ -3,7 +3,7 @@
     along rows       row i:  (a0 a1) (a2 a3) …        A of a product that reads it by rows, and B once it is transposed
     across rows      row q:  (a0 b0) (a1 b1) …        of the rows a = 2q and b = 2q + 1: B as it is, and A by columns
 
-A number too few is filled up with 0. Rounding is to the nearest, to even if there are two; inf and NaN stay what they are.
+A target of more pairs gets zeros. Rounding is to the nearest, to even if there are two; inf and NaN stay what they are.
 """
 from typing import NamedTuple
 
@@ -29,23 +29,25 @@ class Round(NamedTuple):
     source_row: int
     target: int
     target_row: int
+    target_rows: int
+    target_cols: int
     across: int
 
 
 @kernel
 def along_rows(source, target):
-    """The Round of a Matrix whose rows are contiguous into one of half as many columns."""
+    """The Round of a Matrix whose rows are contiguous into one of half as many columns, or more."""
     threads = blocking.threads(source.rows * source.cols * blocking.ELEMENT_WORK)
     return Round(blocking.blocks(target.rows, ROWS), threads, source.rows, source.cols, source.data, source.row_step,
-                 target.data, target.row_step, 0)
+                 target.data, target.row_step, target.rows, target.cols, 0)
 
 
 @kernel
 def across_rows(source, target):
-    """The Round of a Matrix whose rows are contiguous into one of half as many rows."""
+    """The Round of a Matrix whose rows are contiguous into one of half as many rows, or more."""
     threads = blocking.threads(source.rows * source.cols * blocking.ELEMENT_WORK)
     return Round(blocking.blocks(target.rows, ROWS), threads, source.rows, source.cols, source.data, source.row_step,
-                 target.data, target.row_step, 1)
+                 target.data, target.row_step, target.rows, target.cols, 1)
 
 
 def _build(dtype):
@@ -54,7 +56,7 @@ def _build(dtype):
 
     def round_rows(job_address, worker, task):
         job = read(job_address, Round)
-        for i in range(task * ROWS, min((task + 1) * ROWS, blocking.blocks(job.rows, 1 + job.across))):
+        for i in range(task * ROWS, min((task + 1) * ROWS, job.target_rows)):
             if job.across != 0:
                 round_two_rows(one, job, i)
             else:
@@ -70,9 +72,9 @@ round_rows = _link.units("round", TASK, _build, [tile.BFLOAT16])
 @kernel
 def round_row(two, job, i):
     size, target = tile.itemsize(two), job.target + i * job.target_row
-    for j in range(0, job.cols, tile.width(two)):
+    for j in range(0, 2 * job.target_cols, tile.width(two)):
         numbers = tile.load(two, job.source + i * job.source_row + j * size, 0, 1, job.cols - j)
-        tile.store(tile.pairs_along(numbers), target + j // 2 * size, 0, 1, blocking.blocks(job.cols - j, 2))
+        tile.store(tile.pairs_along(numbers), target + j // 2 * size, 0, 1, job.target_cols - j // 2)
 
 
 @kernel
@@ -81,6 +83,6 @@ def round_two_rows(one, job, i):
     rows = job.rows - 2 * i
     for j in range(0, job.cols, tile.width(one)):
         cols = job.cols - j
-        numbers = tile.load(one, first + j * size, 0, 1, cols)
-        below = tile.load(one, first + job.source_row + j * size, 0, rows - 1, cols)        # zeros if there is no such row
+        numbers = tile.load(one, first + j * size, 0, rows, cols)                           # zeros if there is no such row
+        below = tile.load(one, first + job.source_row + j * size, 0, rows - 1, cols)
         tile.store(tile.pairs_across(numbers, below), target + j * size, 0, 1, cols)

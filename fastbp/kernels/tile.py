@@ -50,12 +50,16 @@ BFLOAT16 = _BFloat16("bfloat16")
 
 
 class Shape(NamedTuple):
-    """rows x vecs vectors of `lanes` elements of `dtype`, a Numba float type or BFLOAT16."""
+    """rows x vecs vectors of `lanes` elements of `dtype`, a Numba float type or BFLOAT16.
+
+    `step` is how many elements of the depth of a product are multiplied at a time.
+    """
 
     dtype: types.Type
     rows: int
     vecs: int
     lanes: int
+    step: int = 1
 
 
 class _ShapeType(types.Opaque):
@@ -69,7 +73,7 @@ class _ShapeType(types.Opaque):
         self.elem = ir.FloatType() if self.dtype == types.float32 else ir.DoubleType()
         self.vec = ir.VectorType(self.elem, shape.lanes)
         self.array = ir.ArrayType(self.vec, shape.rows * shape.vecs)
-        super().__init__(f"{type(self).__name__}({shape.dtype},{shape.rows},{shape.vecs},{shape.lanes})")
+        super().__init__(f"{type(self).__name__}({','.join(map(str, shape))})")
 
 
 class _TileType(_ShapeType):
@@ -164,6 +168,12 @@ def lanes(typing_context, shape):
 def itemsize(typing_context, shape):
     """Bytes of an element."""
     return BYTES(shape), lambda c, b, sig, args: const(shape.size)
+
+
+@intrinsic
+def step(typing_context, shape):
+    """Elements of the depth of a product that are multiplied at a time: the depth is a multiple of it."""
+    return BYTES(shape), lambda c, b, sig, args: const(shape.shape.step)
 
 
 @intrinsic

@@ -1,0 +1,123 @@
+"""Panels of B over rows of A, tile by tile in vector registers: the inner loops of a product (gemm.py).
+
+    LOOP 3  panels of B    `width` columns of B and C; independent of each other
+    LOOP 2  row tiles      `height` rows of A and C; independent of each other
+    LOOP 1  depth          one rank-1 update of a tile in registers a step
+"""
+from numba import types
+
+from .. import _link
+from .._jit import inlined, kernel
+from . import blocking, tile
+from .matrix import whole_rows
+from .product import Product, fetch_share, finish
+from .workspace import ALIGNMENT, read
+
+SIGNATURE = types.intp(*[types.intp] * 9)
+
+
+def build(which, dtype):
+    shape = getattr(blocking.tiles(dtype), which)
+
+    def panels(job_address, scratch, copied, i_start, i_end, j_start, j_end, p, p_end):
+        """Rows i_start … i_end, from row `copied` on in scratch, of the panels from column j_start to j_end."""
+        job = read(job_address, Product)
+        height, width, size, depth = tile.height(shape), tile.width(shape), tile.itemsize(shape), p_end - p
+        rows, copied_rows = tile.in_registers(tile.multiples(shape, job.a_row)), tile.multiples(shape, size)
+        for j in range(j_start, j_end, width):                              # LOOP 3
+            b, b_step = job.b + j * job.b_col, job.b_row
+            is_packed = b_step == 0 or (job.edge != 0 and job.cols - j < width)
+            if is_packed:
+                b, b_step = job.edge if job.edge != 0 else b, width * size
+            b += p * b_step
+            a, c, copy = job.a + i_start * job.a_row + p * size, job.c + i_start * job.c_row + j * size, scratch
+            for i in range(i_start, i_end, height):                         # LOOP 2
+                if depth > blocking.SHALLOW_DEPTH:
+                    tile.prefetch(shape, c, job.c_row)
+                if job.share > 0:
+                    fetch_share(job, (i // height * blocking.blocks(job.cols, width) + j // width) * job.share)
+                acc = tile.zeros(shape)
+                if i < copied:
+                    acc = add_products(acc, depth, a, rows, size, b, width * size)
+                    a += height * job.a_row
+                else:
+                    if is_packed:
+                        acc = add_products(acc, depth, copy, copied_rows, height * size, b, width * size)
+                    else:
+                        acc = add_products(acc, depth, copy, copied_rows, height * size, b, b_step)
+                    copy += copied_tile_bytes(shape, depth)
+                finish(acc, job, c, i_end - i, j, p, p_end)
+                c += height * job.c_row
+        return _link.OK
+
+    return panels
+
+
+@kernel
+def copy_rows(tiles, shape, job, scratch, i_start, i_end, p, p_end):
+    """Copy those rows of a strip that are not read in place, tile by tile; returns the first of them.
+
+    All, if its columns are contiguous or rows of B are far apart, too, which takes all registers that addresses can have;
+    else the last ones, where they are fewer than a tile has. A copied tile holds its rows' elements of one column of A,
+    filled up with zeros, then those of the next.
+    """
+    height = tile.height(shape)
+    if job.a_step != tile.itemsize(shape):
+        copy_columns(shape, tiles.column, job, scratch, i_start, i_end, p, p_end)
+        return i_start
+    first = i_start if job.b_row != 0 else i_start + (i_end - i_start) // height * height
+    copy_elements(shape, job, scratch, first, i_end, p, p_end)
+    return first
+
+
+@kernel
+def copied_tile_bytes(shape, depth):
+    return depth * tile.height(shape) * tile.itemsize(shape) + ALIGNMENT
+
+
+@kernel
+def copy_columns(shape, column, job, scratch, i_start, i_end, p, p_end):
+    """Copy rows of A whose columns are contiguous; that is to say row by row of x, as x lies in memory.
+
+    The elements of a column are no whole number of vectors; what is written beyond them is overwritten by the next
+    column. The CPU would not foresee the next row of x: asking for it ahead halves the time.
+    """
+    height, size, width = tile.height(shape), tile.itemsize(shape), tile.width(column)
+    last = i_start + (i_end - i_start - 1) // height * height
+    whole = whole_rows(job.depth, job.rows - last, job.a_step, size, width)
+    for k in range(p, p_end):
+        source, target, more = job.a + k * job.a_step, scratch + (k - p) * height * size, k < whole
+        for i in range(i_start, i_end, height):
+            tile.prefetch(column, source + i * size + blocking.AHEAD * job.a_step, 0)
+            values = tile.load(column, source + i * size, 0, 1, width if more else job.rows - i)
+            tile.store(values, target, 0, 1, width)
+            target += copied_tile_bytes(shape, p_end - p)
+
+
+@kernel
+def copy_elements(shape, job, scratch, first, i_end, p, p_end):
+    """Copy rows of A whose elements are anywhere."""
+    for i in range(first, i_end, tile.height(shape)):
+        target = scratch + (i - first) // tile.height(shape) * copied_tile_bytes(shape, p_end - p)
+        for k in range(p, p_end):
+            for r in range(tile.height(shape)):
+                value = tile.zero(shape)
+                if i + r < i_end:
+                    value = tile.load_scalar(shape, job.a + (i + r) * job.a_row + k * job.a_step)
+                tile.store_scalar(shape, target, value)
+                target += tile.itemsize(shape)
+
+
+@inlined
+def add_products(acc, depth, a, rows, a_step, b, b_step):
+    """tile += A B. Inlined, so that the steps that are constants where it is called are constants in the loop."""
+    for _ in range(depth // blocking.UNROLL):                               # LOOP 1
+        for _ in range(blocking.UNROLL):
+            acc = tile.rank1(acc, a, rows, b)
+            a += a_step
+            b += b_step
+    for _ in range(depth % blocking.UNROLL):
+        acc = tile.rank1(acc, a, rows, b)
+        a += a_step
+        b += b_step
+    return acc

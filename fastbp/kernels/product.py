@@ -1,0 +1,114 @@
+"""The job of one product, C (+)= A B, with what happens to C on its way out; forward, dinputs and dweights all are one.
+
+A is read one element at a time: in place where its rows are contiguous (x in the forward pass, dz for dinputs), from a copy
+where its columns are (x.T for dweights). B is read in vectors: packed in panels (packing.py), or in place where its rows
+are contiguous.
+"""
+from typing import NamedTuple
+
+from .._jit import inlined, kernel
+from . import blocking, tile
+from .vector import CACHE_LINE
+from .workspace import ALIGNMENT
+
+
+class Right(NamedTuple):
+    """B: its address, the distances of two columns and of two rows in bytes, and the packed last columns.
+
+    row_step 0 stands for packed panels. Of a B in place flat tiles read whole rows: `edge` is the address of a panel of
+    the last columns, those that do not fill one (packing.edge); 0 where it may be read beyond its rows.
+    """
+
+    data: int
+    col_step: int
+    row_step: int
+    edge: int
+
+
+class Product(NamedTuple):
+    """The job of C (+)= A B, C of rows x cols, with bias and ReLU on the way out. A task is a block of C."""
+
+    tasks: int
+    threads: int
+    rows: int
+    cols: int
+    depth: int
+    a: int
+    a_row: int                  # the distance of two rows of A in bytes
+    a_step: int                 # and of two columns, one of which is the size of an element
+    b: int
+    b_col: int
+    b_row: int
+    edge: int
+    c: int
+    c_row: int
+    accumulate: int             # add to what is in C
+    bias: int                   # the address of `cols` numbers, filled up to a whole tile; 0: none
+    relu: int
+    row_block: int
+    col_block: int
+    depth_block: int
+    strip: int
+    scratch: int                # scratch_bytes for each worker, for copies of A
+    ahead: int                  # memory that is needed soon, from which each tile fetches its share into the caches; 0: none
+    ahead_too: int              # another stretch of it
+    share: int                  # bytes
+
+
+@kernel
+def scratch_bytes(tiles):
+    """Room for a copied strip: the most that blocking.cut may choose, and what copy_columns writes beyond a tile."""
+    return blocking.most_strip_bytes(tiles.wide) + blocking.blocks(blocking.ROWS, tile.height(tiles.flat)) * ALIGNMENT
+
+
+@kernel
+def product_job(tiles, a, b, c, accumulate, bias, relu, scratch, threads):
+    """The Product of Matrix a, Right b and Matrix c, whose rows are contiguous."""
+    cut = blocking.cut(tiles.wide, a, c.cols, b.row_step == 0)
+    row_block, col_block = blocking.grid(tiles.wide, c.rows, c.cols, threads)
+    if b.row_step != 0:
+        col_block = blocking.round_up(col_block, tile.width(tiles.flat))
+    tasks = blocking.blocks(c.rows, row_block) * blocking.blocks(c.cols, col_block)
+    return Product(tasks, threads, c.rows, c.cols, a.cols, a.data, a.row_step, a.col_step,
+                   b.data, b.col_step, b.row_step, b.edge, c.data, c.row_step, accumulate, bias, relu,
+                   row_block, col_block, cut.depth, cut.strip, scratch, 0, 0, 0)
+
+
+@kernel
+def with_ahead(tiles, job, ahead, ahead_too, size):
+    """The job, that fetches `size` bytes at each of two addresses while it multiplies; 0 for none."""
+    tiles_of_c = blocking.blocks(job.rows, tile.height(tiles.wide)) * blocking.blocks(job.cols, tile.width(tiles.wide))
+    share = size // max(1, tiles_of_c)
+    return Product(*job[:-3], ahead, ahead_too, share)
+
+
+@kernel
+def block_of(job, task):
+    """(first row, end, first column, end) of a task's block of C."""
+    row_tasks = blocking.blocks(job.rows, job.row_block)
+    i, j = task % row_tasks * job.row_block, task // row_tasks * job.col_block
+    return i, min(i + job.row_block, job.rows), j, min(j + job.col_block, job.cols)
+
+
+@inlined
+def fetch_share(job, start):
+    """Ask for the share of a tile in the memory that is needed soon, which would else be waited for."""
+    for offset in range(start, start + job.share, CACHE_LINE):
+        if job.ahead != 0:
+            tile.fetch(job.ahead + offset)
+        if job.ahead_too != 0:
+            tile.fetch(job.ahead_too + offset)
+
+
+@inlined
+def finish(acc, job, c, rows, j, p, p_end):
+    """Add what is in C already, and after the last block bias and ReLU, then store the tile."""
+    cols = job.cols - j
+    if p > 0 or job.accumulate != 0:
+        acc = tile.add(acc, tile.load(acc, c, job.c_row, rows, cols))
+    if p_end >= job.depth:
+        if job.bias != 0:
+            acc = tile.add_row(acc, job.bias + j * tile.itemsize(acc))
+        if job.relu != 0:
+            acc = tile.relu(acc)
+    tile.store(acc, c, job.c_row, rows, cols)

@@ -1,0 +1,58 @@
+"""AMX tile instructions on CPUs without them: amx_emulator.c built and installed in this process, which handles SIGILL.
+
+On a CPU with AMX the instructions do not trap, and the emulator has nothing to do. Run as a program it runs pytest on its
+arguments in a process that compiles for AMX and has the permission:
+
+    python amx_emulator.py FOLDER_TO_BUILD_IN [pytest's arguments]
+
+and fails unless tile products were executed, by the CPU or here.
+"""
+import ctypes
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+FEATURES = "+avx,+avx2,+fma,+amx-tile,+amx-bf16"        # with the CPU name haswell: what the tests need of the CPU itself
+
+
+def missing():
+    """Why it cannot be used here, or None."""
+    if not (sys.platform == "linux" and platform.machine() == "x86_64"):
+        return "the AMX emulator needs Linux on x86-64"
+    return None if shutil.which("cc") else "the AMX emulator needs a C compiler named cc"
+
+
+def load(folder):
+    """The emulator as a library, installed; RuntimeError says why it is not."""
+    library = Path(folder, "amx_emulator.so")
+    build = subprocess.run(["cc", "-O2", "-shared", "-fPIC", Path(__file__).with_suffix(".c"), "-o", library],
+                           capture_output=True, text=True, check=False)
+    if build.returncode != 0:
+        raise RuntimeError(f"the AMX emulator does not compile: {build.stderr}")
+    emulator = ctypes.CDLL(library, use_errno=True)
+    emulator.amx_emulator_count.restype = ctypes.c_long
+    if emulator.amx_emulator_install() != 0:
+        raise RuntimeError(f"the AMX emulator cannot handle SIGILL: {os.strerror(ctypes.get_errno())}")
+    return emulator
+
+
+def main(folder, *arguments):
+    import pytest
+
+    from fastbp import _cpu
+    emulator = load(folder)
+    if not _cpu.request_amx():
+        _cpu.request_amx = lambda: True                 # what the kernel would say of a CPU that has it
+    assert _cpu.has_amx(), f"compiles for {_cpu.target()}, expected AMX"
+    # Without pytest's fault handler, which would take SIGILL for itself.
+    status = pytest.main(["-q", "-x", "-p", "no:cacheprovider", "-p", "no:faulthandler", *arguments])
+    emulated = emulator.amx_emulator_count()
+    print(f"tile products emulated: {emulated}")
+    return status or int(emulated == 0 and "amx_bf16" not in Path("/proc/cpuinfo").read_text())
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
