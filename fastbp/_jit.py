@@ -10,7 +10,7 @@ from functools import partial
 from numba import njit, types
 from numba.core.compiler_lock import global_compiler_lock
 
-from . import _cache
+from . import _cache, _kernels
 
 FLAGS = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}, "boundscheck": False}
 
@@ -20,7 +20,7 @@ _BARE = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
 def kernel(function, **options):
     """Decorator of a function that other compiled functions call."""
-    dispatcher = njit(**FLAGS, **_BARE, **options)(function)
+    dispatcher = njit(**FLAGS, **_BARE, pipeline_class=_kernels.Compiler, **options)(function)
     template = dispatcher.get_call_template
     # Numba would compile it again for each integer that a caller passes as a literal.
     dispatcher.get_call_template = lambda arguments, keywords: template(tuple(map(types.unliteral, arguments)), keywords)

@@ -1,0 +1,53 @@
+"""How Numba compiles a kernel: to code that others link and inline, and no further.
+
+Numba would optimise each function and turn it into machine code, and do so again within every function that calls it. Of a
+kernel only the latter is ever run: leaving out the former is a quarter of the time that everything takes to compile.
+"""
+from numba import _dynfunc
+from numba.core import compiler
+from numba.core.codegen import JITCodeLibrary
+from numba.core.compiler_machinery import register_pass
+from numba.core.typed_passes import NativeLowering
+
+
+class _Bitcode(JITCodeLibrary):
+    """LLVM code, as it was generated, to be linked into other libraries."""
+
+    def _optimize_functions(self, ll_module):
+        ll_module.data_layout = self._codegen._data_layout
+
+    def _optimize_final_module(self):
+        pass
+
+    def _finalize_final_module(self):
+        self._finalize_dynamic_globals()
+        self._finalized = True
+
+
+@register_pass(mutates_CFG=True, analysis_only=False)
+class _Lowering(NativeLowering):
+    """Numba's own, but into a _Bitcode, and with the address 0 for whoever would call it from Python."""
+
+    _name = "fastbp_kernel_lowering"
+
+    def run_pass(self, state):
+        library = state.library = _Bitcode(state.targetctx.codegen(), state.func_id.func_qualname)
+        state.flags.no_compile = True
+        super().run_pass(state)
+        lowered = state["cr"]
+        library.finalize()
+        function = _dynfunc.make_function(lowered.fndesc.lookup_module(), lowered.fndesc.qualname, "", 0, lowered.env, (library,))
+        state.targetctx.insert_user_function(function, lowered.fndesc, [library])
+        state.reload_init.extend(library._reload_init)
+        state["cr"] = lowered._replace(cfunc=function)
+        return True
+
+
+class Compiler(compiler.CompilerBase):
+    """Numba's passes, but for the last."""
+
+    def define_pipelines(self):
+        pipeline = compiler.DefaultPassBuilder.define_nopython_pipeline(self.state)
+        pipeline.passes = [(_Lowering if step is NativeLowering else step, why) for step, why in pipeline.passes]
+        pipeline.finalize()
+        return [pipeline]
