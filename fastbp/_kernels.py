@@ -17,7 +17,10 @@ class _Bitcode(JITCodeLibrary):
         ll_module.data_layout = self._codegen._data_layout
 
     def _optimize_final_module(self):
-        pass
+        """Only of what LLVM is told to inline: left as it is, it makes inner loops up to 1.3 times slower."""
+        if self.is_inlined:
+            passes, builder = self._codegen._module_pass_manager(loop_vectorize=False, slp_vectorize=False, opt=3, cost="cheap")
+            passes.run(self._final_module, builder)
 
     def _finalize_final_module(self):
         self._finalize_dynamic_globals()
@@ -32,12 +35,14 @@ class _Lowering(NativeLowering):
 
     def run_pass(self, state):
         library = state.library = _Bitcode(state.targetctx.codegen(), state.func_id.func_qualname)
+        library.is_inlined = state.flags.forceinline
         state.flags.no_compile = True
         super().run_pass(state)
         lowered = state["cr"]
         library.finalize()
-        function = _dynfunc.make_function(lowered.fndesc.lookup_module(), lowered.fndesc.qualname, "", 0, lowered.env, (library,))
-        state.targetctx.insert_user_function(function, lowered.fndesc, [library])
+        about = lowered.fndesc
+        function = _dynfunc.make_function(about.lookup_module(), about.qualname, "", 0, lowered.env, (library,))
+        state.targetctx.insert_user_function(function, about, [library])
         state.reload_init.extend(library._reload_init)
         state["cr"] = lowered._replace(cfunc=function)
         return True

@@ -18,7 +18,8 @@ import oracle
 
 # Batch, inputs, neurons: products of one row, with B in place, packed, by inner products, in one pass, and of few neurons.
 SHAPES = ((1, 100, 92), (2, 33, 257), (3, 100, 65), (12, 64, 41), (7, 33, 12), (100, 7, 11), (30, 5, 13), (300, 92, 1),
-          (40, 65, 2), (5000, 1, 11), (5000, 92, 1), (4100, 45, 2), (4100, 13, 13), (4100, 2, 1), (4100, 1, 70))
+          (40, 65, 2), (70, 3, 2), (1025, 7, 9), (5000, 1, 11), (5000, 92, 1), (4100, 45, 2), (4100, 13, 13), (4100, 2, 1),
+          (4100, 1, 70))
 PATIENCE = 300                  # seconds until a process that hangs is given up
 
 

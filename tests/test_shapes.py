@@ -11,7 +11,7 @@ from numpy.testing import assert_array_equal
 import fastbp
 import oracle
 from fastbp import _cpu
-from fastbp.kernels import blocking
+from fastbp.kernels import blocking, turned
 
 CANARY = 12345.0
 
@@ -167,6 +167,21 @@ def test_both_sides_of_each_block_of_depth(rng, dtype, depth):
 @pytest.mark.parametrize("n_inputs, n_neurons", [(1, 1), (3, 130), (131, 2), (66, 67)])
 def test_where_the_backward_pass_becomes_one_pass(rng, dtype, batch, n_inputs, n_neurons):
     check(rng, batch, n_inputs, n_neurons, dtype)
+
+
+@pytest.mark.parametrize("batch", [*around(blocking.TURNED_ROWS, turned.ROWS), 3 * blocking.PASS_PARTITION_ROWS + 5])
+def test_layers_of_few_inputs_and_neurons(rng, dtype, batch):
+    """In frames, and where each row of a result follows the one before; weights by rows, by columns and otherwise."""
+    few = blocking.TURNED * wide_tile(dtype).lanes
+    for n_inputs, n_neurons in ((1, 1), (2, 1), (1, 5), (3, 4), (few // 3, few // 3), (few // 2 + 1, few // 2 - 1),
+                                (few - 1, 1), (few, 1)):
+        check(rng, batch, n_inputs, n_neurons, dtype)
+        arguments = oracle.operands(rng, "dense_relu_backward", batch, n_inputs, n_neurons, dtype)
+        expected = oracle.expected("dense_relu_backward", arguments)
+        w = arguments["weights"]
+        for weights in (w, np.asfortranarray(w), np.repeat(np.repeat(w, 2, axis=1), 2, axis=0)[::2, ::2]):
+            for result, values in zip(fastbp.dense_relu_backward(**arguments | {"weights": weights}), expected, strict=True):
+                assert_equal(result, values, batch, n_inputs, n_neurons)
 
 
 def test_many_rows_of_a_layer_too_wide_for_one_pass(rng, dtype):

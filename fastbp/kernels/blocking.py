@@ -42,6 +42,8 @@ INNER_ROWS = 32                 # up to these rows, dinputs as inner products be
 INNER_BLOCK_PART = 4            # of L2 for the rows of B that all rows of A go over
 FEW_NEURONS = 2                 # rows of a flat tile: dweights.T = dz.T @ x, with x in place, beats copying x, and for
 FEW_INPUTS = 2                  # vectors of inputs or more, inner products with the columns of weights
+TURNED_ROWS = 64                # rows or more of a layer with inputs and neurons that make up at most
+TURNED = 3                      # vectors are better turned, so that vectors hold numbers of many rows
 INNER_PART = 4                  # a vector's lanes over INNER_PART columns, it beats a tile that is empty for the most part,
 INNER_DEPTH = 4                 # if there are that many vectors to add up to one
 DZ_BYTES = 16 << 20             # of dz in memory at a time, where it is not a whole batch: it stays in L3
@@ -132,6 +134,13 @@ def in_place(shape, rows, cols):
 
 
 @kernel
+def on_its_side(shape, x, weights):
+    """Whether so few numbers make a row that vectors better hold those of many rows, in a backward pass."""
+    few = x.cols + weights.cols <= TURNED * tile.lanes(shape)
+    return few and x.rows >= TURNED_ROWS and x.col_step == tile.itemsize(shape) and weights.col_step == tile.itemsize(shape)
+
+
+@kernel
 def few_neurons(shape, x, neurons):
     """Whether x of a layer with so few neurons is better read in vectors than number by number."""
     return neurons <= FEW_NEURONS and x.cols >= FEW_INPUTS * tile.lanes(shape) and x.col_step == tile.itemsize(shape)
@@ -146,7 +155,7 @@ def in_one_pass(rows, weights_bytes):
 @kernel
 def partitions(rows):
     """(count, rows of each) of a one-pass backward over a batch: of its size alone, never of the threads."""
-    count = min(PASS_PARTITIONS, rows // PASS_PARTITION_ROWS)
+    count = max(1, min(PASS_PARTITIONS, rows // PASS_PARTITION_ROWS))
     rows_each = round_up(blocks(rows, count), PASS_ROWS)
     return blocks(rows, rows_each), rows_each
 

@@ -12,7 +12,7 @@ from numba import types
 
 from .. import _link, _state
 from .._jit import kernel
-from . import blocking, columns, few, gemm, inner, one_pass, packing, plain, tile
+from . import blocking, columns, few, gemm, inner, one_pass, packing, plain, tile, turned
 from .matrix import MATRIX, Matrix, any_overlap, from_row, overlap, transposed
 from .one_pass import dz_row_bytes
 from .parallel import REGION_BYTES, run, run_both
@@ -111,6 +111,7 @@ forward = _link.units("forward", types.intp(MATRIX, MATRIX, MATRIX, MATRIX, type
 def _build_backward(dtype):
     tiles = blocking.tiles(dtype)
     by_results = _by_results(dtype)
+    turned_pass, turned_pass_unbound = _rare(turned.turned[dtype])
     block_pass, block_pass_unbound = _rare(one_pass.block_pass[dtype])
     inner_products, inner_unbound = _rare(inner.inner[dtype])
     flat, flat_unbound = _rare(gemm.flat[dtype])
@@ -128,6 +129,14 @@ def _build_backward(dtype):
             return _link.OK
         threads = blocking.product_threads(2, x, weights)
         few_neurons = blocking.few_neurons(tiles.wide, x, neurons)
+        if blocking.on_its_side(tiles.wide, x, weights):
+            if flat() == 0:
+                return flat_unbound()
+            if inner_products() == 0:
+                return inner_unbound()
+            if turned_pass() == 0:
+                return turned_pass_unbound()
+            return _link.call(turned_pass(), (dvalues, z, x, weights, dinputs, dweights, dbiases, threads))
         if (few_neurons or blocking.in_place(tiles.flat, inputs, neurons)) and flat() == 0:
             return flat_unbound()
         if dinputs.data != 0 and blocking.by_inner(tiles.wide, rows, weights) and inner_products() == 0:
