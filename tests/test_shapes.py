@@ -198,6 +198,11 @@ def test_both_sides_of_each_block_of_columns(rng, dtype, batch):
         check(rng, batch, 20, columns, dtype)
 
 
+@pytest.mark.parametrize("batch", around(blocking.FAR_ROWS))
+def test_few_rows_of_weights_that_lie_in_memory(rng, dtype, batch):
+    check(rng, batch, 1000, _cpu.caches().l3 // (blocking.FAR_PART * 1000 * dtype.itemsize) + 5, dtype)
+
+
 @pytest.mark.parametrize("batch", [1, 2, 7, blocking.IN_PLACE_ROWS + 1, ONE_PASS + 1])
 @pytest.mark.parametrize("order", ["F", "strided", "reversed"])
 def test_inputs_that_are_read_by_columns_or_copied(rng, dtype, batch, order):

@@ -32,7 +32,9 @@ SHALLOW_DEPTH = 32              # up to this depth C of a strip stays in L1, as 
 BLOCK_PART = 16                 # of L3 for a block of B, that all strips of a task go over
 UNROLL = 4                      # steps of the innermost loop: fewer leave 3 % of peak to counting, more gain nothing
 ROWS = 384                      # of a task
-IN_PLACE_ROWS = 12              # up to these rows, reading B in place beats packing it
+IN_PLACE_ROWS = 12              # up to these rows, reading B in place beats packing it; up to
+FAR_ROWS = 32                   # if B is so large that packing it takes the way to memory and back:
+FAR_PART = 8                    # of L3 or more
 FLAT_DEPTH = 8                  # of a block of B in place: rows of B are read along, whole pages at a time
 PASS_ROWS = 192                 # of a block in the one-pass backward: deep enough to amortise going over all dweights, and
 PASS_WEIGHTS = 2 << 20          # bytes of them at most: they and weights.T stay in L3
@@ -128,9 +130,13 @@ def by_inner(shape, rows, weights):
 
 
 @kernel
-def in_place(shape, rows, cols):
-    """Whether a B of so many columns is better left in place, for a product of `rows` rows in flat tiles of that shape."""
-    return rows <= IN_PLACE_ROWS and cols >= tile.width(shape)
+def in_place(shape, rows, cols, far_bytes):
+    """Whether B is better left in place, for a product of so many rows and columns in flat tiles of that shape.
+
+    `far_bytes` are those of B that were not just written, but lie in memory.
+    """
+    most_rows = FAR_ROWS if far_bytes >= _state.word(_state.L3) // FAR_PART else IN_PLACE_ROWS
+    return rows <= most_rows and cols >= tile.width(shape)
 
 
 @kernel
@@ -184,7 +190,7 @@ def cut(shape, a, cols, packed):
     """The Cut for A, a Matrix, and B of `cols` columns, packed or not."""
     size, row_bytes = tile.itemsize(shape), max(1, cols * tile.itemsize(shape))
     depth = even_block(a.cols, DEPTH, max(UNROLL, tile.step(shape)))
-    if not packed and a.rows <= IN_PLACE_ROWS:
+    if not packed:
         return Cut(min(depth, max(FLAT_DEPTH, _state.word(_state.L1) // 2 // row_bytes)), STRIP)
     if a.cols <= SHALLOW_DEPTH:
         return Cut(depth, max(1, _state.word(_state.L1) // row_bytes // tile.height(shape)) * tile.height(shape))

@@ -77,7 +77,7 @@ def _build_forward(dtype):
         threads = blocking.product_threads(1, x, weights)
         if blocking.few_neurons(tiles.wide, x, y.cols):
             return few_forward(x, weights, biases, y, relu, threads) if inner_products() != 0 else inner_unbound()
-        in_place = blocking.in_place(tiles.flat, x.rows, y.cols) and weights.col_step == size
+        in_place = blocking.in_place(tiles.flat, x.rows, y.cols, x.cols * y.cols * size) and weights.col_step == size
         if in_place and flat() == 0:
             return flat_unbound()
         bias_bytes = packing.row_bytes(tiles, y.cols) if biases.data != 0 else 0
@@ -137,7 +137,7 @@ def _build_backward(dtype):
             if turned_pass() == 0:
                 return turned_pass_unbound()
             return _link.call(turned_pass(), (dvalues, z, x, weights, dinputs, dweights, dbiases, threads))
-        if (few_neurons or blocking.in_place(tiles.flat, inputs, neurons)) and flat() == 0:
+        if (few_neurons or blocking.in_place(tiles.flat, inputs, neurons, 0)) and flat() == 0:
             return flat_unbound()
         if dinputs.data != 0 and blocking.by_inner(tiles.wide, rows, weights) and inner_products() == 0:
             return inner_unbound()
@@ -212,7 +212,7 @@ def _by_results(dtype):
 def right_of_dz(tiles, dz, inputs, copy):
     """dz as B of the product for dweights: in place, or as panels at the address `copy`."""
     size = tile.itemsize(tiles.wide)
-    if blocking.in_place(tiles.flat, inputs, dz.cols):
+    if blocking.in_place(tiles.flat, inputs, dz.cols, 0):
         return Right(dz.data, size, dz.row_step, 0)
     return Right(copy, dz.rows * size, 0, 0)
 
@@ -220,7 +220,7 @@ def right_of_dz(tiles, dz, inputs, copy):
 @kernel
 def dz_copy_bytes(tiles, rows, inputs, neurons):
     """Of those panels; or, as tiles read beyond the rows of a dz in place, of what lies beyond its last one."""
-    if blocking.in_place(tiles.flat, inputs, neurons):
+    if blocking.in_place(tiles.flat, inputs, neurons, 0):
         return tile.width(tiles.flat) * tile.itemsize(tiles.flat)
     return packing.packed_bytes(tiles, rows, neurons)
 

@@ -11,12 +11,13 @@ import contest
 from fastbp.kernels import blocking
 
 SHAPES = [(32, 64, 64), (64, 784, 128), (1, 1024, 1024), (8, 1024, 1024), (256, 512, 512), (1024, 1024, 1024), (16384, 64, 64),
-          (8192, 784, 128), (50000, 16, 16)]
+          (8192, 784, 128), (50000, 16, 16), (5000, 8, 8)]
 GAIN = 1.02
 FACTORS = {"DEPTH": (0.5, 2), "STRIP_PART": (0.5, 2), "COPIED_STRIP": (0.5, 2), "AHEAD": (0, 2), "SHALLOW_DEPTH": (0.5, 2),
-           "BLOCK_PART": (0.5, 2), "UNROLL": (0.5, 2), "ROWS": (0.5, 2), "IN_PLACE_ROWS": (0.5, 2), "FLAT_DEPTH": (0.5, 2),
-           "PASS_ROWS": (0.5, 2), "PASS_PARTITIONS": (0.5, 2), "INNER_ROWS": (0.5, 2), "INNER_BLOCK_PART": (0.5, 2),
-           "THREAD_WORK": (0.25, 4), "TASKS_A_THREAD": (0.5, 2)}
+           "BLOCK_PART": (0.5, 2), "UNROLL": (0.5, 2), "ROWS": (0.5, 2), "IN_PLACE_ROWS": (0.5, 2), "FAR_ROWS": (0.5, 2),
+           "FAR_PART": (0.5, 2), "FLAT_DEPTH": (0.5, 2), "TURNED_ROWS": (0.5, 2), "TURNED": (0.7, 1.4), "PASS_ROWS": (0.5, 2),
+           "PASS_PARTITIONS": (0.5, 2), "INNER_ROWS": (0.5, 2), "INNER_BLOCK_PART": (0.5, 2), "THREAD_WORK": (0.25, 4),
+           "TASKS_A_THREAD": (0.5, 2)}
 
 
 def main():
