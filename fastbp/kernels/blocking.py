@@ -42,12 +42,12 @@ PASS_PARTITIONS = 16            # of the batch, each with dweights of its own, a
 PASS_PARTITION_ROWS = 1024      # the least rows of one, so that adding them up at the end costs under 2 %
 INNER_ROWS = 32                 # up to these rows, dinputs as inner products beats packing weights.T, and up to
 INNER_BLOCK_PART = 4            # of L2 for the rows of B that all rows of A go over
-FEW_NEURONS = 2                 # rows of a flat tile: dweights.T = dz.T @ x, with x in place, beats copying x, and for
+FEW_NEURONS = 4                 # or fewer: dweights.T = dz.T @ x, with x in place, beats copying x, and for
 FEW_INPUTS = 2                  # vectors of inputs or more, inner products with the columns of weights
 TURNED_ROWS = 64                # rows or more of a layer with inputs and neurons that make up at most
 TURNED = 3                      # vectors are better turned, so that vectors hold numbers of many rows
 INNER_PART = 4                  # a vector's lanes over INNER_PART columns, it beats a tile that is empty for the most part,
-INNER_DEPTH = 4                 # if there are that many vectors to add up to one
+INNER_DEPTH = 4                 # if the rows of weights are that many vectors long
 DZ_BYTES = 16 << 20             # of dz in memory at a time, where it is not a whole batch: it stays in L3
 ROUNDED_BYTES = 8 << 20         # of what is rounded to bfloat16 at a time
 ELEMENT_WORK = 8                # multiply-adds that take as long as copying an element,
@@ -124,9 +124,8 @@ def product_threads(products, x, weights):
 @kernel
 def by_inner(shape, rows, weights):
     """Whether `rows` rows of dinputs = dz @ weights.T are better computed by inner products with the rows of weights."""
-    few_inputs = weights.rows * INNER_PART <= tile.lanes(shape) and weights.cols >= INNER_DEPTH * tile.lanes(shape)
-    worth_it = rows <= INNER_ROWS or few_inputs
-    return worth_it and weights.col_step == tile.itemsize(shape)
+    few = rows <= INNER_ROWS or weights.rows * INNER_PART <= tile.lanes(shape)
+    return few and weights.cols >= INNER_DEPTH * tile.lanes(shape) and weights.col_step == tile.itemsize(shape)
 
 
 @kernel

@@ -1,4 +1,4 @@
-"""A layer of one or two neurons, whose y and dz would leave a tile empty for the most part: x is what is read in vectors.
+"""A layer of one to four neurons, whose y and dz would leave a tile empty for the most part: x is what is read in vectors.
 
 forward     y is inner products of the rows of x with the columns of weights
 backward    dweights.T = dz.T @ x, with x in the place of B, as it lies in memory
