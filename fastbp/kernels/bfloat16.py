@@ -60,17 +60,15 @@ def _build_forward(dtype):
         neurons, pairs = y.cols, pairs_of(tiles, x.cols)
         threads = blocking.product_threads(1, x, weights)
         block = blocking.rounded_rows(x.rows, x.cols)
-        bias_bytes = packing.row_bytes(tiles, neurons) if biases.data != 0 else 0
+        bias_bytes = packing.row_bytes(tiles, neurons)
         panels_bytes, weights_bytes = packing.packed_bytes(tiles, pairs, neurons), matrix_bytes(pairs, neurons)
         x_bytes = left_bytes(tiles, block, pairs)
         memory, slot = acquire(REGION_BYTES + bias_bytes + panels_bytes + weights_bytes + x_bytes
                                + threads * scratch_bytes(tiles))
         if memory == 0:
             return _link.NO_MEMORY
-        bias, panels = 0, memory + REGION_BYTES + bias_bytes
-        if biases.data != 0:
-            bias = memory + REGION_BYTES
-            packing.copy_row(tiles, biases, bias)
+        bias = packing.copy_bias(tiles, biases, memory + REGION_BYTES)
+        panels = memory + REGION_BYTES + bias_bytes
         rounded_weights = compact(panels + panels_bytes, pairs, neurons)
         run(round_pairs(), across_rows(weights, rounded_weights), memory)
         run(pack(), packing.pack_job(tiles, rounded_weights, panels), memory)

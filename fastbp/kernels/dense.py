@@ -80,15 +80,13 @@ def _build_forward(dtype):
         in_place = blocking.in_place(tiles.flat, x.rows, y.cols, x.cols * y.cols * size) and weights.col_step == size
         if in_place and flat() == 0:
             return flat_unbound()
-        bias_bytes = packing.row_bytes(tiles, y.cols) if biases.data != 0 else 0
+        bias_bytes = packing.row_bytes(tiles, y.cols)
         panels_bytes = packing.edge_bytes(tiles, x.cols, y.cols) if in_place else packing.packed_bytes(tiles, x.cols, y.cols)
         memory, slot = acquire(REGION_BYTES + bias_bytes + panels_bytes + threads * scratch_bytes(tiles))
         if memory == 0:
             return _link.NO_MEMORY
-        bias, panels = 0, memory + REGION_BYTES + bias_bytes
-        if biases.data != 0:
-            bias = memory + REGION_BYTES
-            packing.copy_row(tiles, biases, bias)
+        bias = packing.copy_bias(tiles, biases, memory + REGION_BYTES)
+        panels = memory + REGION_BYTES + bias_bytes
         right = Right(panels, x.cols * size, 0, 0)
         if in_place:
             right = Right(weights.data, size, weights.row_step, panels)
@@ -128,7 +126,6 @@ def _build_backward(dtype):
             plain.backward(tiles.wide, dvalues, z, x, weights, dinputs, dweights, dbiases)
             return _link.OK
         threads = blocking.product_threads(2, x, weights)
-        few_neurons = blocking.few_neurons(tiles.wide, x, neurons)
         if blocking.on_its_side(tiles.wide, x, weights):
             if flat() == 0:
                 return flat_unbound()
@@ -137,6 +134,7 @@ def _build_backward(dtype):
             if turned_pass() == 0:
                 return turned_pass_unbound()
             return _link.call(turned_pass(), (dvalues, z, x, weights, dinputs, dweights, dbiases, threads))
+        few_neurons = blocking.few_neurons(tiles.wide, x, neurons)
         if (few_neurons or blocking.in_place(tiles.flat, inputs, neurons, 0)) and flat() == 0:
             return flat_unbound()
         if dinputs.data != 0 and blocking.by_inner(tiles.wide, rows, weights) and inner_products() == 0:
@@ -201,7 +199,7 @@ def _by_results(dtype):
             if i >= dvalues.rows:
                 break
         if few_neurons:
-            few.turn(tiles.wide, copy, dweights)
+            few.turn(tiles.wide, Matrix(copy, neurons, inputs, inputs * size, size), dweights)
         release(slot)
         return _link.OK
 

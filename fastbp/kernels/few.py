@@ -5,7 +5,7 @@ backward    dweights.T = dz.T @ x, with x in the place of B, as it lies in memor
 """
 from .. import _link
 from .._jit import kernel
-from . import blocking, inner, packing, tile
+from . import blocking, inner, packing, plain, tile
 from .matrix import Matrix, from_col, transposed
 from .parallel import REGION_BYTES, run
 from .product import Right, product_job
@@ -23,12 +23,10 @@ def build_forward(dtype):
         memory, slot = acquire(REGION_BYTES + packing.row_bytes(tiles, y.cols) + y.cols * row_bytes)
         if memory == 0:
             return _link.NO_MEMORY
-        bias, columns = 0, memory + REGION_BYTES
+        columns = memory + REGION_BYTES
         for j in range(y.cols):
             packing.copy_row(tiles, transposed(from_col(weights, j)), columns + j * row_bytes)
-        if biases.data != 0:
-            bias = columns + y.cols * row_bytes
-            packing.copy_row(tiles, biases, bias)
+        bias = packing.copy_bias(tiles, biases, columns + y.cols * row_bytes)
         job = product_job(tiles, x, Right(columns, row_bytes, tile.itemsize(tiles.wide), 0), y, 0, bias, relu, 0, threads)
         run(inner_products(), job, memory)
         release(slot)
@@ -59,8 +57,7 @@ def weights_product(tiles, dz, x, edge, dweights, accumulate, scratch, threads):
 
 @kernel
 def turn(shape, source, target):
-    """Write the matrix target.shape of which the transpose lies at the address `source`."""
+    """target = source.T, both Matrix."""
     for i in range(target.rows):
         for j in range(target.cols):
-            value = tile.load_scalar(shape, source + (j * target.rows + i) * tile.itemsize(shape))
-            tile.store_scalar(shape, target.data + i * target.row_step + j * target.col_step, value)
+            plain.put(shape, target, i, j, plain.get(shape, source, j, i))

@@ -139,7 +139,7 @@ def _build_block_pass(dtype):
         if blocking.few_neurons(tiles.wide, x, neurons):
             first = Matrix(parts, neurons, inputs, inputs * size, size)
             run(add_up(), sum_job(first, partitions, part, first), memory)
-            few.turn(tiles.wide, parts, dweights)
+            few.turn(tiles.wide, first, dweights)
         else:
             first = Matrix(parts, inputs, neurons, neurons * size, size)
             run(add_up(), sum_job(first, partitions, part, dweights), memory)

@@ -54,6 +54,15 @@ def copy_row(tiles, row, target):
 
 
 @kernel
+def copy_bias(tiles, biases, target):
+    """The address of a copy of a row vector, which is `target`; 0 if there is none."""
+    if biases.data == 0:
+        return 0
+    copy_row(tiles, biases, target)
+    return target
+
+
+@kernel
 def pack_job(tiles, source, panels):
     """Pack the Matrix `source` in panels at the address `panels`."""
     threads = blocking.threads(source.rows * source.cols * blocking.ELEMENT_WORK)

@@ -17,18 +17,21 @@ SIGNATURE = types.intp(*[types.intp] * 9)
 
 
 def build(which, dtype):
-    shape = getattr(blocking.tiles(dtype), which)
+    shape, is_flat = getattr(blocking.tiles(dtype), which), which == "flat"
 
     def panels(job_address, scratch, copied, i_start, i_end, j_start, j_end, p, p_end):
-        """Rows i_start … i_end, from row `copied` on in scratch, of the panels from column j_start to j_end."""
+        """Rows i_start … i_end, from row `copied` on in scratch, of the panels from column j_start to j_end.
+
+        Only flat tiles have B in place, and their rows of A are always copied.
+        """
         job = read(job_address, Product)
         height, width, size, depth = tile.height(shape), tile.width(shape), tile.itemsize(shape), p_end - p
         rows, copied_rows = tile.in_registers(tile.multiples(shape, job.a_row)), tile.multiples(shape, size)
         for j in range(j_start, j_end, width):                              # LOOP 3
             b, b_step = job.b + j * job.b_col, job.b_row
-            is_packed = b_step == 0 or (job.edge != 0 and job.cols - j < width)
+            is_packed = not is_flat or (job.edge != 0 and job.cols - j < width)
             if is_packed:
-                b, b_step = job.edge if job.edge != 0 else b, width * size
+                b, b_step = job.edge if is_flat else b, width * size
             b += p * b_step
             a, c, copy = job.a + i_start * job.a_row + p * size, job.c + i_start * job.c_row + j * size, scratch
             for i in range(i_start, i_end, height):                         # LOOP 2
@@ -37,14 +40,14 @@ def build(which, dtype):
                 if job.share > 0:
                     fetch_share(job, (i // height * blocking.blocks(job.cols, width) + j // width) * job.share)
                 acc = tile.zeros(shape)
-                if i < copied:
+                if not is_flat and i < copied:
                     acc = add_products(acc, depth, a, rows, size, b, width * size)
                     a += height * job.a_row
+                elif is_packed:
+                    acc = add_products(acc, depth, copy, copied_rows, height * size, b, width * size)
+                    copy += copied_tile_bytes(shape, depth)
                 else:
-                    if is_packed:
-                        acc = add_products(acc, depth, copy, copied_rows, height * size, b, width * size)
-                    else:
-                        acc = add_products(acc, depth, copy, copied_rows, height * size, b, b_step)
+                    acc = add_products(acc, depth, copy, copied_rows, height * size, b, b_step)
                     copy += copied_tile_bytes(shape, depth)
                 finish(acc, job, c, i_end - i, j, p, p_end)
                 c += height * job.c_row
