@@ -42,6 +42,12 @@ def attach(dispatcher, name: str) -> None:
     dispatcher._cache = _DiskCache(name)
 
 
+def holds(name: str, signature) -> bool:
+    """Whether there is a file of that name and signature."""
+    path = _DiskCache(name).path(signature)
+    return path is not None and path.exists()
+
+
 def folder() -> Path | None:
     """The folder of this package's compiled code, or None if there is none."""
     return _open()[0]
@@ -63,7 +69,7 @@ class _DiskCache(caching.NullCache):
         return folder()
 
     def load_overload(self, signature, target_context):
-        path = self._path(signature)
+        path = self.path(signature)
         payload = path and _read(path)
         if not payload:
             return None
@@ -72,11 +78,11 @@ class _DiskCache(caching.NullCache):
         return compiler.CompileResult._rebuild(target_context, *pickle.loads(payload))
 
     def save_overload(self, signature, result):
-        path = self._path(signature)
+        path = self.path(signature)
         if path and not result.lifted and not result.library.has_dynamic_globals:
             _write(path, dumps(result._reduce()))
 
-    def _path(self, signature):
+    def path(self, signature):
         if folder() is None:
             return None
         return folder() / f"{self._name}-{hashlib.sha256(str(signature).encode()).hexdigest()[:16]}"

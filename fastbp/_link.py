@@ -13,9 +13,10 @@ from functools import partial
 
 from llvmlite import ir
 from numba import types
+from numba.core.compiler_lock import global_compiler_lock
 from numba.extending import intrinsic
 
-from . import _jit, _state, _threads
+from . import _ahead, _cache, _jit, _state, _threads
 
 OK, NO_MEMORY, REFUSED, UNBOUND = range(4)
 
@@ -25,6 +26,7 @@ _KINDS = ("forward", "backward", "pack", "product", "wide", "narrow", "flat", "i
           "relu", "relu_chunk", "round", "turned_rows", "turned")
 _NAMES = ("spread", *(f"{kind}-{dtype}" for kind in _KINDS for dtype in ("float32", "float64", "bfloat16")))
 _units = {}
+_queue = None                   # the units that are yet to be bound, while one is
 
 
 class Unit:
@@ -42,10 +44,21 @@ class Unit:
         _units[name] = self
 
     def bind(self):
-        """Compile the unit, or read it from the disk cache, unless that is done."""
-        if not _state.words[self._word]:
-            _threads.prepare()
-            _state.words[self._word] = _jit.native(self._build(), self._signature, self.name, self._parallel)
+        """Compile the unit and those that it calls, or read them from the disk cache, unless that is done."""
+        with global_compiler_lock:
+            if _state.words[self._word]:
+                return
+            if _queue is None:
+                _bind_all(self)
+            else:
+                _queue.append(self)
+
+    def is_compiled(self):
+        return _cache.holds(self.name, self._signature)
+
+    def compile(self):
+        """The unit's address, from the cache if it is there. Its callees are put in the queue."""
+        return _jit.native(self._build(), self._signature, self.name, self._parallel)
 
     def _address(self, complete):
         @intrinsic
@@ -65,6 +78,41 @@ FLOATS = types.float32, types.float64
 def units(kind, signature, build, dtypes=FLOATS, rare=False):
     """A unit for each of some types: build(dtype) returns its Python function."""
     return {dtype: Unit(f"{kind}-{dtype}", signature, partial(build, dtype), rare=rare) for dtype in dtypes}
+
+
+def _bind_all(unit):
+    """Bind a unit and all that it calls: last what another process compiles, and no address before all of them are known."""
+    global _queue
+    _threads.prepare()
+    addresses, _queue = {}, [unit]
+    try:
+        while _queue:
+            unit = min(_queue, key=lambda unit: _ahead.is_expected(unit.name))
+            _queue = [other for other in _queue if other is not unit]
+            if unit._word not in addresses:
+                addresses[unit._word] = _compile_with_help(unit)
+    finally:
+        _queue = None
+    for word, address in addresses.items():
+        _state.words[word] = address
+
+
+def _compile_with_help(unit):
+    kind, _, dtype = unit.name.partition("-")
+    if kind in ("forward", "backward") and not unit.is_compiled():
+        names = [f"{other}-{dtype}" for other in _ahead.KINDS if other != kind]
+        _ahead.start(dtype, [name for name in names if name in _units and not _units[name].is_compiled()])
+    _ahead.wait(unit.name)
+    return unit.compile()
+
+
+def compile_ahead(names):
+    """Compile these units for another process, without those that they call; print the name of each that is done."""
+    global _queue
+    _queue = []
+    for name in names:
+        _units[name].compile()
+        print(name, flush=True)
 
 
 def bind_rare(dtype):

@@ -1,0 +1,64 @@
+"""A second process, which compiles part of the units that a step needs while this one compiles the rest.
+
+Numba compiles under one lock, on one core. So where nothing is in the disk cache yet, this process starts another one for
+the units of KINDS, and waits for each of them before it takes it from the cache. What does not come from there, for whatever
+reason, it compiles itself. A user who asked for one thread gets no second process.
+"""
+import os
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+from . import _cache, _threads
+
+# About half of the work for a first gradient, in the order in which that asks for them.
+KINDS = "pack", "narrow", "backward", "mask"
+
+_CODE = "import sys; sys.path[:] = {path!r}; from fastbp import _link; _link.compile_ahead({names!r})"
+
+_helpers = {}                   # by the name of the type
+
+
+class _Helper:
+    """A process that compiles the units of these names, and says so of each."""
+
+    def __init__(self, names):
+        self.names = set(names)
+        code = _CODE.format(path=sys.path, names=names)
+        self._process = subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"FASTBP_NUM_THREADS": "1"},
+                                         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+
+    def wait(self, name):
+        """Return when the unit is in the cache, or will not come."""
+        while name in self.names:
+            line = self._process.stdout.readline()
+            if line:
+                self.names.discard(line.strip())
+            else:
+                self.names.clear()
+                self._process.wait()
+
+
+def start(dtype, names):
+    """Have units of a type compiled, unless that was done before, if there can be a process for it."""
+    if dtype in _helpers or not names or _threads.get_num_threads() == 1 or _cache.folder() is None:
+        return
+    if "python" in Path(sys.executable or "").name:             # else Python is embedded, and that is another program
+        with suppress(OSError):
+            _helpers[dtype] = _Helper(names)
+
+
+def is_expected(name):
+    """Whether the unit is still to come from another process."""
+    return any(name in helper.names for helper in _helpers.values())
+
+
+def wait(name):
+    """Return when the unit is no longer expected."""
+    for helper in _helpers.values():
+        helper.wait(name)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_helpers.clear)          # they write to the parent

@@ -1,0 +1,104 @@
+"""Compiling in two processes: what comes from the other one, and that nothing is missing where there is none."""
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fastbp
+from fastbp import _ahead, _link
+
+# Takes a first gradient, and prints whether it is right and which units this process compiled.
+PROCESS = """
+import json, sys
+import numpy as np
+import fastbp
+from fastbp import _ahead, _cache
+
+written = []
+
+def write(path, payload, write=_cache._write):
+    written.append(path.name.split("-")[0])
+    write(path, payload)
+
+_cache._write = write
+{before}
+x, weights = np.ones((64, 40), "f4"), np.full((40, 20), 0.5, "f4")
+output = fastbp.dense_relu_forward(x, weights)
+dinputs, dweights, dbiases = fastbp.dense_relu_backward(output, output, x, weights)
+right = (output == 20).all() and (dinputs == 200).all() and (dweights == 1280).all() and (dbiases == 1280).all()
+print(json.dumps([bool(right), written]))
+"""
+
+
+def first_gradient(cache, before="", threads=2):
+    environment = os.environ | {"PYTHONPATH": str(Path(fastbp.__file__).parents[1]), "FASTBP_CACHE_DIR": str(cache),
+                                "FASTBP_NUM_THREADS": str(threads)}
+    answer = subprocess.run([sys.executable, "-c", PROCESS.format(before=before)], env=environment, text=True,
+                            capture_output=True, timeout=300)
+    assert answer.returncode == 0, answer.stderr
+    right, written = json.loads(answer.stdout)
+    assert right
+    return set(written), {path.name.split("-")[0] for path in cache.glob("*/*")}
+
+
+def test_the_units_of_the_other_process_are_not_compiled_here(tmp_path):
+    here, all_units = first_gradient(tmp_path)
+    assert here.isdisjoint(_ahead.KINDS)
+    assert all_units == here | set(_ahead.KINDS)
+
+
+def test_a_process_that_fails_is_done_without(tmp_path):
+    here, all_units = first_gradient(tmp_path, before='_ahead._CODE = "raise SystemExit(1)"')
+    assert here == all_units > set(_ahead.KINDS)
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """What would be asked of another process: [names, names, ...]."""
+    asked = []
+
+    class Helper:
+        def __init__(self, names):
+            asked.append(names)
+            self.names = set()
+
+        def wait(self, name):
+            pass
+
+    monkeypatch.setattr(_ahead, "_Helper", Helper)
+    monkeypatch.setattr(_ahead, "_helpers", {})
+    fastbp.set_num_threads(2)
+    return asked
+
+
+def test_a_process_is_started_once_for_a_type(started):
+    for dtype in "float32", "float32", "float64":
+        _ahead.start(dtype, [f"pack-{dtype}"])
+    assert started == [["pack-float32"], ["pack-float64"]]
+
+
+@pytest.mark.parametrize("fault", ["one thread", "nothing to do", "no folder", "embedded"])
+def test_no_process_is_started(started, monkeypatch, fault):
+    if fault == "one thread":
+        fastbp.set_num_threads(1)
+    if fault == "no folder":
+        monkeypatch.setattr(_ahead._cache, "folder", lambda: None)
+    if fault == "embedded":
+        monkeypatch.setattr(sys, "executable", "/usr/bin/blender")
+    _ahead.start("float32", [] if fault == "nothing to do" else ["pack-float32"])
+    assert started == []
+
+
+@pytest.mark.parametrize(("name", "expected"), [
+    ("forward-float32", ["pack-float32", "narrow-float32", "backward-float32", "mask-float32"]),
+    ("backward-float32", ["pack-float32", "narrow-float32", "mask-float32"]),
+    ("forward-bfloat16", ["pack-bfloat16", "narrow-bfloat16", "backward-bfloat16"]),
+    ("relu-float32", None), ("spread", None)])
+def test_what_a_unit_asks_for(started, monkeypatch, name, expected):
+    monkeypatch.setattr(_link.Unit, "is_compiled", lambda unit: False)
+    monkeypatch.setattr(_link.Unit, "compile", lambda unit: 1)
+    assert _link._compile_with_help(_link._units[name]) == 1
+    assert started == ([expected] if expected else [])
