@@ -33,11 +33,12 @@ class _Helper:
         """Return when the unit is in the cache, or will not come."""
         while name in self.names:
             line = self._process.stdout.readline()
-            if line:
-                self.names.discard(line.strip())
-            else:
+            self.names.discard(line.strip())
+            if not line:
                 self.names.clear()
-                self._process.wait()
+        if not self.names:
+            self._process.stdout.close()
+            self._process.wait()
 
 
 def start(dtype, names):
