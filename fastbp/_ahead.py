@@ -13,7 +13,7 @@ from pathlib import Path
 from . import _cache, _threads
 
 # About half of the work for a first gradient, in the order in which that asks for them.
-KINDS = "pack", "narrow", "backward", "mask"
+KINDS = "pack", "backward", "mask"
 
 _CODE = "import sys; sys.path[:] = {path!r}; from fastbp import _link; _link.compile_ahead({names!r})"
 
@@ -41,13 +41,20 @@ class _Helper:
             self._process.wait()
 
 
-def start(dtype, names):
-    """Have units of a type compiled, unless that was done before, if there can be a process for it."""
-    if dtype in _helpers or not names or _threads.get_num_threads() == 1 or _cache.folder() is None:
+def start(unit, units):
+    """Have those of the units compiled that a pass needs, if it is one and its own is not compiled yet: once for each type."""
+    if unit.kind not in ("forward", "backward") or unit.dtype in _helpers or unit.is_compiled() or not _is_possible():
         return
-    if "python" in Path(sys.executable or "").name:             # else Python is embedded, and that is another program
+    names = [u.name for kind in KINDS for u in units if (u.kind, u.dtype) == (kind, unit.dtype) and u is not unit
+             and not u.is_compiled()]
+    if names:
         with suppress(OSError):
-            _helpers[dtype] = _Helper(names)
+            _helpers[unit.dtype] = _Helper(names)
+
+
+def _is_possible():
+    """Whether there is a core and a cache for it, and a Python: an embedded one is another program."""
+    return _threads.get_num_threads() > 1 and _cache.folder() is not None and "python" in Path(sys.executable or "").name
 
 
 def is_expected(name):

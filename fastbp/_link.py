@@ -9,7 +9,7 @@ A unit takes integers, or tuples of them, and returns a status: OK, NO_MEMORY, R
 UNBOUND and more, where it needs a unit that is not compiled yet, since few need it: then `bind_needed` and call again. It
 raises nothing: it has no Python frame.
 """
-from functools import partial
+from functools import cached_property, partial
 
 from llvmlite import ir
 from numba import types
@@ -21,9 +21,9 @@ from . import _ahead, _cache, _jit, _state, _threads
 OK, NO_MEMORY, REFUSED, UNBOUND = range(4)
 
 # The words of the units. Functions in users' caches rely on them: when they or a unit's signature change, change ABI.
-ABI = 4
+ABI = 5
 _KINDS = ("forward", "backward", "pack", "product", "wide", "narrow", "flat", "inner", "mask", "sum", "one_pass", "block_pass",
-          "relu", "relu_chunk", "round", "turned_rows", "turned")
+          "relu", "relu_chunk", "round", "turned_rows", "turned", "plain_forward", "plain_backward", "few_forward")
 _NAMES = ("spread", *(f"{kind}-{dtype}" for kind in _KINDS for dtype in ("float32", "float64", "bfloat16")))
 _units = {}
 _queue = None                   # the units that are yet to be bound, while one is
@@ -32,16 +32,22 @@ _queue = None                   # the units that are yet to be bound, while one 
 class Unit:
     """A function to compile: `build()` returns the Python function. `address()` is its address, in compiled code.
 
-    Of a rare one it is 0 until that is bound, which the status `unbound()` asks for. `complete()` is the address after all
-    rare units have been bound, for code that cannot come back to Python for them.
+    Of a rare one it is 0 until that is bound, which the status `unbound()` asks for, as does `call_rare(arguments)`.
+    `complete()` is the address after all rare units of the type have been bound, for code that cannot come back to Python.
     """
 
-    def __init__(self, name, signature, build, parallel=False, rare=False):
-        self.name, self._signature, self._build, self._parallel, self.rare = name, signature, build, parallel, rare
-        self._number = _NAMES.index(name)
+    def __init__(self, kind, dtype, signature, build, parallel=False, rare=False):
+        self.kind, self.dtype, self.name = kind, dtype, f"{kind}-{dtype}" if dtype else kind
+        self._signature, self._build, self._parallel, self.rare = signature, build, parallel, rare
+        self._number = _NAMES.index(self.name)
         self._word = _state.FUNCTIONS + self._number
         self.address, self.complete, self.unbound = self._address(False), self._address(True), _status(UNBOUND + self._number)
-        _units[name] = self
+        _units[self.name] = self
+
+    @cached_property
+    def call_rare(self):
+        address, unbound = self.address, self.unbound
+        return _jit.kernel(lambda arguments: call(address(), arguments) if address() != 0 else unbound())
 
     def bind(self):
         """Compile the unit and those that it calls, or read them from the disk cache, unless that is done."""
@@ -77,7 +83,7 @@ FLOATS = types.float32, types.float64
 
 def units(kind, signature, build, dtypes=FLOATS, rare=False):
     """A unit for each of some types: build(dtype) returns its Python function."""
-    return {dtype: Unit(f"{kind}-{dtype}", signature, partial(build, dtype), rare=rare) for dtype in dtypes}
+    return {dtype: Unit(kind, dtype, signature, partial(build, dtype), rare=rare) for dtype in dtypes}
 
 
 def _bind_all(unit):
@@ -90,20 +96,13 @@ def _bind_all(unit):
             unit = min(_queue, key=lambda unit: _ahead.is_expected(unit.name))
             _queue = [other for other in _queue if other is not unit]
             if unit._word not in addresses:
-                addresses[unit._word] = _compile_with_help(unit)
+                _ahead.start(unit, _units.values())
+                _ahead.wait(unit.name)
+                addresses[unit._word] = unit.compile()
     finally:
         _queue = None
     for word, address in addresses.items():
         _state.words[word] = address
-
-
-def _compile_with_help(unit):
-    kind, _, dtype = unit.name.partition("-")
-    if kind in ("forward", "backward") and not unit.is_compiled():
-        names = [f"{other}-{dtype}" for other in _ahead.KINDS if other != kind]
-        _ahead.start(dtype, [name for name in names if name in _units and not _units[name].is_compiled()])
-    _ahead.wait(unit.name)
-    return unit.compile()
 
 
 def compile_ahead(names):
@@ -118,7 +117,7 @@ def compile_ahead(names):
 def bind_rare(dtype):
     """Bind all units of a Numba float type that are only compiled when they are needed."""
     for unit in list(_units.values()):
-        if unit.rare and unit.name.endswith(f"-{dtype}"):
+        if unit.rare and unit.dtype == dtype:
             unit.bind()
 
 
@@ -142,7 +141,7 @@ def _bind(name, abi, complete):
                           f"ABI {ABI}): delete Numba's cache files of the module that holds the function")
     _units[name].bind()
     if complete:
-        bind_rare(name.partition("-")[2])
+        bind_rare(_units[name].dtype)
 
 
 @intrinsic

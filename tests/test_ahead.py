@@ -57,7 +57,7 @@ def test_a_process_that_fails_is_done_without(tmp_path):
 
 @pytest.fixture
 def started(monkeypatch):
-    """What would be asked of another process: [names, names, ...]."""
+    """What is asked of another process, with nothing in the cache: [names, names, ...]."""
     asked = []
 
     class Helper:
@@ -70,35 +70,40 @@ def started(monkeypatch):
 
     monkeypatch.setattr(_ahead, "_Helper", Helper)
     monkeypatch.setattr(_ahead, "_helpers", {})
+    monkeypatch.setattr(_link.Unit, "is_compiled", lambda unit: False)
     fastbp.set_num_threads(2)
     return asked
 
 
+def start(name):
+    _ahead.start(_link._units[name], _link._units.values())
+
+
 def test_a_process_is_started_once_for_a_type(started):
-    for dtype in "float32", "float32", "float64":
-        _ahead.start(dtype, [f"pack-{dtype}"])
-    assert started == [["pack-float32"], ["pack-float64"]]
+    for name in "forward-float32", "backward-float32", "forward-float64":
+        start(name)
+    assert [name.partition("-")[2] for names in started for name in names] == ["float32"] * 3 + ["float64"] * 3
 
 
-@pytest.mark.parametrize("fault", ["one thread", "nothing to do", "no folder", "embedded"])
+@pytest.mark.parametrize("fault", ["one thread", "compiled", "no folder", "embedded"])
 def test_no_process_is_started(started, monkeypatch, fault):
     if fault == "one thread":
         fastbp.set_num_threads(1)
+    if fault == "compiled":
+        monkeypatch.setattr(_link.Unit, "is_compiled", lambda unit: True)
     if fault == "no folder":
         monkeypatch.setattr(_ahead._cache, "folder", lambda: None)
     if fault == "embedded":
         monkeypatch.setattr(sys, "executable", "/usr/bin/blender")
-    _ahead.start("float32", [] if fault == "nothing to do" else ["pack-float32"])
+    start("forward-float32")
     assert started == []
 
 
 @pytest.mark.parametrize(("name", "expected"), [
-    ("forward-float32", ["pack-float32", "narrow-float32", "backward-float32", "mask-float32"]),
-    ("backward-float32", ["pack-float32", "narrow-float32", "mask-float32"]),
-    ("forward-bfloat16", ["pack-bfloat16", "narrow-bfloat16", "backward-bfloat16"]),
+    ("forward-float32", ["pack-float32", "backward-float32", "mask-float32"]),
+    ("backward-float32", ["pack-float32", "mask-float32"]),
+    ("forward-bfloat16", ["pack-bfloat16", "backward-bfloat16"]),
     ("relu-float32", None), ("spread", None)])
-def test_what_a_unit_asks_for(started, monkeypatch, name, expected):
-    monkeypatch.setattr(_link.Unit, "is_compiled", lambda unit: False)
-    monkeypatch.setattr(_link.Unit, "compile", lambda unit: 1)
-    assert _link._compile_with_help(_link._units[name]) == 1
+def test_what_a_unit_asks_for(started, name, expected):
+    start(name)
     assert started == ([expected] if expected else [])

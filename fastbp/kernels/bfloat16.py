@@ -10,7 +10,7 @@ from .._jit import kernel
 from . import blocking, columns, gemm, packing, tile
 from .columns import mask_job
 from .dense import backward_fits, forward_fits
-from .matrix import MATRIX, Matrix, from_row, transposed
+from .matrix import BACKWARD, FORWARD, Matrix, from_row, transposed
 from .parallel import REGION_BYTES, run, run_both
 from .product import Right, product_job, scratch_bytes
 from .rounding import across_rows, along_rows, round_rows
@@ -51,12 +51,15 @@ def compact(data, rows, cols):
 def _build_forward(dtype):
     tiles = blocking.tiles(tile.BFLOAT16)
     round_pairs, pack = round_rows[dtype].address, packing.pack[dtype].address
-    product = gemm.product[tile.BFLOAT16].address
+    product = gemm.product[dtype].address
+    narrow, narrow_unbound = gemm.narrow[dtype].address, gemm.narrow[dtype].unbound
 
     def forward(x, weights, biases, y, relu):
         """y = relu(x @ weights + biases)."""
         if not forward_fits(x, weights, biases, y, SIZE) or x.col_step != SIZE or weights.col_step != SIZE:
             return _link.REFUSED
+        if blocking.has_narrow(tiles, y.cols) and narrow() == 0:
+            return narrow_unbound()
         neurons, pairs = y.cols, pairs_of(tiles, x.cols)
         threads = blocking.product_threads(1, x, weights)
         block = blocking.rounded_rows(x.rows, x.cols)
@@ -86,11 +89,12 @@ def _build_forward(dtype):
     return forward
 
 
-forward = _link.units("forward", types.intp(MATRIX, MATRIX, MATRIX, MATRIX, types.intp), _build_forward, [tile.BFLOAT16])
+forward = _link.units("forward", FORWARD, _build_forward, [tile.BFLOAT16])
 
 
 def _build_backward(dtype):
     tiles, by_results = blocking.tiles(tile.BFLOAT16), _by_results(dtype)
+    narrow, narrow_unbound = gemm.narrow[dtype].address, gemm.narrow[dtype].unbound
 
     def backward(dvalues, z, x, weights, dinputs, dweights, dbiases):
         """dinputs, dweights and dbiases."""
@@ -99,6 +103,8 @@ def _build_backward(dtype):
             return _link.REFUSED
         if x.col_step != SIZE or weights.col_step != SIZE:
             return _link.REFUSED
+        if (blocking.has_narrow(tiles, neurons) or blocking.has_narrow(tiles, inputs)) and narrow() == 0:
+            return narrow_unbound()
         threads = blocking.product_threads(2, x, weights)
         block = blocking.rounded_rows(rows, inputs + 3 * neurons)
         panels_bytes = packing.packed_bytes(tiles, pairs_of(tiles, neurons), inputs) if dinputs.data != 0 else 0
@@ -169,4 +175,4 @@ def _by_results(dtype):
     return by_results
 
 
-backward = _link.units("backward", types.intp(*[MATRIX] * 7), _build_backward, [tile.BFLOAT16])
+backward = _link.units("backward", BACKWARD, _build_backward, [tile.BFLOAT16])

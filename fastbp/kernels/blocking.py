@@ -239,6 +239,12 @@ def first_narrow(tiles, j, j_end):
 
 
 @kernel
+def has_narrow(tiles, cols):
+    """Whether the last of so many columns are in a narrow panel."""
+    return first_narrow(tiles, 0, cols) < cols
+
+
+@kernel
 def blocks(n, block):
     """How many blocks cover n."""
     return (n + block - 1) // block

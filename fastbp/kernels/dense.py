@@ -8,12 +8,10 @@ Each unit first looks whether its operands fit, and refuses what it cannot compu
 The backward pass over many rows of a narrow layer is one pass over memory (one_pass.py). Of a wide layer, where weights
 and dweights outgrow L2, each result is a job of its own.
 """
-from numba import types
-
 from .. import _link, _state
 from .._jit import kernel
 from . import blocking, columns, few, gemm, inner, one_pass, packing, plain, tile, turned
-from .matrix import MATRIX, Matrix, any_overlap, from_row, overlap, transposed
+from .matrix import BACKWARD, FORWARD, Matrix, any_overlap, from_row, overlap, transposed
 from .one_pass import dz_row_bytes
 from .parallel import REGION_BYTES, run, run_both
 from .product import Right, product_job, scratch_bytes, with_ahead
@@ -55,16 +53,12 @@ def is_contiguous(x, itemsize):
     return x.col_step == itemsize or x.row_step == itemsize
 
 
-def _rare(unit):
-    return unit.address, unit.unbound
-
-
 def _build_forward(dtype):
     tiles = blocking.tiles(dtype)
     pack, product = packing.pack[dtype].address, gemm.product[dtype].address
-    flat, flat_unbound = _rare(gemm.flat[dtype])
-    inner_products, inner_unbound = _rare(inner.inner[dtype])
-    few_forward = few.build_forward(dtype)
+    plain_forward, few_forward = plain.forward[dtype].call_rare, few.forward[dtype].call_rare
+    (flat, flat_unbound), (narrow, narrow_unbound), (inner_products, inner_unbound) = (
+        (unit[dtype].address, unit[dtype].unbound) for unit in (gemm.flat, gemm.narrow, inner.inner))
 
     def forward(x, weights, biases, y, relu):
         """y = relu(x @ weights + biases), all Matrix; biases may be missing, y has contiguous rows and overlaps nothing."""
@@ -72,14 +66,15 @@ def _build_forward(dtype):
         if not forward_fits(x, weights, biases, y, size) or not is_contiguous(x, size):
             return _link.REFUSED
         if x.rows * x.cols * y.cols <= blocking.PLAIN_WORK:
-            plain.forward(tiles.wide, x, weights, biases, y, relu)
-            return _link.OK
+            return plain_forward((x, weights, biases, y, relu))
         threads = blocking.product_threads(1, x, weights)
         if blocking.few_neurons(tiles.wide, x, y.cols):
-            return few_forward(x, weights, biases, y, relu, threads) if inner_products() != 0 else inner_unbound()
+            return few_forward((x, weights, biases, y, relu, threads)) if inner_products() != 0 else inner_unbound()
         in_place = blocking.in_place(tiles.flat, x.rows, y.cols, x.cols * y.cols * size) and weights.col_step == size
         if in_place and flat() == 0:
             return flat_unbound()
+        if not in_place and blocking.has_narrow(tiles, y.cols) and narrow() == 0:
+            return narrow_unbound()
         bias_bytes = packing.row_bytes(tiles, y.cols)
         panels_bytes = packing.edge_bytes(tiles, x.cols, y.cols) if in_place else packing.packed_bytes(tiles, x.cols, y.cols)
         memory, slot = acquire(REGION_BYTES + bias_bytes + panels_bytes + threads * scratch_bytes(tiles))
@@ -103,16 +98,16 @@ def _build_forward(dtype):
     return forward
 
 
-forward = _link.units("forward", types.intp(MATRIX, MATRIX, MATRIX, MATRIX, types.intp), _build_forward)
+forward = _link.units("forward", FORWARD, _build_forward)
 
 
 def _build_backward(dtype):
     tiles = blocking.tiles(dtype)
     by_results = _by_results(dtype)
-    turned_pass, turned_pass_unbound = _rare(turned.turned[dtype])
-    block_pass, block_pass_unbound = _rare(one_pass.block_pass[dtype])
-    inner_products, inner_unbound = _rare(inner.inner[dtype])
-    flat, flat_unbound = _rare(gemm.flat[dtype])
+    plain_backward, turned_pass, block_pass = (
+        unit[dtype].call_rare for unit in (plain.backward, turned.turned, one_pass.block_pass))
+    (flat, flat_unbound), (narrow, narrow_unbound), (inner_products, inner_unbound) = (
+        (unit[dtype].address, unit[dtype].unbound) for unit in (gemm.flat, gemm.narrow, inner.inner))
 
     def backward(dvalues, z, x, weights, dinputs, dweights, dbiases):
         """dinputs, dweights and dbiases, all Matrix; without z there is no ReLU, without dinputs it is not wanted.
@@ -123,26 +118,23 @@ def _build_backward(dtype):
         if not backward_fits(dvalues, z, x, weights, dinputs, dweights, dbiases, size) or not is_contiguous(x, size):
             return _link.REFUSED
         if rows * inputs * neurons <= blocking.PLAIN_WORK:
-            plain.backward(tiles.wide, dvalues, z, x, weights, dinputs, dweights, dbiases)
-            return _link.OK
+            return plain_backward((dvalues, z, x, weights, dinputs, dweights, dbiases))
         threads = blocking.product_threads(2, x, weights)
         if blocking.on_its_side(tiles.wide, x, weights):
             if flat() == 0:
                 return flat_unbound()
             if inner_products() == 0:
                 return inner_unbound()
-            if turned_pass() == 0:
-                return turned_pass_unbound()
-            return _link.call(turned_pass(), (dvalues, z, x, weights, dinputs, dweights, dbiases, threads))
+            return turned_pass((dvalues, z, x, weights, dinputs, dweights, dbiases, threads))
         few_neurons = blocking.few_neurons(tiles.wide, x, neurons)
         if (few_neurons or blocking.in_place(tiles.flat, inputs, neurons, 0)) and flat() == 0:
             return flat_unbound()
         if dinputs.data != 0 and blocking.by_inner(tiles.wide, rows, weights) and inner_products() == 0:
             return inner_unbound()
+        if (blocking.has_narrow(tiles, neurons) or blocking.has_narrow(tiles, inputs)) and narrow() == 0:
+            return narrow_unbound()
         if blocking.in_one_pass(rows, inputs * neurons * size):
-            if block_pass() == 0:
-                return block_pass_unbound()
-            return _link.call(block_pass(), (dvalues, z, x, weights, dinputs, dweights, dbiases, threads))
+            return block_pass((dvalues, z, x, weights, dinputs, dweights, dbiases, threads))
         return by_results(dvalues, z, x, weights, dinputs, dweights, dbiases, threads)
 
     return backward
@@ -223,4 +215,4 @@ def dz_copy_bytes(tiles, rows, inputs, neurons):
     return packing.packed_bytes(tiles, rows, neurons)
 
 
-backward = _link.units("backward", types.intp(*[MATRIX] * 7), _build_backward)
+backward = _link.units("backward", BACKWARD, _build_backward)

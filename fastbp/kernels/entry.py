@@ -24,10 +24,16 @@ def _array(dtype, ndim):
     return types.Array(types.float32 if dtype is BFLOAT16 else dtype, ndim, "A", readonly=True, aligned=False)
 
 
+def _bound(unit):
+    """Its address, in compiled code. Bound before that is compiled, so that another process can be at work meanwhile."""
+    unit.bind()
+    return unit.address
+
+
 @cache
 def forward(dtype):
     """forward(x, weights, biases, has_biases, y, relu) on 2-D arrays; returns a status."""
-    unit, a = dense_of(dtype).forward[dtype].address, _array(dtype, 2)
+    unit, a = _bound(dense_of(dtype).forward[dtype]), _array(dtype, 2)
 
     def entry(x, weights, biases, has_biases, y, relu):
         return _link.call(unit(), (matrix(x), matrix(weights), only_if(has_biases, matrix(biases)), matrix(y), relu))
@@ -38,7 +44,7 @@ def forward(dtype):
 @cache
 def backward(dtype):
     """backward(dvalues, z, has_z, x, weights, dinputs, has_dinputs, dweights, dbiases) on 2-D arrays; returns a status."""
-    unit, a = dense_of(dtype).backward[dtype].address, _array(dtype, 2)
+    unit, a = _bound(dense_of(dtype).backward[dtype]), _array(dtype, 2)
 
     def entry(dvalues, z, has_z, x, weights, dinputs, has_dinputs, dweights, dbiases):
         return _link.call(unit(), (matrix(dvalues), only_if(has_z, matrix(z)), matrix(x), matrix(weights),

@@ -6,19 +6,18 @@ backward    dweights.T = dz.T @ x, with x in the place of B, as it lies in memor
 from .. import _link
 from .._jit import kernel
 from . import blocking, inner, packing, plain, tile
-from .matrix import Matrix, from_col, transposed
+from .matrix import FORWARD_THREADS, Matrix, from_col, transposed
 from .parallel import REGION_BYTES, run
 from .product import Right, product_job
 from .workspace import ALIGNMENT, acquire, release
 
 
-def build_forward(dtype):
+def _build_forward(dtype):
     tiles = blocking.tiles(dtype)
     inner_products = inner.inner[dtype].address
 
-    @kernel
     def forward(x, weights, biases, y, relu, threads):
-        """y = relu(x @ weights + biases), all Matrix; biases may be missing."""
+        """y = relu(x @ weights + biases), all Matrix; biases may be missing. The unit of inner products must be bound."""
         row_bytes = packing.row_bytes(tiles, x.cols)
         memory, slot = acquire(REGION_BYTES + packing.row_bytes(tiles, y.cols) + y.cols * row_bytes)
         if memory == 0:
@@ -33,6 +32,9 @@ def build_forward(dtype):
         return _link.OK
 
     return forward
+
+
+forward = _link.units("few_forward", FORWARD_THREADS, _build_forward, rare=True)
 
 
 @kernel

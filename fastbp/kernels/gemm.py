@@ -23,8 +23,11 @@ def _build_panels(which, dtype):
     return (amx if blocking.by_amx(dtype) else panels).build(which, dtype)
 
 
-_wide, _narrow = (_link.units(which, panels.SIGNATURE, partial(_build_panels, which), DTYPES) for which in ("wide", "narrow"))
-flat = _link.units("flat", panels.SIGNATURE, partial(panels.build, "flat"), rare=True)      # needed where B is in place
+# Rare are narrow panels, which blocking.has_narrow tells, and B in place.
+_wide = _link.units("wide", panels.SIGNATURE, partial(_build_panels, "wide"), DTYPES)
+narrow = _link.units("narrow", panels.SIGNATURE, partial(_build_panels, "narrow"), DTYPES, rare=True)
+flat = _link.units("flat", panels.SIGNATURE, partial(panels.build, "flat"), rare=True)
+
 
 def _build(dtype):
     tiles = blocking.tiles(dtype)
@@ -45,7 +48,7 @@ def _build(dtype):
 
 def _strip(dtype):
     tiles = blocking.tiles(dtype)
-    wide, narrow = _wide[dtype].address, _narrow[dtype].address
+    wide, narrow_panels = _wide[dtype].address, narrow[dtype].address
     copy_rows = amx.copy_rows if blocking.by_amx(dtype) else panels.copy_rows
 
     @kernel
@@ -54,7 +57,8 @@ def _strip(dtype):
         copied = copy_rows(tiles, tiles.wide, read(job_address, Product), scratch, i, i_end, p, p_end)
         end = blocking.first_narrow(tiles, j, j_end)
         _link.call(wide(), (job_address, scratch, copied, i, i_end, j, min(end, j_end), p, p_end))
-        _link.call(narrow(), (job_address, scratch, copied, i, i_end, end, j_end, p, p_end))
+        if end < j_end:
+            _link.call(narrow_panels(), (job_address, scratch, copied, i, i_end, end, j_end, p, p_end))
 
     if dtype not in flat:
         return packed_strip

@@ -5,7 +5,6 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
-from numba.np.arrayobj import make_array
 
 from .._jit import kernel
 
@@ -23,11 +22,17 @@ class Matrix(NamedTuple):
 _WORD = ir.IntType(64)
 MATRIX = types.NamedUniTuple(types.intp, 5, Matrix)
 
+# The signatures of units for a whole pass of a layer, and of those that are told how many threads to use as well.
+FORWARD, BACKWARD = types.intp(*[MATRIX] * 4, types.intp), types.intp(*[MATRIX] * 7)
+FORWARD_THREADS, BACKWARD_THREADS = types.intp(*[MATRIX] * 4, types.intp, types.intp), types.intp(*[MATRIX] * 7, types.intp)
+
 
 @intrinsic
 def matrix(typing_context, array):
     """The Matrix of a 2-D array; a 1-D array is one row, and None no matrix. A stride that is never used is contiguous."""
     def generate(context, builder, signature, args):
+        from numba.np.arrayobj import make_array  # here, as it takes 0.03 s to import
+
         if isinstance(array, types.NoneType | types.Omitted):
             return context.make_tuple(builder, MATRIX, [_WORD(0)] * 5)
         struct = make_array(array)(context, builder, args[0])

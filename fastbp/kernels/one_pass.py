@@ -6,13 +6,11 @@ are added up in order at the end, so the bits do not depend on the number of thr
 """
 from typing import NamedTuple
 
-from numba import types
-
 from .. import _link
 from .._jit import kernel
 from . import blocking, columns, few, gemm, inner, packing, tile
 from .columns import mask_job, sum_job
-from .matrix import MATRIX, Matrix, transposed
+from .matrix import BACKWARD_THREADS, Matrix, transposed
 from .parallel import JOB_BYTES, REGION_BYTES, TASK, run, run_here
 from .product import Right, product_job, scratch_bytes, with_ahead
 from .workspace import ALIGNMENT, acquire, read, release
@@ -151,4 +149,4 @@ def _build_block_pass(dtype):
     return block_pass
 
 
-block_pass = _link.units("block_pass", types.intp(*[MATRIX] * 7, types.intp), _build_block_pass, rare=True)
+block_pass = _link.units("block_pass", BACKWARD_THREADS, _build_block_pass, rare=True)

@@ -25,7 +25,7 @@ def _build():
     return spread
 
 
-_spread = _link.Unit("spread", types.intp(*[types.intp] * 6), _build, parallel=True).address
+_spread = _link.Unit("spread", None, types.intp(*[types.intp] * 6), _build, parallel=True).address
 
 
 @kernel

@@ -2,43 +2,61 @@
 
 Rows and columns may lie in memory in any way.
 """
+from .. import _link
 from .._jit import kernel
-from . import tile
+from . import blocking, tile
+from .matrix import BACKWARD, FORWARD
 
 
-@kernel
-def forward(shape, x, weights, biases, y, relu):
-    """y = relu(x @ weights + biases), all Matrix."""
-    for i in range(y.rows):
-        for j in range(y.cols):
-            z = tile.zero(shape)
-            for p in range(x.cols):
-                z += get(shape, x, i, p) * get(shape, weights, p, j)
-            if biases.data != 0:
-                z += get(shape, biases, 0, j)
-            put(shape, y, i, j, tile.zero(shape) if relu != 0 and z <= 0 else z)
+def _build_forward(dtype):
+    shape = blocking.tiles(dtype).wide
+
+    def forward(x, weights, biases, y, relu):
+        """y = relu(x @ weights + biases), all Matrix."""
+        for i in range(y.rows):
+            for j in range(y.cols):
+                z = tile.zero(shape)
+                for p in range(x.cols):
+                    z += get(shape, x, i, p) * get(shape, weights, p, j)
+                if biases.data != 0:
+                    z += get(shape, biases, 0, j)
+                put(shape, y, i, j, tile.zero(shape) if relu != 0 and z <= 0 else z)
+        return _link.OK
+
+    return forward
 
 
-@kernel
-def backward(shape, dvalues, z, x, weights, dinputs, dweights, dbiases):
-    """dinputs, dweights and dbiases, all Matrix; z and dinputs may be missing."""
-    for j in range(dvalues.cols):
-        total = tile.zero(shape)
-        for i in range(dvalues.rows):
-            total += get_dz(shape, dvalues, z, i, j)
-        put(shape, dbiases, 0, j, total)
-        for p in range(x.cols):
+forward = _link.units("plain_forward", FORWARD, _build_forward, rare=True)
+
+
+def _build_backward(dtype):
+    shape = blocking.tiles(dtype).wide
+
+    def backward(dvalues, z, x, weights, dinputs, dweights, dbiases):
+        """dinputs, dweights and dbiases, all Matrix; z and dinputs may be missing."""
+        for j in range(dvalues.cols):
             total = tile.zero(shape)
             for i in range(dvalues.rows):
-                total += get(shape, x, i, p) * get_dz(shape, dvalues, z, i, j)
-            put(shape, dweights, p, j, total)
-    if dinputs.data != 0:
-        for i in range(dinputs.rows):
-            for p in range(dinputs.cols):
+                total += get_dz(shape, dvalues, z, i, j)
+            put(shape, dbiases, 0, j, total)
+            for p in range(x.cols):
                 total = tile.zero(shape)
-                for j in range(dvalues.cols):
-                    total += get_dz(shape, dvalues, z, i, j) * get(shape, weights, p, j)
-                put(shape, dinputs, i, p, total)
+                for i in range(dvalues.rows):
+                    total += get(shape, x, i, p) * get_dz(shape, dvalues, z, i, j)
+                put(shape, dweights, p, j, total)
+        if dinputs.data != 0:
+            for i in range(dinputs.rows):
+                for p in range(dinputs.cols):
+                    total = tile.zero(shape)
+                    for j in range(dvalues.cols):
+                        total += get_dz(shape, dvalues, z, i, j) * get(shape, weights, p, j)
+                    put(shape, dinputs, i, p, total)
+        return _link.OK
+
+    return backward
+
+
+backward = _link.units("plain_backward", BACKWARD, _build_backward, rare=True)
 
 
 @kernel

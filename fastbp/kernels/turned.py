@@ -10,13 +10,11 @@ pass gains nothing: it has no sums over the rows.)
 """
 from typing import NamedTuple
 
-from numba import types
-
 from .. import _link
 from .._jit import inlined, kernel
 from . import blocking, columns, gemm, inner, tile
 from .columns import sum_job
-from .matrix import MATRIX, Matrix, from_row, whole_rows
+from .matrix import BACKWARD_THREADS, Matrix, from_row, whole_rows
 from .parallel import JOB_BYTES, REGION_BYTES, TASK, run, run_here
 from .product import Right, product_job, scratch_bytes
 from .workspace import ALIGNMENT, acquire, read, release
@@ -194,4 +192,4 @@ def _build_backward(dtype):
     return turned
 
 
-turned = _link.units("turned", types.intp(*[MATRIX] * 7, types.intp), _build_backward, rare=True)
+turned = _link.units("turned", BACKWARD_THREADS, _build_backward, rare=True)
