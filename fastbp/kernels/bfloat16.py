@@ -11,7 +11,7 @@ from . import blocking, columns, gemm, packing, tile
 from .columns import mask_job
 from .dense import backward_fits, forward_fits
 from .matrix import BACKWARD, FORWARD, Matrix, from_row, transposed
-from .parallel import REGION_BYTES, run, run_both
+from .parallel import REGION_BYTES, add, barrier, begin, run_queue
 from .product import Right, product_job, scratch_bytes
 from .rounding import across_rows, along_rows, round_rows
 from .workspace import ALIGNMENT, acquire, release
@@ -73,16 +73,20 @@ def _build_forward(dtype):
         bias = packing.copy_bias(tiles, biases, memory + REGION_BYTES)
         panels = memory + REGION_BYTES + bias_bytes
         rounded_weights = compact(panels + panels_bytes, pairs, neurons)
-        run(round_pairs(), across_rows(weights, rounded_weights), memory)
-        run(pack(), packing.pack_job(tiles, rounded_weights, panels), memory)
+        begin(memory)
+        add(memory, round_pairs(), across_rows(weights, rounded_weights))
+        barrier(memory)
+        add(memory, pack(), packing.pack_job(tiles, rounded_weights, panels))
         rounded_x = panels + panels_bytes + weights_bytes
         scratch = rounded_x + x_bytes
         right = Right(panels, pairs * SIZE, 0, 0)
         for i in range(0, x.rows, block):
             rows = min(block, x.rows - i)
             a = left(rounded_x, rows, pairs)
-            run(round_pairs(), along_rows(from_row(x, i, rows), a), memory)
-            run(product(), product_job(tiles, a, right, from_row(y, i, rows), 0, bias, relu, scratch, threads), memory)
+            add(memory, round_pairs(), along_rows(from_row(x, i, rows), a))
+            barrier(memory)
+            add(memory, product(), product_job(tiles, a, right, from_row(y, i, rows), 0, bias, relu, scratch, threads))
+            run_queue(memory, threads)
         release(slot)
         return _link.OK
 
@@ -138,10 +142,13 @@ def _by_results(dtype):
         inputs, neurons = weights.rows, weights.cols
         pairs, half = pairs_of(tiles, neurons), pairs_of(tiles, block)
         panels = memory + REGION_BYTES
+        begin(memory)
         if panels_bytes > 0:
             rounded_weights = compact(panels + panels_bytes, inputs, pairs)
-            run(round_pairs(), along_rows(weights, rounded_weights), memory)
-            run(pack(), packing.pack_job(tiles, transposed(rounded_weights), panels), memory)
+            add(memory, round_pairs(), along_rows(weights, rounded_weights))
+            barrier(memory)
+            add(memory, pack(), packing.pack_job(tiles, transposed(rounded_weights), panels))
+            barrier(memory)                             # dz is written where the rounded weights are
         of_dz = panels + panels_bytes
         of_dz_along = of_dz + matrix_bytes(block, neurons)
         of_dz_across = of_dz_along + left_bytes(tiles, block, pairs)
@@ -155,19 +162,23 @@ def _by_results(dtype):
             dz, dz_along = compact(of_dz, rows, neurons), left(of_dz_along, rows, pairs)
             dz_across, x_across = compact(of_dz_across, half, neurons), compact(of_x, half, inputs)
             z_block = from_row(z, i, rows) if z.data != 0 else z
-            run(mask(), mask_job(tiles, from_row(dvalues, i, rows), z_block, dz, 0, dbiases.data, later), memory)
-            run(round_pairs(), across_rows(dz, dz_across), memory)
-            run(pack(), packing.pack_job(tiles, dz_across, dz_panels), memory)
-            run(round_pairs(), across_rows(from_row(x, i, rows), x_across), memory)
+            add(memory, mask(), mask_job(tiles, from_row(dvalues, i, rows), z_block, dz, 0, dbiases.data, later))
+            barrier(memory)
+            add(memory, round_pairs(), across_rows(dz, dz_across))
+            add(memory, round_pairs(), across_rows(from_row(x, i, rows), x_across))
+            if dinputs.data != 0:
+                add(memory, round_pairs(), along_rows(dz, dz_along))
+            barrier(memory)
+            add(memory, pack(), packing.pack_job(tiles, dz_across, dz_panels))
+            barrier(memory)
             of_weights = product_job(tiles, transposed(x_across), Right(dz_panels, half * SIZE, 0, 0), dweights, later, 0, 0,
                                      scratch, threads)
+            add(memory, product(), of_weights)
             if dinputs.data != 0:
-                run(round_pairs(), along_rows(dz, dz_along), memory)
                 of_inputs = product_job(tiles, dz_along, Right(panels, pairs * SIZE, 0, 0), from_row(dinputs, i, rows), 0, 0, 0,
                                         scratch, threads)
-                run_both(product(), of_weights, product(), of_inputs, memory)
-            else:
-                run(product(), of_weights, memory)
+                add(memory, product(), of_inputs)
+            run_queue(memory, threads)
             i += rows
             if i >= x.rows:
                 break

@@ -211,12 +211,17 @@ def even_block(n, most, multiple):
 
 
 @kernel
-def grid(shape, rows, cols, threads):
-    """(row_block, col_block) of the tasks of a product: few and large, but enough for every thread."""
+def grid(shape, rows, cols, threads, copied):
+    """(row_block, col_block) of the tasks of a product: few and large, but enough for every thread.
+
+    Where rows of A are copied, each task of the same rows would copy them again: then rows are split before columns.
+    """
     most_cols = max(tile.width(shape), _state.word(_state.L3) // BLOCK_PART // (DEPTH * tile.itemsize(shape)))
     row_block, col_block = round_up(min(rows, ROWS), tile.height(shape)), round_up(min(cols, most_cols), tile.width(shape))
     if threads > 1:
         wanted = threads * TASKS_A_THREAD
+        if copied:
+            row_block = min(row_block, round_up(max(COPIED_STRIP, blocks(rows, wanted)), tile.height(shape)))
         have = blocks(rows, row_block)
         if have < wanted and cols > tile.width(shape):
             col_block = round_up(blocks(cols * have, wanted), tile.width(shape))

@@ -15,7 +15,6 @@ class Mask(NamedTuple):
     """The job of dz = dvalues where z lets the gradient pass, else 0, and of its column sums. A task is a stripe of columns."""
 
     tasks: int
-    threads: int
     rows: int
     cols: int
     dvalues: int
@@ -34,8 +33,8 @@ class Mask(NamedTuple):
 def mask_job(tiles, dvalues, z, dz, panels, sums, accumulate):
     """The Mask of Matrix dvalues, z and dz, whose rows are contiguous, and the addresses of panels and column sums."""
     threads = blocking.threads(dvalues.rows * dvalues.cols * blocking.ELEMENT_WORK)
-    col_block = blocking.grid(tiles.wide, 1, dvalues.cols, threads)[1]
-    return Mask(blocking.blocks(dvalues.cols, col_block), threads, dvalues.rows, dvalues.cols, dvalues.data,
+    col_block = blocking.grid(tiles.wide, 1, dvalues.cols, threads, False)[1]
+    return Mask(blocking.blocks(dvalues.cols, col_block), dvalues.rows, dvalues.cols, dvalues.data,
                 dvalues.row_step, z.data, z.row_step, dz.data, dz.row_step, panels, sums, accumulate, col_block)
 
 
@@ -102,7 +101,6 @@ class Sum(NamedTuple):
     """The job of C = the sum of `count` matrices, `distance` bytes apart, in their order. A task is a block of rows."""
 
     tasks: int
-    threads: int
     rows: int
     cols: int
     parts: int
@@ -119,7 +117,7 @@ def sum_job(first, count, distance, c):
     """The Sum of matrices like the Matrix `first` into the Matrix c; rows are contiguous."""
     threads = blocking.threads(c.rows * c.cols * count * blocking.ELEMENT_WORK)
     row_block = max(1, blocking.blocks(c.rows, threads))
-    return Sum(blocking.blocks(c.rows, row_block), threads, c.rows, c.cols, first.data, first.row_step, count, distance,
+    return Sum(blocking.blocks(c.rows, row_block), c.rows, c.cols, first.data, first.row_step, count, distance,
                c.data, c.row_step, row_block)
 
 

@@ -13,7 +13,7 @@ from .._jit import kernel
 from . import blocking, columns, few, gemm, inner, one_pass, packing, plain, tile, turned
 from .matrix import BACKWARD, FORWARD, Matrix, any_overlap, from_row, overlap, transposed
 from .one_pass import dz_row_bytes
-from .parallel import REGION_BYTES, run, run_both
+from .parallel import REGION_BYTES, add, barrier, begin, run_queue
 from .product import Right, product_job, scratch_bytes, with_ahead
 from .workspace import ALIGNMENT, acquire, release
 
@@ -82,16 +82,19 @@ def _build_forward(dtype):
             return _link.NO_MEMORY
         bias = packing.copy_bias(tiles, biases, memory + REGION_BYTES)
         panels = memory + REGION_BYTES + bias_bytes
+        begin(memory)
         right = Right(panels, x.cols * size, 0, 0)
         if in_place:
             right = Right(weights.data, size, weights.row_step, panels)
             packing.pack_edge(tiles, weights, panels)
         else:
-            run(pack(), packing.pack_job(tiles, weights, panels), memory)
+            add(memory, pack(), packing.pack_job(tiles, weights, panels))
+            barrier(memory)
         job = product_job(tiles, x, right, y, 0, bias, relu, panels + panels_bytes, threads)
         if x.row_step == x.cols * size and x.cols <= job.depth_block and x.rows * x.row_step > _state.word(_state.L2):
             job = with_ahead(tiles, job, x.data + job.strip * x.row_step, 0, x.rows * x.row_step)
-        run(product(), job, memory)
+        add(memory, product(), job)
+        run_queue(memory, threads)
         release(slot)
         return _link.OK
 
@@ -166,8 +169,9 @@ def _by_results(dtype):
         right = Right(panels, neurons * size, 0, 0)
         if in_place:
             right = Right(weights.data, weights.row_step, size, 0)
+        begin(memory)
         if panels_bytes > 0:
-            run(pack(), packing.pack_job(tiles, transposed(weights), panels), memory)
+            add(memory, pack(), packing.pack_job(tiles, transposed(weights), panels))
         i = 0
         while True:                                     # once for an empty batch as well: its dweights are zeros
             rows, later = min(block, dvalues.rows - i), int(i > 0)
@@ -176,17 +180,18 @@ def _by_results(dtype):
             dz_right = right_of_dz(tiles, dz, inputs, copy)
             dz_panels = dz_right.data if dz_right.row_step == 0 and not few_neurons else 0
             of_dz = columns.mask_job(tiles, from_row(dvalues, i, rows), z_block, dz, dz_panels, dbiases.data, later)
-            run(mask(), of_dz, memory)
+            add(memory, mask(), of_dz)
+            barrier(memory)
             if few_neurons:
                 edge = copy + few.dweights_bytes(tiles, inputs, neurons)
                 of_weights = few.weights_product(tiles, dz, x_block, edge, copy, later, scratch, threads)
             else:
                 of_weights = product_job(tiles, transposed(x_block), dz_right, dweights, later, 0, 0, scratch, threads)
+            add(memory, product(), of_weights)
             if dinputs.data != 0:
                 of_inputs = product_job(tiles, dz, right, from_row(dinputs, i, rows), 0, 0, 0, scratch, threads)
-                run_both(product(), of_weights, inner_products() if in_place else product(), of_inputs, memory)
-            else:
-                run(product(), of_weights, memory)
+                add(memory, inner_products() if in_place else product(), of_inputs)
+            run_queue(memory, threads)
             i += rows
             if i >= dvalues.rows:
                 break

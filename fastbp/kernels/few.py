@@ -27,7 +27,7 @@ def _build_forward(dtype):
             packing.copy_row(tiles, transposed(from_col(weights, j)), columns + j * row_bytes)
         bias = packing.copy_bias(tiles, biases, columns + y.cols * row_bytes)
         job = product_job(tiles, x, Right(columns, row_bytes, tile.itemsize(tiles.wide), 0), y, 0, bias, relu, 0, threads)
-        run(inner_products(), job, memory)
+        run(inner_products(), job, memory, threads)
         release(slot)
         return _link.OK
 

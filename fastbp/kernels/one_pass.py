@@ -11,7 +11,7 @@ from .._jit import kernel
 from . import blocking, columns, few, gemm, inner, packing, tile
 from .columns import mask_job, sum_job
 from .matrix import BACKWARD_THREADS, Matrix, transposed
-from .parallel import JOB_BYTES, REGION_BYTES, TASK, run, run_here
+from .parallel import JOB_BYTES, REGION_BYTES, TASK, add, barrier, begin, run_here, run_queue
 from .product import Right, product_job, scratch_bytes, with_ahead
 from .workspace import ALIGNMENT, acquire, read, release
 
@@ -20,7 +20,6 @@ class Pass(NamedTuple):
     """The job: sizes, addresses and strides in bytes. A task is a partition of the batch."""
 
     tasks: int
-    threads: int
     rows: int
     inputs: int
     neurons: int
@@ -128,21 +127,25 @@ def _build_block_pass(dtype):
             return _link.NO_MEMORY
         panels = memory + REGION_BYTES
         parts = panels + weights_bytes
+        begin(memory)
         if weights_bytes > 0:
-            run(pack(), packing.pack_job(tiles, transposed(weights), panels), memory)
-        run(work(), Pass(partitions, threads, dvalues.rows, inputs, neurons, rows_each, dvalues.data, dvalues.row_step,
-                         z.data, z.row_step, x.data, x.row_step, x.col_step, int(in_place),
-                         weights.data if in_place else panels, weights.row_step, dinputs.data, dinputs.row_step,
-                         parts, part, parts + partitions * part, dz_row), memory)
-        if blocking.few_neurons(tiles.wide, x, neurons):
+            add(memory, pack(), packing.pack_job(tiles, transposed(weights), panels))
+            barrier(memory)
+        add(memory, work(), Pass(partitions, dvalues.rows, inputs, neurons, rows_each, dvalues.data, dvalues.row_step,
+                                  z.data, z.row_step, x.data, x.row_step, x.col_step, int(in_place),
+                                  weights.data if in_place else panels, weights.row_step, dinputs.data, dinputs.row_step,
+                                  parts, part, parts + partitions * part, dz_row))
+        barrier(memory)
+        few_neurons = blocking.few_neurons(tiles.wide, x, neurons)
+        first = Matrix(parts, inputs, neurons, neurons * size, size)
+        if few_neurons:
             first = Matrix(parts, neurons, inputs, inputs * size, size)
-            run(add_up(), sum_job(first, partitions, part, first), memory)
+        add(memory, add_up(), sum_job(first, partitions, part, first if few_neurons else dweights))
+        last_row = Matrix(parts + inputs * neurons * size, 1, neurons, 0, size)
+        add(memory, add_up(), sum_job(last_row, partitions, part, dbiases))
+        run_queue(memory, threads)
+        if few_neurons:
             few.turn(tiles.wide, first, dweights)
-        else:
-            first = Matrix(parts, inputs, neurons, neurons * size, size)
-            run(add_up(), sum_job(first, partitions, part, dweights), memory)
-        first = Matrix(parts + inputs * neurons * size, 1, neurons, 0, size)
-        run(add_up(), sum_job(first, partitions, part, dbiases), memory)
         release(slot)
         return _link.OK
 

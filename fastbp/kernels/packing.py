@@ -22,7 +22,6 @@ class Pack(NamedTuple):
     """The job of packing a matrix of any strides. A task is a group of panels, ROWS of its rows."""
 
     tasks: int
-    threads: int
     rows: int
     cols: int
     source: int
@@ -65,9 +64,8 @@ def copy_bias(tiles, biases, target):
 @kernel
 def pack_job(tiles, source, panels):
     """Pack the Matrix `source` in panels at the address `panels`."""
-    threads = blocking.threads(source.rows * source.cols * blocking.ELEMENT_WORK)
     tasks = blocking.blocks(source.cols, group(tiles)) * blocking.blocks(source.rows, ROWS)
-    return Pack(tasks, threads, source.rows, source.cols, source.data, source.row_step, source.col_step, panels)
+    return Pack(tasks, source.rows, source.cols, source.data, source.row_step, source.col_step, panels)
 
 
 @kernel

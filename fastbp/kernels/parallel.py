@@ -1,73 +1,132 @@
-"""Who computes what: the tasks of a job are numbered, and whoever is free takes the next number.
+"""Who computes what: the tasks of a pass stand in a queue, and whoever is free takes the next one.
 
-What a task computes depends on its number alone, so the result has the same bits on any number of threads.
+What a task computes depends on its number alone, so the result has the same bits on any number of threads. To call threads
+takes some 10 us, so a pass puts all of its jobs in one queue, with barriers where one needs the result of another.
 """
+import sys
+from typing import NamedTuple
+
 from numba import prange, types
 
 from .. import _link
 from .._jit import kernel
-from .workspace import fetch_add, write
+from .workspace import fetch_add, load, read, write
 
+JOBS = 9                        # in a queue, at most
 JOB_BYTES = 256                 # room for the words of a job
-REGION_BYTES = 64 + 2 * JOB_BYTES           # a counter in a cache line of its own, and two jobs
+
+# The memory of a queue: two counters in cache lines of their own, a Queue, an Entry for each job, and the jobs.
+_TAKEN, _DONE, _QUEUE, _ENTRIES, _ENTRY_BYTES, _JOBS = 0, 64, 128, 192, 32, 192 + 32 * JOBS
+REGION_BYTES = _JOBS + JOBS * JOB_BYTES
 
 TASK = types.intp(types.intp, types.intp, types.intp)      # a unit of work: (address of the job, worker, task) -> status
 
+_give_way = types.ExternalFunction("SwitchToThread" if sys.platform == "win32" else "sched_yield", types.int32())
+
+
+class Queue(NamedTuple):
+    """How many jobs and tasks are in it, and after how many of the tasks the next job begins."""
+
+    jobs: int
+    tasks: int
+    after: int
+
+
+class Entry(NamedTuple):
+    """The address of a job's unit, the number of its first task, and after how many of the queue's tasks it begins."""
+
+    work: int
+    first: int
+    after: int
+
 
 def _build():
-    def spread(first, first_tasks, second, second_tasks, memory, threads):
+    def spread(memory, threads):
         for worker in prange(threads):
-            task = fetch_add(memory, 1)
-            while task < first_tasks + second_tasks:
-                do_task(first, first_tasks, second, memory, worker, task)
-                task = fetch_add(memory, 1)
+            work_off(memory, worker)
         return _link.OK
     return spread
 
 
-_spread = _link.Unit("spread", None, types.intp(*[types.intp] * 6), _build, parallel=True).address
+_spread = _link.Unit("spread", None, types.intp(types.intp, types.intp), _build, parallel=True).address
 
 
 @kernel
-def do_task(first, first_tasks, second, memory, worker, task):
-    if task < first_tasks:
-        _link.call(first, (memory + 64, worker, task))
-    else:
-        _link.call(second, (memory + 64 + JOB_BYTES, worker, task - first_tasks))
+def begin(memory):
+    """An empty queue in memory of REGION_BYTES."""
+    write(memory + _QUEUE, Queue(0, 0, 0))
 
 
 @kernel
-def run(work, job, memory):
-    """Call the unit at the address `work` for each task 0 … job.tasks - 1.
+def add(memory, work, job):
+    """Queue a job: a named tuple of integers, with the field `tasks`, for the unit at the address `work`.
 
-    `job` is a named tuple of integers with the fields `tasks` and `threads`; `memory` are REGION_BYTES. `worker` is a
-    number below job.threads; no two tasks run at once under one number.
+    The unit is called for each task 0 … job.tasks - 1.
     """
-    write(memory + 64, job)
-    share(work, job.tasks, 0, 0, memory, job.threads)
+    queue = read(memory + _QUEUE, Queue)
+    write(memory + _JOBS + queue.jobs * JOB_BYTES, job)
+    write(memory + _ENTRIES + queue.jobs * _ENTRY_BYTES, Entry(work, queue.tasks, queue.after))
+    write(memory + _QUEUE, Queue(queue.jobs + 1, queue.tasks + job.tasks, queue.after))
 
 
 @kernel
-def run_both(first, first_job, second, second_job, memory):
-    """`run` for two jobs that do not depend on each other, without waiting in between."""
-    write(memory + 64, first_job)
-    write(memory + 64 + JOB_BYTES, second_job)
-    share(first, first_job.tasks, second, second_job.tasks, memory, first_job.threads)
+def barrier(memory):
+    """What is queued from here on begins when all before it is done."""
+    queue = read(memory + _QUEUE, Queue)
+    write(memory + _QUEUE, Queue(queue.jobs, queue.tasks, queue.tasks))
+
+
+@kernel
+def run_queue(memory, threads):
+    """Return when all is done, and the queue is empty.
+
+    Tasks are told a `worker`, a number below `threads` that no two have at once.
+    """
+    write(memory + _TAKEN, (0,))
+    write(memory + _DONE, (0,))
+    if threads > 1 and read(memory + _QUEUE, Queue).tasks > 1:
+        _link.call(_spread(), (memory, threads))
+    else:
+        work_off(memory, 0)
+    begin(memory)
+
+
+@kernel
+def work_off(memory, worker):
+    queue = read(memory + _QUEUE, Queue)
+    task = fetch_add(memory + _TAKEN, 1)
+    while task < queue.tasks:
+        do_task(memory, queue.jobs - 1, worker, task)
+        fetch_add(memory + _DONE, 1)
+        task = fetch_add(memory + _TAKEN, 1)
+
+
+@kernel
+def do_task(memory, job, worker, task):
+    """Find the job that a task belongs to, from the last one on, wait for what it comes after, and do it.
+
+    Whoever is waited for is at work on a task of its own, and waits for none that was taken later: so there is no deadlock.
+    """
+    entry = read(memory + _ENTRIES + job * _ENTRY_BYTES, Entry)
+    while task < entry.first:
+        job -= 1
+        entry = read(memory + _ENTRIES + job * _ENTRY_BYTES, Entry)
+    while load(memory + _DONE) < entry.after:
+        _give_way()
+    _link.call(entry.work, (memory + _JOBS + job * JOB_BYTES, worker, task - entry.first))
+
+
+@kernel
+def run(work, job, memory, threads):
+    """`run_queue` of one job."""
+    begin(memory)
+    add(memory, work, job)
+    run_queue(memory, threads)
 
 
 @kernel
 def run_here(work, job, memory):
-    """`run` on this thread alone, inside another job's task; `memory` are JOB_BYTES."""
+    """The tasks of a job on this thread alone, inside another job's task; `memory` are JOB_BYTES."""
     write(memory, job)
     for task in range(job.tasks):
         _link.call(work, (memory, 0, task))
-
-
-@kernel
-def share(first, first_tasks, second, second_tasks, memory, threads):
-    if threads > 1 and first_tasks + second_tasks > 1:
-        write(memory, (0,))
-        _link.call(_spread(), (first, first_tasks, second, second_tasks, memory, threads))
-    else:
-        for task in range(first_tasks + second_tasks):
-            do_task(first, first_tasks, second, memory, 0, task)

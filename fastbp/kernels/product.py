@@ -29,7 +29,6 @@ class Product(NamedTuple):
     """The job of C (+)= A B, C of rows x cols, with bias and ReLU on the way out. A task is a block of C."""
 
     tasks: int
-    threads: int
     rows: int
     cols: int
     depth: int
@@ -65,11 +64,11 @@ def scratch_bytes(tiles):
 def product_job(tiles, a, b, c, accumulate, bias, relu, scratch, threads):
     """The Product of Matrix a, Right b and Matrix c, whose rows are contiguous."""
     cut = blocking.cut(tiles.wide, a, c.cols, b.row_step == 0)
-    row_block, col_block = blocking.grid(tiles.wide, c.rows, c.cols, threads)
+    row_block, col_block = blocking.grid(tiles.wide, c.rows, c.cols, threads, a.col_step != tile.itemsize(tiles.wide))
     if b.row_step != 0:
         col_block = blocking.round_up(col_block, tile.width(tiles.flat))
     tasks = blocking.blocks(c.rows, row_block) * blocking.blocks(c.cols, col_block)
-    return Product(tasks, threads, c.rows, c.cols, a.cols, a.data, a.row_step, a.col_step,
+    return Product(tasks, c.rows, c.cols, a.cols, a.data, a.row_step, a.col_step,
                    b.data, b.col_step, b.row_step, b.edge, c.data, c.row_step, accumulate, bias, relu,
                    row_block, col_block, cut.depth, cut.strip, scratch, 0, 0, 0)
 

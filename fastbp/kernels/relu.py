@@ -15,7 +15,6 @@ class Relu(NamedTuple):
     """The job of out = dvalues where z lets the gradient pass, else 0, `count` contiguous elements each."""
 
     tasks: int
-    threads: int
     count: int
     dvalues: int
     z: int
@@ -50,7 +49,7 @@ def _build(dtype):
         if memory == 0:
             return _link.NO_MEMORY
         threads = blocking.threads(count * blocking.ELEMENT_WORK)
-        run(chunk(), Relu(blocking.blocks(count, CHUNK), threads, count, dvalues, z, out), memory)
+        run(chunk(), Relu(blocking.blocks(count, CHUNK), count, dvalues, z, out), memory, threads)
         release(slot)
         return _link.OK
 

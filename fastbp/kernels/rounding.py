@@ -22,7 +22,6 @@ class Round(NamedTuple):
     """The job. A task is ROWS rows of the target."""
 
     tasks: int
-    threads: int
     rows: int
     cols: int
     source: int
@@ -37,16 +36,14 @@ class Round(NamedTuple):
 @kernel
 def along_rows(source, target):
     """The Round of a Matrix whose rows are contiguous into one of half as many columns, or more."""
-    threads = blocking.threads(source.rows * source.cols * blocking.ELEMENT_WORK)
-    return Round(blocking.blocks(target.rows, ROWS), threads, source.rows, source.cols, source.data, source.row_step,
+    return Round(blocking.blocks(target.rows, ROWS), source.rows, source.cols, source.data, source.row_step,
                  target.data, target.row_step, target.rows, target.cols, 0)
 
 
 @kernel
 def across_rows(source, target):
     """The Round of a Matrix whose rows are contiguous into one of half as many rows, or more."""
-    threads = blocking.threads(source.rows * source.cols * blocking.ELEMENT_WORK)
-    return Round(blocking.blocks(target.rows, ROWS), threads, source.rows, source.cols, source.data, source.row_step,
+    return Round(blocking.blocks(target.rows, ROWS), source.rows, source.cols, source.data, source.row_step,
                  target.data, target.row_step, target.rows, target.cols, 1)
 
 

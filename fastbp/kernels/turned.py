@@ -15,7 +15,7 @@ from .._jit import inlined, kernel
 from . import blocking, columns, gemm, inner, tile
 from .columns import sum_job
 from .matrix import BACKWARD_THREADS, Matrix, from_row, whole_rows
-from .parallel import JOB_BYTES, REGION_BYTES, TASK, run, run_here
+from .parallel import JOB_BYTES, REGION_BYTES, TASK, add, barrier, begin, run_here, run_queue
 from .product import Right, product_job, scratch_bytes
 from .workspace import ALIGNMENT, acquire, read, release
 
@@ -26,7 +26,6 @@ class Turned(NamedTuple):
     """The job: sizes, addresses and strides in bytes. A task is a partition of the batch."""
 
     tasks: int
-    threads: int
     rows: int
     inputs: int
     neurons: int
@@ -180,12 +179,15 @@ def _build_backward(dtype):
         if memory == 0:
             return _link.NO_MEMORY
         parts = memory + REGION_BYTES
-        run(work(), Turned(tasks, threads, x.rows, inputs, neurons, rows_each, x.data, x.row_step,
-                           weights.data, weights.row_step, z.data, z.row_step, dvalues.data, dvalues.row_step,
-                           dinputs.data, dinputs.row_step, parts, part, parts + tasks * part), memory)
+        begin(memory)
+        add(memory, work(), Turned(tasks, x.rows, inputs, neurons, rows_each, x.data, x.row_step,
+                                   weights.data, weights.row_step, z.data, z.row_step, dvalues.data, dvalues.row_step,
+                                   dinputs.data, dinputs.row_step, parts, part, parts + tasks * part))
+        barrier(memory)
         sums = Matrix(parts, inputs + 1, neurons, neurons * size, size)
-        run(add_up(), sum_job(corner(sums, inputs, neurons), tasks, part, dweights), memory)
-        run(add_up(), sum_job(from_row(sums, inputs, 1), tasks, part, dbiases), memory)
+        add(memory, add_up(), sum_job(corner(sums, inputs, neurons), tasks, part, dweights))
+        add(memory, add_up(), sum_job(from_row(sums, inputs, 1), tasks, part, dbiases))
+        run_queue(memory, threads)
         release(slot)
         return _link.OK
 

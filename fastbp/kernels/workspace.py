@@ -36,6 +36,14 @@ def fetch_add(typing_context, address, value):
 
 
 @intrinsic
+def load(typing_context, address):
+    """The word at `address`, and whatever was written before it: for a counter that others add to."""
+    def generate(c, b, sig, args):
+        return b.load_atomic(b.inttoptr(args[0], ir.IntType(64).as_pointer()), "acquire", 8)
+    return types.intp(types.intp), generate
+
+
+@intrinsic
 def write(typing_context, address, record):
     """Put a named tuple of integers into memory."""
     def generate(c, b, sig, args):
