@@ -29,6 +29,7 @@ STRIP = 24                      # rows of one, or a multiple: whole tiles of any
 COPIED_STRIP = 48               # the least where A is copied, so that a row of its source is read in one stretch,
 AHEAD = 8                       # and which row, after the one being read, to ask for
 SHALLOW_DEPTH = 32              # up to this depth C of a strip stays in L1, as writing C takes longer than reading B
+LONG_ROW = 1536                 # bytes of a row of C from which on, at the depth of few neurons, tiles go along rows
 BLOCK_PART = 16                 # of L3 for a block of B, that all strips of a task go over
 UNROLL = 4                      # steps of the innermost loop: fewer leave 3 % of peak to counting, more gain nothing
 ROWS = 384                      # of a task
@@ -191,6 +192,8 @@ def cut(shape, a, cols, packed):
     depth = even_block(a.cols, DEPTH, max(UNROLL, tile.step(shape)))
     if not packed:
         return Cut(min(depth, max(FLAT_DEPTH, _state.word(_state.L1) // 2 // row_bytes)), STRIP)
+    if a.cols <= FEW_NEURONS and row_bytes >= LONG_ROW:
+        return Cut(depth, tile.height(shape))
     if a.cols <= SHALLOW_DEPTH:
         return Cut(depth, max(1, _state.word(_state.L1) // row_bytes // tile.height(shape)) * tile.height(shape))
     unit = max(STRIP, tile.height(shape))
