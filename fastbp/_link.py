@@ -32,7 +32,8 @@ _queue = None                   # the units that are yet to be bound, while one 
 class Unit:
     """A function to compile: `build()` returns the Python function. `address()` is its address, in compiled code.
 
-    Of a rare one it is 0 until that is bound, which the status `unbound()` asks for, as does `call_rare(arguments)`.
+    Of a rare one it is 0 until that is bound, which the status `unbound()` asks for, as does `call_rare(arguments)`. It is a
+    constant: another thread may bind the unit between two looks at its address.
     `complete()` is the address after all rare units of the type have been bound, for code that cannot come back to Python.
     """
 

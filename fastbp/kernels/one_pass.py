@@ -132,9 +132,9 @@ def _build_block_pass(dtype):
             add(memory, pack(), packing.pack_job(tiles, transposed(weights), panels))
             barrier(memory)
         add(memory, work(), Pass(partitions, dvalues.rows, inputs, neurons, rows_each, dvalues.data, dvalues.row_step,
-                                  z.data, z.row_step, x.data, x.row_step, x.col_step, int(in_place),
-                                  weights.data if in_place else panels, weights.row_step, dinputs.data, dinputs.row_step,
-                                  parts, part, parts + partitions * part, dz_row))
+                                 z.data, z.row_step, x.data, x.row_step, x.col_step, int(in_place),
+                                 weights.data if in_place else panels, weights.row_step, dinputs.data, dinputs.row_step,
+                                 parts, part, parts + partitions * part, dz_row))
         barrier(memory)
         few_neurons = blocking.few_neurons(tiles.wide, x, neurons)
         first = Matrix(parts, inputs, neurons, neurons * size, size)

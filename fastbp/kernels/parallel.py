@@ -12,7 +12,7 @@ from .. import _link
 from .._jit import kernel
 from .workspace import fetch_add, load, read, write
 
-JOBS = 9                        # in a queue, at most
+JOBS = 9                        # in a queue, at most: as many as bfloat16.py needs
 JOB_BYTES = 256                 # room for the words of a job
 
 # The memory of a queue: two counters in cache lines of their own, a Queue, an Entry for each job, and the jobs.
