@@ -12,7 +12,8 @@ from .functional import (
     warmup,
 )
 from .layers import Dense, DenseReLU, ReLU
+from .profiler import profile
 
 __version__ = "0.1.0"
 __all__ = ["Dense", "DenseReLU", "ReLU", "dense_backward", "dense_forward", "dense_relu_backward", "dense_relu_forward",
-           "get_num_threads", "relu_backward", "relu_forward", "set_num_threads", "show_config", "warmup"]
+           "get_num_threads", "profile", "relu_backward", "relu_forward", "set_num_threads", "show_config", "warmup"]

@@ -14,7 +14,6 @@ import re
 import secrets
 import shutil
 import sys
-import tempfile
 import time
 import warnings
 from contextlib import suppress
@@ -29,7 +28,7 @@ from numba.core import bytecode, caching, compiler, config
 from numba.core.runtime import rtsys
 from numba.core.serialize import dumps
 
-from . import _cpu
+from . import _cpu, _files
 
 _KEY = re.compile("[0-9a-f]{32}")
 _DIGEST_BYTES = 32
@@ -56,6 +55,18 @@ def folder() -> Path | None:
 def problem() -> str | None:
     """Why folder() is None."""
     return _open()[1]
+
+
+def keep(name: str, content: bytes) -> None:
+    """Write a file beside the compiled code, if there is a folder."""
+    if folder() is not None:
+        _write(folder() / name, content)
+
+
+def kept(name: str) -> bytes | None:
+    """What was kept under that name; None if it is not there, or not whole."""
+    content = None if folder() is None else _read(folder() / name)
+    return None if content is None else bytes(content)
 
 
 class _DiskCache(caching.NullCache):
@@ -100,19 +111,8 @@ def _read(path):
 
 def _write(path, payload):
     """Write the file, or nothing if that is not possible."""
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent)
-        try:
-            with open(handle, "wb") as file:
-                file.write(_digest(path, payload))
-                file.write(payload)
-            os.replace(temporary, path)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(temporary)
-            raise
-    except OSError:
-        pass
+    with suppress(OSError):
+        _files.write(path, _digest(path, payload), payload)
 
 
 def _digest(path, payload):

@@ -21,10 +21,10 @@ from . import _ahead, _cache, _jit, _state, _threads
 OK, NO_MEMORY, REFUSED, UNBOUND = range(4)
 
 # The words of the units. Functions in users' caches rely on them: when they or a unit's signature change, change ABI.
-ABI = 6
+ABI = 7
 _KINDS = ("forward", "backward", "pack", "product", "wide", "narrow", "flat", "inner", "mask", "sum", "one_pass", "block_pass",
           "relu", "relu_chunk", "round", "turned_rows", "turned", "plain_forward", "plain_backward", "few_forward")
-_NAMES = ("spread", *(f"{kind}-{dtype}" for kind in _KINDS for dtype in ("float32", "float64", "bfloat16")))
+_NAMES = ("spread", "clock", "record", *(f"{kind}-{dtype}" for kind in _KINDS for dtype in ("float32", "float64", "bfloat16")))
 _units = {}
 _queue = None                   # the units that are yet to be bound, while one is
 
@@ -120,6 +120,11 @@ def bind_rare(dtype):
     for unit in list(_units.values()):
         if unit.rare and unit.dtype == dtype:
             unit.bind()
+
+
+def bound():
+    """{address: unit} of those that are bound."""
+    return {_state.words[unit._word]: unit for unit in _units.values() if _state.words[unit._word]}
 
 
 def bind_needed(status):

@@ -14,6 +14,7 @@ from numba.extending import intrinsic
 
 THREADS = 0                     # how many threads a step may use; 1 until a safe threading layer runs
 L1, L2, L3 = 1, 2, 3            # bytes of data cache: a core's own, a core's own, shared
+PROFILE = 4                     # the address of the active profile's log (kernels/record.py); 0: there is none
 SLOTS = 8                       # where kernels/workspace.py keeps its table
 SLOT_COUNT, SLOT_WORDS = 64, 3
 FUNCTIONS = SLOTS + SLOT_COUNT * SLOT_WORDS             # _link.py: addresses of compiled units

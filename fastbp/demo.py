@@ -271,8 +271,8 @@ def check_plot(path: Path) -> None:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `python -m fastbp demo`."""
-    parser.add_argument("--epochs", type=_positive, default=EPOCHS, help=f"passes over the images; default: {EPOCHS}")
-    parser.add_argument("--batch", type=_positive, default=BATCH, help=f"images a training step; default: {BATCH}")
+    parser.add_argument("--epochs", type=positive, default=EPOCHS, help=f"passes over the images; default: {EPOCHS}")
+    parser.add_argument("--batch", type=positive, default=BATCH, help=f"images a training step; default: {BATCH}")
     parser.add_argument("--seed", type=_natural, default=SEED, help=f"of weights and batches; default: {SEED}")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the loss and accuracy curves")
 
@@ -284,11 +284,12 @@ def _natural(text, least=0):
     return number
 
 
-def _positive(text):
+def positive(text: str) -> int:
+    """The type of an option that is a whole number from 1."""
     return _natural(text, least=1)
 
 
-_natural.__name__ = _positive.__name__ = "whole number"      # argparse: "invalid whole number value: 'x'"
+_natural.__name__ = positive.__name__ = "whole number"      # argparse: "invalid whole number value: 'x'"
 
 
 def run(options: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ from numba import types
 
 from .. import _link
 from .._jit import kernel
-from . import blocking, columns, gemm, packing, tile
+from . import blocking, columns, gemm, packing, record, tile
 from .columns import mask_job
 from .dense import backward_fits, forward_fits
 from .matrix import BACKWARD, FORWARD, Matrix, from_row, transposed
@@ -17,6 +17,7 @@ from .rounding import across_rows, along_rows, round_rows
 from .workspace import ALIGNMENT, acquire, release
 
 SIZE = 4                        # bytes of a float32, and of a pair
+BITS = 16                       # of a factor
 
 
 @kernel
@@ -90,7 +91,7 @@ def _build_forward(dtype):
         release(slot)
         return _link.OK
 
-    return forward
+    return record.forward(forward, BITS)
 
 
 forward = _link.units("forward", FORWARD, _build_forward, [tile.BFLOAT16])
@@ -120,7 +121,7 @@ def _build_backward(dtype):
         release(slot)
         return _link.OK
 
-    return backward
+    return record.backward(backward, BITS)
 
 
 @kernel

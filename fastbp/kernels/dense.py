@@ -10,7 +10,7 @@ and dweights outgrow L2, each result is a job of its own.
 """
 from .. import _link, _state
 from .._jit import kernel
-from . import blocking, columns, few, gemm, inner, one_pass, packing, plain, tile, turned
+from . import blocking, columns, few, gemm, inner, one_pass, packing, plain, record, tile, turned
 from .matrix import BACKWARD, FORWARD, Matrix, any_overlap, from_row, overlap, transposed
 from .one_pass import dz_row_bytes
 from .parallel import REGION_BYTES, add, barrier, begin, run_queue
@@ -98,7 +98,7 @@ def _build_forward(dtype):
         release(slot)
         return _link.OK
 
-    return forward
+    return record.forward(forward, dtype.bitwidth)
 
 
 forward = _link.units("forward", FORWARD, _build_forward)
@@ -140,7 +140,7 @@ def _build_backward(dtype):
             return block_pass((dvalues, z, x, weights, dinputs, dweights, dbiases, threads))
         return by_results(dvalues, z, x, weights, dinputs, dweights, dbiases, threads)
 
-    return backward
+    return record.backward(backward, dtype.bitwidth)
 
 
 def _by_results(dtype):

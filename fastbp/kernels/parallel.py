@@ -10,6 +10,7 @@ from numba import prange, types
 
 from .. import _link
 from .._jit import kernel
+from . import record
 from .workspace import fetch_add, load, read, write
 
 JOBS = 9                        # in a queue, at most: as many as bfloat16.py needs
@@ -82,12 +83,14 @@ def run_queue(memory, threads):
 
     Tasks are told a `worker`, a number below `threads` that no two have at once.
     """
+    begun = record.begin()
     write(memory + _TAKEN, (0,))
     write(memory + _DONE, (0,))
     if threads > 1 and read(memory + _QUEUE, Queue).tasks > 1:
         _link.call(_spread(), (memory, threads))
     else:
         work_off(memory, 0)
+    record.finish(begun, record.QUEUE, memory, threads, memory + _JOBS)
     begin(memory)
 
 
@@ -113,7 +116,9 @@ def do_task(memory, job, worker, task):
         entry = read(memory + _ENTRIES + job * _ENTRY_BYTES, Entry)
     while load(memory + _DONE) < entry.after:
         _give_way()
-    _link.call(entry.work, (memory + _JOBS + job * JOB_BYTES, worker, task - entry.first))
+    begun, words = record.begin(), memory + _JOBS + job * JOB_BYTES
+    _link.call(entry.work, (words, worker, task - entry.first))
+    record.finish(begun, entry.work, memory, task - entry.first, words)
 
 
 @kernel
@@ -127,6 +132,8 @@ def run(work, job, memory, threads):
 @kernel
 def run_here(work, job, memory):
     """The tasks of a job on this thread alone, inside another job's task; `memory` are JOB_BYTES."""
+    begun = record.begin()
     write(memory, job)
     for task in range(job.tasks):
         _link.call(work, (memory, 0, task))
+    record.finish(begun, work, 0, 0, memory)

@@ -4,7 +4,7 @@ from typing import NamedTuple
 from numba import types
 
 from .. import _link
-from . import blocking, tile
+from . import blocking, record, tile
 from .parallel import REGION_BYTES, TASK, run
 from .workspace import acquire, read, release
 
@@ -41,16 +41,18 @@ relu_chunk = _link.units("relu_chunk", TASK, _build_chunk)
 
 
 def _build(dtype):
-    chunk = relu_chunk[dtype].address
+    chunk, bits = relu_chunk[dtype].address, dtype.bitwidth
 
     def relu(dvalues, z, out, count):
         """Three addresses; `out` may be one of the others, but not overlap them otherwise."""
+        begun = record.begin()
         memory, slot = acquire(REGION_BYTES)
         if memory == 0:
             return _link.NO_MEMORY
         threads = blocking.threads(count * blocking.ELEMENT_WORK)
         run(chunk(), Relu(blocking.blocks(count, CHUNK), count, dvalues, z, out), memory, threads)
         release(slot)
+        record.finish_pass(begun, record.RELU, record.Call(count, 1, 1, bits, 1, 0, 0, 0))
         return _link.OK
 
     return relu

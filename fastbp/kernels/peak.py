@@ -1,0 +1,41 @@
+"""The innermost loop of a product alone, on data in L1: as many multiply-adds a second as a core can do."""
+from functools import cache
+
+from numba import types
+
+from .. import _jit
+from . import blocking, tile
+from .panels import add_products
+
+DEPTH = 64                      # of A and B: with the widest tiles they take 18 KiB
+
+
+def flops(dtype):
+    """Floating-point operations of a repeat."""
+    shape = blocking.tiles(dtype).wide
+    return 2 * DEPTH * shape.rows * shape.vecs * shape.lanes * (2 if dtype is tile.BFLOAT16 else 1)
+
+
+def room(dtype):
+    """Bytes that `peak` reads, and writes."""
+    shape = blocking.tiles(dtype).wide
+    return (DEPTH * (shape.rows + shape.vecs * shape.lanes) + shape.rows * shape.vecs * shape.lanes) * dtype.bitwidth // 8
+
+
+@cache
+def peak(dtype):
+    """peak(memory, repeats) for a Numba float type or BFLOAT16; memory are zeros."""
+    shape = blocking.tiles(dtype).wide
+
+    def repeat(memory, repeats):
+        size, height, width = tile.itemsize(shape), tile.height(shape), tile.width(shape)
+        a, b = memory.ctypes.data, memory.ctypes.data + DEPTH * height * size
+        rows = tile.in_registers(tile.multiples(shape, size))
+        acc = tile.zeros(shape)
+        for _ in range(repeats):
+            acc = add_products(acc, DEPTH, a, rows, height * size, b, width * size)
+        tile.store(acc, b + DEPTH * width * size, width * size, height, width)
+        return 0
+
+    memory = types.Array(types.uint8, 1, "C")
+    return _jit.entry(repeat, types.intp(memory, types.intp), f"python_peak-{dtype}")

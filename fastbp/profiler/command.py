@@ -1,0 +1,115 @@
+"""python -m fastbp profile: where a step of a network on a large batch spends its time."""
+import argparse
+import json
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+
+from .. import _files, _operands
+from ..demo import check_plot, positive
+
+NEEDED = "matplotlib", "psutil", "rich", "threadpoolctl"
+FREE_PART = 0.9                 # of the free memory that a step may take
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `python -m fastbp profile`."""
+    parser.add_argument("--layers", type=_sizes, required=True, metavar="784,512,128,10",
+                        help="sizes, the number of inputs first; hidden layers have a ReLU")
+    parser.add_argument("--batch", type=positive, required=True, help="rows")
+    parser.add_argument("--dtype", choices=["float32", "float64"], default="float32")
+    parser.add_argument("--precision", choices=["float32", "float64", _operands.BFLOAT16],
+                        help="of the multiplications; default: the dtype")
+    parser.add_argument("--threads", type=positive, help="default: all cores that this process may use")
+    parser.add_argument("--repeat", type=positive, default=5, help="steps of each, of which the median counts; default: 5")
+    parser.add_argument("--torch", action="store_true", help="the same step by PyTorch as well, beside NumPy's")
+    parser.add_argument("--json", type=Path, metavar="FILE.json", help="all numbers")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="a roofline, and the time of the layers")
+    parser.add_argument("--html", type=Path, metavar="FILE.html", help="pictures and tables in one page")
+    parser.add_argument("--trace", type=Path, metavar="FILE.json", help="for ui.perfetto.dev and chrome://tracing")
+    parser.add_argument("--memmap", type=Path, metavar="DIR",
+                        help="a batch on disk, from and to files in this folder; inputs.npy and dvalues.npy are used if there")
+    parser.add_argument("--keep", action="store_true",
+                        help="with --memmap: keep the files, among them output.npy and dinputs.npy")
+    parser.add_argument("--remeasure", action="store_true", help="this machine's peak and bandwidth, which are kept otherwise")
+
+
+def _sizes(text):
+    sizes = [positive(part) for part in text.split(",")]
+    if len(sizes) < 2:
+        raise argparse.ArgumentTypeError(f"expected at least two sizes, got {text!r}")
+    return sizes
+
+
+def run(options: argparse.Namespace) -> int:
+    """Profile, print tables and write files. Wrong options are an ArgumentError before that; returns 1 where it fails."""
+    _check(options)
+    from . import measure, tables
+
+    plan = measure.Plan(options.layers, options.batch, options.dtype, options.precision, options.threads, options.repeat,
+                        options.torch, options.remeasure)
+    try:
+        if options.memmap:
+            from . import stream
+            found, recorded = stream.stream(plan, options.memmap, options.keep)
+        else:
+            _check_memory(plan)
+            found, recorded = measure.measure(plan)
+        print(f"{'-'.join(map(str, plan.sizes))}, {plan.batch:,} rows, {found.dtype}, multiplied in {found.precision}, "
+              f"threads: {plan.threads}\n{found.machine}")
+        for text in tables.sections(found).values():
+            print(f"\n{text}")
+        _write(options, found, recorded)
+    except (OSError, MemoryError, RuntimeError, ValueError) as error:
+        print(f"{type(error).__name__}: {error}")
+        return 1
+    return 0
+
+
+def _check(options):
+    missing = [name for name in NEEDED if find_spec(name) is None]
+    if missing:
+        raise argparse.ArgumentError(None, f"needs {', '.join(missing)}; install it: pip install 'fastbp[profile]'")
+    if options.torch and find_spec("torch") is None:
+        raise argparse.ArgumentError(None, "argument --torch: PyTorch is not installed")
+    if options.keep and not options.memmap:
+        raise argparse.ArgumentError(None, "argument --keep: needs --memmap")
+    try:
+        _operands.multiplied(np.dtype(options.dtype), options.precision)
+    except ValueError as error:
+        raise argparse.ArgumentError(None, f"argument --precision: {error}") from None
+    if options.plot:
+        check_plot(options.plot)
+    for name in ("json", "html", "trace"):
+        path = getattr(options, name)
+        if path and (path.is_dir() or not path.absolute().parent.is_dir()):
+            raise argparse.ArgumentError(None, f"argument --{name}: expected a file in a folder that exists, got '{path}'")
+    if options.memmap and not options.memmap.is_dir():
+        raise argparse.ArgumentError(None, f"argument --memmap: there is no folder '{options.memmap}'")
+
+
+def _check_memory(plan):
+    """Before the system kills the process for it."""
+    import psutil
+
+    free = psutil.virtual_memory().available
+    if plan.memory_bytes() > FREE_PART * free:
+        raise MemoryError(f"a step on {plan.batch:,} rows takes some {plan.memory_bytes() / 2**30:,.1f} GiB and "
+                          f"{free / 2**30:,.1f} are free: give --memmap DIR, or a smaller --batch")
+
+
+def _write(options, report, recorded):
+    from . import page, pictures
+    from .report import plain
+
+    if options.json:
+        _files.write(options.json, json.dumps(plain(report), indent=1).encode())
+    if options.plot:
+        _files.write(options.plot, pictures.picture(report, options.plot.suffix[1:].lower()))
+    if options.html:
+        _files.write(options.html, page.page(report).encode())
+    if options.trace:
+        recorded.export_chrome_trace(options.trace)
+    for path in filter(None, (options.json, options.plot, options.html, options.trace)):
+        print(f"Written: {path}")

@@ -1,0 +1,72 @@
+"""The memory that compiled code records events in (kernels/record.py), and which profile is active."""
+import sys
+import threading
+import time
+
+import numpy as np
+
+from .. import _state
+from ..kernels.record import EVENT_BYTES, LOG_BYTES, WORDS, Event, bind
+
+EVENT = np.dtype([*((name, np.int64) for name in Event._fields), ("unused", np.int64, 2), ("end", np.int64),
+                  ("words", np.int64, WORDS)])
+assert EVENT.itemsize == EVENT_BYTES
+
+# A kernel that began while a profile was active records its end whenever that is, so the memory is never given back.
+_logs = []
+_lock = threading.Lock()
+
+
+class Log:
+    """Room for `capacity` events. The system gives the memory as it is used."""
+
+    def __init__(self, capacity: int):
+        self.capacity = capacity
+        self._memory = np.zeros(LOG_BYTES + capacity * EVENT_BYTES, np.uint8)
+        self._header, self._events = self._memory[:LOG_BYTES].view(np.int64), self._memory[LOG_BYTES:].view(EVENT)
+
+    def start(self) -> None:
+        """Empty it, and let compiled code record in it. Raises RuntimeError while another one is active."""
+        bind()
+        with _lock:
+            if _state.words[_state.PROFILE]:
+                raise RuntimeError("a profile is active already, expected one at a time in a process")
+            self._events[:min(self._header[0], self.capacity)] = np.zeros((), EVENT)
+            self._header[:2] = 0, self.capacity
+            self._since = now()
+            _state.words[_state.PROFILE] = self._memory.ctypes.data
+
+    def stop(self) -> tuple[np.ndarray, int]:
+        """The events that began and ended since the start, as an array of EVENT, and how many found no room."""
+        _state.words[_state.PROFILE] = 0
+        count = int(self._header[0])
+        events = self._events[:min(count, self.capacity)].copy()
+        return events[(events["end"] != 0) & (events["start"] >= self._since)], max(0, count - self.capacity)
+
+
+def log(capacity: int) -> Log:
+    """A log for so many events that no profile is using."""
+    with _lock:
+        for number, kept in enumerate(_logs):
+            if kept.capacity == capacity:
+                return _logs.pop(number)
+    return Log(capacity)
+
+
+def give_back(used: Log) -> None:
+    """Keep a log for the next profile."""
+    with _lock:
+        _logs.append(used)
+
+
+def now() -> int:
+    """The time of events."""
+    return time.monotonic_ns() if sys.platform != "win32" else round(time.perf_counter() / _TICK)
+
+
+_TICK = 1e-9 if sys.platform != "win32" else time.get_clock_info("perf_counter").resolution
+
+
+def seconds(ticks: int) -> float:
+    """A duration, or a time of an event."""
+    return ticks * _TICK

@@ -1,0 +1,100 @@
+"""The ceilings of this machine, measured: floating-point operations and bytes a second.
+
+They are measured by another process, so that this one's memory and threads stay as they are, and kept with the cache of
+compiled code. A machine whose clock changes may exceed them later, or fall short of them.
+"""
+import json
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+from numba import types
+
+import fastbp
+
+from .. import _cache, _cpu, _operands
+from ..kernels import blocking, peak, tile
+
+SECONDS = 0.03                  # of a turn
+TURNS = 15                      # the fastest counts
+LEAST_BYTES = 64 << 20          # of each of two arrays, and at least twice L3
+SQUARES = 512, 768, 1024
+
+_TYPES = {"float32": types.float32, "float64": types.float64, _operands.BFLOAT16: tile.BFLOAT16}
+_CODE = "import sys; sys.path[:] = {path!r}; from fastbp.profiler import machine; machine.report({dtype!r}, {threads!r})"
+
+
+class Ceilings(NamedTuple):
+    """flops: operations a second of a dtype, in registers; bandwidth: bytes a second to and from memory. Of all threads."""
+
+    flops: float
+    bandwidth: float
+
+
+def ceilings(dtype: str, threads: int, anew: bool = False) -> Ceilings:
+    """Those for products of factors of that dtype ("float32", "float64", "bfloat16") on so many threads.
+
+    anew: measure again, whatever is kept. Raises RuntimeError if they cannot be measured.
+    """
+    name = f"ceilings-{dtype}-{threads}"
+    kept = None if anew else _cache.kept(name)
+    if kept is None:
+        code = _CODE.format(path=sys.path, dtype=dtype, threads=threads)
+        answer = subprocess.run([sys.executable, "-c", code], stdin=subprocess.DEVNULL, capture_output=True)
+        if answer.returncode:
+            problem = answer.stderr.decode(errors="replace").strip().splitlines() or [f"status {answer.returncode}"]
+            raise RuntimeError(f"peak and bandwidth could not be measured: {problem[-1]}")
+        kept = answer.stdout
+        _cache.keep(name, kept)
+    return Ceilings(*json.loads(kept))
+
+
+def report(dtype: str, threads: int) -> None:
+    """Measure, and print Ceilings as JSON: what the other process does."""
+    fastbp.set_num_threads(threads)
+    kind = _TYPES[dtype]
+    print(json.dumps([_product_peak() if blocking.by_amx(kind) else _peak(kind, threads), _bandwidth(threads)]))
+
+
+def _peak(dtype, threads):
+    run = peak.peak(dtype)
+    memories = [np.zeros(peak.room(dtype), np.uint8) for _ in range(threads)]
+    start = time.perf_counter()
+    run(memories[0], 1000)
+    repeats = int(1000 * SECONDS / (time.perf_counter() - start))
+    return repeats * threads * peak.flops(dtype) / _fastest(lambda i: run(memories[i], repeats), threads)
+
+
+def _product_peak():
+    """Of tile registers: that of the fastest product of square matrices that stay in the caches."""
+    best = 0
+    for n in SQUARES:
+        x = np.ones((n, n), np.float32)
+        out = np.empty_like(x)
+        seconds = _fastest(lambda i, x=x, out=out: fastbp.dense_forward(x, x, out=out, precision=_operands.BFLOAT16), 1)
+        best = max(best, 2 * n ** 3 / seconds)
+    return best
+
+
+def _bandwidth(threads):
+    """The most of two: copying, and reading."""
+    count = max(LEAST_BYTES, 2 * _cpu.caches().l3) // 8
+    source, target = np.ones(count), np.ones(count)
+    parts = [slice(i * count // threads, (i + 1) * count // threads) for i in range(threads)]
+    copying = _fastest(lambda i: np.copyto(target[parts[i]], source[parts[i]]), threads)
+    reading = _fastest(lambda i: source[parts[i]].max(), threads)
+    return max(2 * source.nbytes / copying, source.nbytes / reading)
+
+
+def _fastest(work, threads):
+    """The least seconds in which all threads did work(0), work(1) … at once."""
+    with ThreadPoolExecutor(threads) as pool:
+        seconds = []
+        for _ in range(TURNS):
+            start = time.perf_counter()
+            list(pool.map(work, range(threads)))
+            seconds.append(time.perf_counter() - start)
+    return min(seconds)

@@ -1,0 +1,191 @@
+"""Runs the steps of a network turn by turn with those of others, and finds out what fastbp's consist of."""
+import contextlib
+import platform
+import statistics
+import time
+import tracemalloc
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from itertools import pairwise
+
+import numpy as np
+import psutil
+from tqdm import tqdm
+
+import fastbp
+
+from .. import _cpu, _operands, _state, _threads
+from . import Profile, networks, profile
+from .machine import ceilings
+from .passes import Pass, total
+from .report import LayerReport, Memory, PassReport, Report, Streamed
+from .work import Work
+
+WARM_UP = 3                     # steps
+QUIET = 0.12                    # seconds before a step: threads of OpenBLAS go on spinning for 0.1 after its last product
+
+
+class Plan:
+    """What to profile: layers of `sizes`, the number of inputs first, on a batch of rows."""
+
+    def __init__(self, sizes: Sequence[int], batch: int, dtype: str = "float32", precision: str | None = None,
+                 threads: int | None = None, repeat: int = 5, torch: bool = False, remeasure: bool = False):
+        self.sizes, self.batch, self.dtype, self.repeat, self.torch = list(sizes), batch, np.dtype(dtype), repeat, torch
+        self.precision = _operands.multiplied(self.dtype, precision)
+        self.threads, self.remeasure = threads or fastbp.get_num_threads(), remeasure
+
+    @property
+    def factors(self) -> str:
+        """The name of the dtype that products multiply."""
+        return str(self.precision)
+
+    @property
+    def names(self) -> list[str]:
+        """Of who takes a step, fastbp first."""
+        return ["fastbp", "numpy", *(["torch"] if self.torch else [])]
+
+    def row_bytes(self) -> int:
+        """Of a row of inputs, all outputs and their gradients."""
+        return 2 * sum(self.sizes) * self.dtype.itemsize
+
+    def memory_bytes(self) -> int:
+        """Of the arrays of all that take a step, with NumPy's intermediate results."""
+        return len(self.names) * (self.batch * self.row_bytes() * 3 // 2 + 3 * self.dtype.itemsize * sum(
+            n * m for n, m in pairwise(self.sizes)))
+
+    def layers(self) -> dict[str, list]:
+        """The layers of everyone that takes a step, with the same weights."""
+        precision = self.factors if self.factors == _operands.BFLOAT16 else None
+        ours = networks.fastbp_layers(self.sizes, self.dtype, precision)
+        found = {"fastbp": ours, "numpy": networks.numpy_layers(ours, self.threads)}
+        return found | ({"torch": networks.torch_layers(ours, self.threads)} if self.torch else {})
+
+
+def measure(plan: Plan) -> tuple[Report, Profile]:
+    """Profile steps on a batch in memory; returns fastbp's median step as well.
+
+    Raises MemoryError where there is not enough memory, RuntimeError where the machine's peak cannot be measured.
+    """
+    with _threads_of(plan):
+        rng = np.random.default_rng(networks.SEED)
+        x, dvalues = (rng.standard_normal((plan.batch, size), plan.dtype) for size in (plan.sizes[0], plan.sizes[-1]))
+        layers, memory = plan.layers(), {}
+        steps = len(layers) * (WARM_UP + plan.repeat)
+        with tqdm(total=steps, desc="Profiling", unit="step", disable=None, leave=False) as progress:
+            for name in layers:
+                memory[name] = _memory(name, layers[name], x, dvalues)
+                progress.update(WARM_UP)
+            rounds = [_round(layers, x, dvalues, progress) for _ in range(plan.repeat)]
+        chosen = median_round(rounds)
+        return report(plan, layers["fastbp"], rounds, chosen.passes, memory), chosen
+
+
+def _round(layers, x, dvalues, progress):
+    """A step of each: {name: seconds of each layer's two passes}, and the profile of fastbp's."""
+    times, found = {}, None
+    for name, those in layers.items():
+        time.sleep(QUIET)
+        with profile() if name == "fastbp" else contextlib.nullcontext() as recorded:
+            times[name] = step(those, x, dvalues)
+        found = recorded or found
+        progress.update()
+    return times, found
+
+
+def step(layers: Sequence, x: np.ndarray, dvalues: np.ndarray, meter: Callable | None = None) -> list[list[float]]:
+    """Forward, backward: what meter(function, argument) measures of each layer's two passes, which is seconds by default."""
+    meter, found, values = meter or seconds_of, [], x
+    for layer in layers:
+        values, number = meter(layer.forward, values)
+        found.append([number])
+    values = dvalues
+    for layer, numbers in zip(reversed(layers), reversed(found), strict=True):
+        values, number = meter(layer.backward, values)
+        numbers.append(number)
+    return found
+
+
+def seconds_of(function: Callable, argument):
+    """(its result, the seconds that it took)"""
+    start = time.perf_counter()
+    result = function(argument)
+    return result, time.perf_counter() - start
+
+
+def new_bytes_of(function: Callable, argument):
+    """(its result, the most bytes of memory that it had and that were not there before), while tracemalloc is at work."""
+    tracemalloc.reset_peak()
+    before, _ = tracemalloc.get_traced_memory()
+    result = function(argument)
+    return result, tracemalloc.get_traced_memory()[1] - before
+
+
+def median_round(rounds) -> Profile:
+    """Of fastbp's median step."""
+    return sorted(rounds, key=lambda turn: _sum(turn[0]["fastbp"]))[(len(rounds) - 1) // 2][1]
+
+
+def report(plan: Plan, layers: Sequence, rounds, found: Sequence[Pass], memory: dict[str, Memory],
+           streamed: Streamed | None = None) -> Report:
+    """Of rounds as _round returns them, medians; and fastbp's passes of one step in detail."""
+    seconds = {name: statistics.median(_sum(times[name]) for times, _ in rounds) for name in rounds[0][0]}
+    peers = {name: np.median([times[name] for times, _ in rounds], axis=0) for name in seconds if name != "fastbp"}
+    reports = []
+    for i, layer in enumerate(layers):
+        own = [p for p in found if p.call.weights == layer.weights.ctypes.data]
+        passes = [_pass_report(name, [p for p in own if p.name == name], {peer: float(t[i][j]) for peer, t in peers.items()})
+                  for j, name in enumerate(("forward", "backward"))]
+        reports.append(LayerReport(_name(layer), passes))
+    limits = _ceilings(plan, max(k.work.flops / k.seconds for p in found for k in p.kernels if k.seconds))
+    return Report(plan.sizes, plan.batch, plan.dtype.name, plan.factors, plan.threads, plan.repeat, machine(plan.names), limits,
+                  seconds, reports, memory, workspace(), streamed)
+
+
+def _ceilings(plan, fastest):
+    """Measured again if a kernel was faster than what is kept: then the machine was slow, or busy, when that was measured."""
+    kept = ceilings(plan.factors, plan.threads, plan.remeasure)
+    return kept if fastest <= kept.flops else ceilings(plan.factors, plan.threads, anew=True)
+
+
+def _sum(times):
+    return sum(map(sum, times))
+
+
+def _pass_report(name: str, passes: list[Pass], peers):
+    work = Work(sum(p.work.flops for p in passes), sum(p.work.bytes for p in passes))
+    return PassReport(name, sum(p.seconds for p in passes), work, total(k for p in passes for k in p.kernels), peers)
+
+
+def _name(layer):
+    return f"{layer.weights.shape[0]} → {layer.weights.shape[1]}" + (" ReLU" if isinstance(layer, fastbp.DenseReLU) else "")
+
+
+def _memory(name, layers, x, dvalues):
+    """Of the first steps. In the second one, a layer makes a second output, to take turns with the first."""
+    tracemalloc.start()
+    found = [step(layers, x, dvalues, new_bytes_of) for _ in range(WARM_UP)]
+    tracemalloc.stop()
+    counted = (found[0], found[-1]) if name != "torch" else (None, None)
+    return Memory(*counted, psutil.Process().memory_info().rss)
+
+
+def workspace() -> int:
+    """Bytes of the scratch memory of all passes so far, which later ones use again."""
+    slots = range(_state.SLOTS, _state.SLOTS + _state.SLOT_COUNT * _state.SLOT_WORDS, _state.SLOT_WORDS)
+    return sum(_state.words[slot + 2] for slot in slots)
+
+
+def machine(names: Sequence[str]) -> str:
+    """The CPU and versions, in one line."""
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in (*names, "numba"))
+    return f"{_cpu.model()} ({_cpu.instruction_set()}), Python {platform.python_version()}, {versions}"
+
+
+@contextlib.contextmanager
+def _threads_of(plan):
+    before = _threads.get_num_threads()
+    fastbp.set_num_threads(plan.threads)
+    try:
+        yield
+    finally:
+        fastbp.set_num_threads(before)

@@ -1,0 +1,77 @@
+"""What a kernel has to do at the least: floating-point operations, and bytes of the layer's arrays that it reads and writes.
+
+A multiply-add counts as two operations. Bytes are those of x, weights, biases, output and the gradients, each counted once
+by the kernel that reads or writes it; copies in scratch memory, which is to stay in the caches, are not counted. So the sums
+over a pass are what any implementation has to do (the operational intensity of Williams, Waterman and Patterson, Roofline,
+Communications of the ACM 52, 2009).
+"""
+from typing import NamedTuple
+
+from ..kernels.columns import Mask, Sum
+from ..kernels.product import Product
+from ..kernels.record import BACKWARD, FORWARD, Call
+
+_B, _C, _ACCUMULATE = map(Product._fields.index, ("b", "c", "accumulate"))
+_Z, _COUNT = Mask._fields.index("z"), Sum._fields.index("count")
+
+
+class Work(NamedTuple):
+    """Floating-point operations and bytes."""
+
+    flops: float
+    bytes: float
+
+
+def of_pass(kind: int, call: Call) -> Work:
+    """Of a whole pass: FORWARD, BACKWARD or RELU."""
+    size = itemsize(call)
+    x, weights, y = call.rows * call.inputs, call.inputs * call.neurons, call.rows * call.neurons
+    if kind == FORWARD:
+        return Work(2 * x * call.neurons, size * (x + weights + y))
+    if kind == BACKWARD:
+        products, written = (2, x) if call.dinputs else (1, 0)
+        return Work(2 * products * x * call.neurons + y, size * (x + products * weights + y * (1 + call.relu) + written))
+    return Work(0, 2 * size * y)
+
+
+def itemsize(call: Call) -> int:
+    """Bytes of an element of the arrays."""
+    return 8 if call.precision == 64 else 4
+
+
+def of_job(unit: str, words: list[int], kind: int, call: Call, inside: str) -> tuple[str, Work]:
+    """What people call a job, and the work of all of its tasks.
+
+    unit and inside are the kinds of its unit and of the one whose task it is part of ("" if it is none), words its first words,
+    kind and call those of the pass. A job that has nothing to do itself has the name "".
+    """
+    size, (rows, cols) = itemsize(call), words[1:3]
+    if unit in ("product", "inner"):
+        return _of_product(unit, words, kind, call, inside)
+    if unit == "mask":
+        return "mask, dbiases", Work(rows * cols, size * rows * cols * (2 if words[_Z] else 1))
+    if unit == "pack":
+        return "pack weights", Work(0, 0 if call.precision == 16 else size * rows * cols)
+    if unit == "round":
+        return "round to bfloat16", Work(0, size * rows * cols)
+    if unit == "sum":
+        return "add partial sums", Work(rows * cols * words[_COUNT], size * rows * cols)
+    if unit == "turned_rows":
+        arrays = call.rows * (call.inputs * (2 if call.dinputs else 1) + call.neurons * (1 + call.relu))
+        return "transpose", Work(0, size * arrays)
+    return ("relu", of_pass(kind, call)) if unit == "relu_chunk" else ("", Work(0, 0))
+
+
+def _of_product(unit, words, kind, call, inside):
+    size, pair = itemsize(call), 2 if call.precision == 16 else 1
+    rows, cols, depth = words[1], words[2], words[3] * pair
+    flops = 2 * rows * cols * depth
+    if inside == "turned_rows":                 # which has read and written the arrays
+        return "dweights, dbiases" if unit == "inner" else "dinputs", Work(flops, 0)
+    in_place = depth * cols if words[_B] == call.weights or (kind == FORWARD and unit == "inner") else 0
+    if kind == FORWARD:
+        return "x @ weights", Work(flops, size * (rows * (depth + cols) + in_place))
+    if call.dinputs and call.dinputs <= words[_C] < call.dinputs + call.dinputs_bytes:
+        return "dinputs", Work(flops, size * (rows * cols + in_place))
+    written = 0 if words[_ACCUMULATE] or inside else call.inputs * call.neurons
+    return "dweights", Work(flops, size * (depth * call.inputs + written))
