@@ -4,7 +4,8 @@ import platform
 import statistics
 import time
 import tracemalloc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from importlib import metadata
 from itertools import pairwise
 
@@ -55,9 +56,16 @@ class Plan:
 
     def layers(self) -> dict[str, list]:
         """The layers of everyone that takes a step, with the same weights."""
-        precision = self.factors if self.factors == _operands.BFLOAT16 else None
-        ours = networks.fastbp_layers(self.sizes, self.dtype, precision)
-        found = {"fastbp": ours, "numpy": networks.numpy_layers(ours, self.threads)}
+        ours = self.own_layers()
+        return {"fastbp": ours} | self.peers(ours)
+
+    def own_layers(self) -> list[fastbp.Dense]:
+        """Those of fastbp."""
+        return networks.fastbp_layers(self.sizes, self.dtype, self.factors if self.factors == _operands.BFLOAT16 else None)
+
+    def peers(self, ours: Sequence[fastbp.Dense]) -> dict[str, list]:
+        """Those of everyone else, with copies of the weights."""
+        found = {"numpy": networks.numpy_layers(ours, self.threads)}
         return found | ({"torch": networks.torch_layers(ours, self.threads)} if self.torch else {})
 
 
@@ -66,21 +74,21 @@ def measure(plan: Plan) -> tuple[Report, Profile]:
 
     Raises MemoryError where there is not enough memory, RuntimeError where the machine's peak cannot be measured.
     """
-    with _threads_of(plan):
+    with threads_of(plan):
         rng = np.random.default_rng(networks.SEED)
         x, dvalues = (rng.standard_normal((plan.batch, size), plan.dtype) for size in (plan.sizes[0], plan.sizes[-1]))
         layers, memory = plan.layers(), {}
         steps = len(layers) * (WARM_UP + plan.repeat)
         with tqdm(total=steps, desc="Profiling", unit="step", disable=None, leave=False) as progress:
             for name in layers:
-                memory[name] = _memory(name, layers[name], x, dvalues)
+                memory[name] = memory_of(name, layers[name], x, dvalues)
                 progress.update(WARM_UP)
-            rounds = [_round(layers, x, dvalues, progress) for _ in range(plan.repeat)]
+            rounds = [round_of(layers, x, dvalues, progress) for _ in range(plan.repeat)]
         chosen = median_round(rounds)
         return report(plan, layers["fastbp"], rounds, chosen.passes, memory), chosen
 
 
-def _round(layers, x, dvalues, progress):
+def round_of(layers, x, dvalues, progress):
     """A step of each: {name: seconds of each layer's two passes}, and the profile of fastbp's."""
     times, found = {}, None
     for name, those in layers.items():
@@ -92,11 +100,16 @@ def _round(layers, x, dvalues, progress):
     return times, found
 
 
-def step(layers: Sequence, x: np.ndarray, dvalues: np.ndarray, meter: Callable | None = None) -> list[list[float]]:
-    """Forward, backward: what meter(function, argument) measures of each layer's two passes, which is seconds by default."""
+def step(layers: Sequence, x: np.ndarray, dvalues: np.ndarray, meter: Callable | None = None,
+         out: np.ndarray | None = None) -> list[list[float]]:
+    """Forward, backward: what meter(function, argument) measures of each layer's two passes, which is seconds by default.
+
+    fastbp writes the last output to `out` if given.
+    """
     meter, found, values = meter or seconds_of, [], x
     for layer in layers:
-        values, number = meter(layer.forward, values)
+        forward = layer.forward if out is None or layer is not layers[-1] else partial(layer.forward, out=out)
+        values, number = meter(forward, values)
         found.append([number])
     values = dvalues
     for layer, numbers in zip(reversed(layers), reversed(found), strict=True):
@@ -127,7 +140,7 @@ def median_round(rounds) -> Profile:
 
 def report(plan: Plan, layers: Sequence, rounds, found: Sequence[Pass], memory: dict[str, Memory],
            streamed: Streamed | None = None) -> Report:
-    """Of rounds as _round returns them, medians; and fastbp's passes of one step in detail."""
+    """Of rounds as round_of returns them, medians; and fastbp's passes of one step in detail."""
     seconds = {name: statistics.median(_sum(times[name]) for times, _ in rounds) for name in rounds[0][0]}
     peers = {name: np.median([times[name] for times, _ in rounds], axis=0) for name in seconds if name != "fastbp"}
     reports = []
@@ -160,7 +173,7 @@ def _name(layer):
     return f"{layer.weights.shape[0]} → {layer.weights.shape[1]}" + (" ReLU" if isinstance(layer, fastbp.DenseReLU) else "")
 
 
-def _memory(name, layers, x, dvalues):
+def memory_of(name, layers, x, dvalues):
     """Of the first steps. In the second one, a layer makes a second output, to take turns with the first."""
     tracemalloc.start()
     found = [step(layers, x, dvalues, new_bytes_of) for _ in range(WARM_UP)]
@@ -182,7 +195,8 @@ def machine(names: Sequence[str]) -> str:
 
 
 @contextlib.contextmanager
-def _threads_of(plan):
+def threads_of(plan: Plan) -> Iterator[None]:
+    """Let fastbp use the plan's threads."""
     before = _threads.get_num_threads()
     fastbp.set_num_threads(plan.threads)
     try:

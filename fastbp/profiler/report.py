@@ -34,7 +34,11 @@ class Memory(NamedTuple):
 
 
 class Streamed(NamedTuple):
-    """A batch on disk: rows of a block, bytes read and written, seconds, and the disk's own bytes a second both ways."""
+    """A batch on disk: rows of a block, bytes read and written, seconds, and the disk's own bytes a second both ways.
+
+    The seconds are those of the steps of all blocks, with the reads and writes, until the results are on the disk. Others than
+    fastbp took their steps on the first block only: their seconds are `scaled` times as many as were measured.
+    """
 
     block: int
     read: int
@@ -42,7 +46,13 @@ class Streamed(NamedTuple):
     seconds: float
     disk_read: float
     disk_write: float
-    anonymous: int              # the most bytes of memory that no file stands behind
+    anonymous: int              # the most bytes of memory that no file stood behind while the batch was streamed
+    scaled: float
+
+    @property
+    def share(self) -> float:
+        """Of the seconds: how much the disk alone takes, reading and writing one after the other at its own rates."""
+        return (self.read / self.disk_read + self.written / self.disk_write) / self.seconds
 
 
 class Report(NamedTuple):

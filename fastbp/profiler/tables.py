@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from .passes import Pass, total
-from .report import Report, bound
+from .report import Report, Streamed, bound
 
 WIDTH = 100
 LEGEND = ("peak, memory: shares of what this machine can do, as measured. FLOP/B: operations for each byte of the "
@@ -43,7 +43,8 @@ def title(p: Pass) -> str:
 
 def sections(report: Report) -> dict[str, str]:
     """All tables of a report, by name."""
-    return {"Time of a step": totals(report), "Kernels of fastbp's step": step(report), "Memory": memory(report)}
+    found = {"Time of a step": totals(report), "Kernels of fastbp's step": step(report), "Memory": memory(report)}
+    return found | ({"Disk": disk(report.streamed)} if report.streamed else {})
 
 
 def step(report: Report) -> str:
@@ -74,6 +75,17 @@ def memory(report: Report) -> str:
     return _text(table, "first, later: in the first step and in each later one.",
                  f"fastbp's scratch memory, used again by every pass: {_mebibytes(report.workspace)} MiB",
                  f"Resident in this process: {peaks}")
+
+
+def disk(streamed: Streamed) -> str:
+    """What was read and written, and how fast the disk alone is."""
+    count, rate = streamed.read + streamed.written, (streamed.read + streamed.written) / streamed.seconds / 1e9
+    return _text(f"In blocks of {streamed.block:,} rows {_mebibytes(count)} MiB were read and written in "
+                 f"{streamed.seconds:.2f} s, until they were on the disk: {rate:.2f} GB/s.",
+                 f"The disk alone reads {streamed.disk_read / 1e9:.2f} GB/s and writes {streamed.disk_write / 1e9:.2f}, which "
+                 f"is {streamed.share:.0%} of that time.",
+                 f"At most {_mebibytes(streamed.anonymous)} MiB of memory had no file behind it.",
+                 f"Others than fastbp took steps on the first block; their times are multiplied by {streamed.scaled:,.1f}.")
 
 
 def totals(report: Report) -> str:
