@@ -3,8 +3,8 @@
 The clock of a machine may change by half between two commits, and with it every time. It changes both of these times,
 so that their ratio still shows what a commit did.
 """
+import math
 import os
-import statistics
 import time
 
 import numpy as np
@@ -17,8 +17,8 @@ from .base import THREADS, Benchmark, function, normal
 SHAPES = {f"{rows} x {n_inputs} -> {n_neurons}": (rows, n_inputs, n_neurons) for rows, n_inputs, n_neurons in [
     (32, 64, 64), (1, 1024, 1024), (128, 784, 128), (256, 512, 512), (4096, 784, 256), (100_000, 16, 16)]}
 TURNS = int(os.environ.get("FASTBP_BENCH_TURNS", 11))
-SECONDS = 0.02                  # of calls in a turn of each, at least one
-QUIET = 0.12                    # seconds: OpenBLAS's threads spin for 0.1 after a product, on the cores that fastbp's need
+SECONDS = 0.02                  # of calls in a turn of each
+QUIET = 0.12                    # before it, where there are threads: OpenBLAS's spin for 0.1 after a product, TBB's as well
 
 
 class TimeOverNumPys(Benchmark):
@@ -60,18 +60,22 @@ class TimeOverNumPys(Benchmark):
 
 
 def ratio(ours, theirs, quiet):
-    """The median over turns of the time of ours over that of theirs."""
-    counts = [max(1, int(SECONDS / seconds(call, 1))) for call in (ours, theirs)]
-    ratios = []
+    """The shortest time of ours over the shortest of theirs: what else runs on the machine only ever adds to one."""
+    shortest = [math.inf, math.inf]
     for _ in range(TURNS):
-        time.sleep(quiet)
-        ratios.append(seconds(ours, counts[0]) / seconds(theirs, counts[1]))
-    return round(statistics.median(ratios), 3)
+        for i, call in enumerate((ours, theirs)):
+            time.sleep(quiet)
+            shortest[i] = min(shortest[i], shortest_of_a_turn(call))
+    return round(shortest[0] / shortest[1], 3)
 
 
-def seconds(call, count):
-    """Of one call, the mean of so many."""
-    start = time.perf_counter()
-    for _ in range(count):
+def shortest_of_a_turn(call):
+    """Seconds of the shortest of its calls, at least one."""
+    shortest, now = math.inf, time.perf_counter()
+    end = now + SECONDS
+    while now < end:
+        start = time.perf_counter()
         call()
-    return (time.perf_counter() - start) / count
+        now = time.perf_counter()
+        shortest = min(shortest, now - start)
+    return shortest

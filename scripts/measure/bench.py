@@ -91,7 +91,8 @@ def check():
         skipped = sorted(name for name, value in asv.values(commit("HEAD")).items() if math.isnan(value))
         if skipped:
             fail(f"expected a number of every benchmark of this commit, none of {', '.join(skipped)}")
-        return publish(asv)
+        publish(asv)
+    return 0
 
 
 def compare(base):
@@ -99,29 +100,31 @@ def compare(base):
     head = files_as_they_are()
     if head == base:
         head = made_commit("The same again, for a comparison of a commit with itself", head)
-    only, ratios = ["against_numpy"], {}
+    only, suspects = ["against_numpy"], None
     for measurement in range(1, MEASUREMENTS + 1):
         with tempfile.TemporaryDirectory() as folder:
             asv = Asv(folder)
             asv("continuous", f"--factor={FACTOR}", *(f"--bench={pattern}" for pattern in only), base, head)
             old, new = asv.values(base), asv.values(head)
-        if not any(value > 0 for value in old.values()):
+        names = suspects or new
+        if not any(old.get(name, 0) > 0 for name in names):
             fail(f"nothing could be measured of {base[:8]}: asv's report above says why")
-        failed = [name for name, value in new.items() if not value > 0]
-        if failed or not new:
-            fail(f"not measured of the files as they are: {', '.join(failed) or 'anything'}")
-        ratios = {name: new[name] / old[name] for name in new if old.get(name, 0) > 0 and new[name] > FACTOR * old[name]}
-        if not ratios:
-            print(f"\nNo benchmark takes over {FACTOR:.2f} times as long as at {base[:8]}"
-                  f"{' when it is measured again' if measurement > 1 else ''}.")
-            return 0
-        only = [f"^{re.escape(name)}$" for name in ratios]
-        if measurement < MEASUREMENTS:
-            print(f"\n{len(ratios)} of the benchmarks may be slower; these are measured again.", flush=True)
-    print(f"\nSlower than {base[:8]}, in {MEASUREMENTS} measurements of {MEASUREMENTS}:")
-    for name, ratio in ratios.items():
-        print(f"  {name}: {ratio:.2f} times as long")
-    return 1
+        missing = [name for name in names if not new.get(name, 0) > 0]
+        if missing or not names:
+            fail(f"nothing could be measured of the files as they are for {', '.join(missing) or 'any benchmark'}")
+        ratios = {name: new[name] / old[name] for name in names if old.get(name, 0) > 0}
+        suspects = [name for name in names if ratios.get(name, 0) > FACTOR]
+        if not suspects:
+            break
+        only = [f"^{re.escape(name)}$" for name in suspects]
+        print(f"\nMeasurement {measurement} of {MEASUREMENTS}: {len(suspects)} of {len(names)} over {FACTOR} times as long",
+              flush=True)
+    print()
+    for name in suspects:
+        print(f"Slower than {base[:8]}: {name} takes {ratios[name]:.2f} times as long")
+    if not suspects:
+        print(f"Nothing is slower than {base[:8]} by a factor of {FACTOR} in {MEASUREMENTS} measurements of {MEASUREMENTS}")
+    return bool(suspects)
 
 
 def history(count):
@@ -138,7 +141,9 @@ def site():
     asv = Asv()
     if not any(Path(asv.results).glob("*/*-*.json")):
         fail("there are no results yet, expected those of scripts/bench history N")
-    return publish(asv)
+    publish(asv)
+    print(f"To see the site: {sys.executable} -m http.server --directory {asv.html}")
+    return 0
 
 
 # ---- asv
@@ -221,7 +226,7 @@ def publish(asv):
     if asv("publish"):
         fail("asv could not publish the results")
     bring_libraries(Path(asv.html))
-    return look_at(Path(asv.html))
+    look_at(Path(asv.html))
 
 
 def bring_libraries(html):
@@ -251,7 +256,7 @@ def look_at(html):
     import browser
     if not browser.find():
         print("The site was not looked at: no Chromium was found (on Debian and Ubuntu: apt install chromium)")
-        return 0
+        return
     handler = functools.partial(Quiet, directory=html)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -263,8 +268,6 @@ def look_at(html):
         browser.screenshot(url, picture)
         server.shutdown()
     print(f"A chart of {CHART} is on the page, with {len(labels)} labels on its axes: {picture}")
-    print(f"To see the site: {sys.executable} -m http.server --directory {html}")
-    return 0
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
