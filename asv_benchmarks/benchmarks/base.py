@@ -38,7 +38,7 @@ class Benchmark(ABC):
     def setup(self, *params):
         """What asv calls first. The second of two calls finds the kernels loaded and all pages of the results touched."""
         warnings.filterwarnings("ignore", "precision 'bfloat16' is not faster", RuntimeWarning)
-        if dict(zip(self.param_names, params)).get("threads") == 1:
+        if dict(zip(self.param_names, params, strict=True)).get("threads") == 1:
             function("set_num_threads")(1)
         for call in 2 * list(self.prepare(*params)):
             call()

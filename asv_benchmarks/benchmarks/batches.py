@@ -2,7 +2,7 @@
 from .base import Benchmark, function, normal
 
 
-class Batches(Benchmark):
+class OneLayer(Benchmark):
     params = [[1, 10, 100, 1000, 10_000, 100_000, 1_000_000]]
     param_names = ["rows"]
 
@@ -15,5 +15,7 @@ class Batches(Benchmark):
         self.layer.forward(self.inputs)
         self.layer.backward(self.dvalues)
 
+
+class Batches(OneLayer):
     def time_step(self, rows):
         self.step()

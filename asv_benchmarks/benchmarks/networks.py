@@ -1,4 +1,6 @@
 """A training step through all layers of networks as people have them: forward, then backward. No loss, no update."""
+from itertools import pairwise
+
 from .base import Benchmark, function, normal
 
 NETWORKS = {
@@ -16,8 +18,8 @@ class Networks(Benchmark):
 
     def prepare(self, network):
         rows, sizes = NETWORKS[network]
-        kinds = ["DenseReLU"] * (len(sizes) - 2) + ["Dense"]
-        self.layers = [function(kind, rng=0)(*ends) for kind, *ends in zip(kinds, sizes, sizes[1:])]
+        *hidden, last = pairwise(sizes)
+        self.layers = [*(function("DenseReLU", rng=0)(*ends) for ends in hidden), function("Dense", rng=0)(*last)]
         self.inputs, self.dvalues = normal(rows, sizes[0]), normal(rows, sizes[-1])
         return [self.step]
 
