@@ -1,0 +1,16 @@
+"""The most memory that a process has held: Python with its libraries, the operands, and a training step."""
+from .base import function
+from .batches import OneLayer
+
+
+class Memory(OneLayer):
+    params = [[1000, 1_000_000]]
+
+    def setup_cache(self):
+        """In a process before this one: compiling takes more memory than the step."""
+        function("warmup")("float32")
+
+    setup_cache.timeout = OneLayer.timeout
+
+    def peakmem_step(self, rows):
+        self.step()
