@@ -1,0 +1,74 @@
+"""What fastbp.profile costs: while it is active, and while it is not."""
+import time
+from functools import partial
+
+import numba
+import numpy as np
+
+from .base import Benchmark, function, normal
+
+TURNS, CALLS = 15, 5
+LOOKS = 1_000_000
+
+
+class Active(Benchmark):
+    """A step while a profile records it, over one while none does."""
+
+    params = [["32 x 64 -> 64", "4096 x 784 -> 256"]]
+    param_names = ["shape"]
+
+    def prepare(self, shape):
+        rows, n_inputs, n_neurons = (int(word) for word in shape.replace("->", "x").split("x"))
+        layer, x, dvalues = function("DenseReLU")(n_inputs, n_neurons, rng=0), normal(rows, n_inputs), normal(rows, n_neurons)
+        self.profile, self.step = function("profile"), lambda: (layer.forward(x), layer.backward(dvalues))
+        return [self.step]
+
+    def track_time(self, shape):
+        ratios = []
+        for _ in range(TURNS):
+            with self.profile():
+                recorded = fastest(self.step)
+            ratios.append(recorded / fastest(self.step))
+        return float(np.median(ratios))
+
+    track_time.unit = "x"
+
+
+class Inactive(Benchmark):
+    """A look at whether a profile is active, beside an atomic addition, so that no look can be left out."""
+
+    def prepare(self):
+        try:
+            from fastbp.kernels import record, workspace
+        except ImportError:
+            raise NotImplementedError("this commit has no profiles") from None
+
+        def adding(counter, count):
+            for _ in range(count):
+                workspace.fetch_add(counter.ctypes.data, 1)
+
+        def looking(counter, count):
+            for _ in range(count):
+                begun = record.begin()
+                workspace.fetch_add(counter.ctypes.data, 1)
+                record.finish(begun, 0, 0, 0, 0)
+
+        counter = np.zeros(1, np.int64)
+        self.calls = [partial(numba.njit(f), counter, LOOKS) for f in (adding, looking)]
+        return self.calls
+
+    def track_look(self):
+        adding, looking = (fastest(call) for call in self.calls)
+        return max(0.0, looking - adding) / LOOKS * 1e9
+
+    track_look.unit = "ns"
+
+
+def fastest(call):
+    """Seconds, of a few calls."""
+    seconds = []
+    for _ in range(CALLS):
+        start = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
