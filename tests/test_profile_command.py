@@ -192,15 +192,15 @@ def test_the_page_in_a_browser(report, tmp_path):
 def test_the_peak_is_of_as_many_multiply_adds_as_it_says(dtype):
     memory = np.zeros(peak.room(dtype), np.uint8)
     numbers = memory.view(str(dtype))
-    results = peak.flops(dtype) // 2 // peak.DEPTH
+    results = peak.flops(dtype) // 2 // peak.depth(dtype)
     numbers[:-results] = 1
     assert peak.peak(dtype)(memory, 3) == 0
-    assert (numbers[-results:] == 3 * peak.DEPTH).all()
+    assert (numbers[-results:] == 3 * peak.depth(dtype)).all()
 
 
 def test_the_peak_of_bfloat16_is_of_pairs():
     shape = peak.blocking.tiles(tile.BFLOAT16).wide
-    assert peak.flops(tile.BFLOAT16) == 2 * 2 * peak.DEPTH * shape.rows * shape.vecs * shape.lanes
+    assert peak.flops(tile.BFLOAT16) == 2 * 2 * peak.depth(tile.BFLOAT16) * shape.rows * shape.vecs * shape.lanes
 
 
 def test_ceilings_are_measured_once_and_kept(monkeypatch):

@@ -7,34 +7,41 @@ from .. import _jit
 from . import blocking, tile
 from .panels import add_products
 
-DEPTH = 64                      # of A and B: with the widest tiles they take 18 KiB
+BYTES = 24 << 10                # of A and B, which stay in L1: a shorter depth leaves 3 % to the loop around it
+
+
+def depth(dtype):
+    """Of the product."""
+    shape = blocking.tiles(dtype).wide
+    return BYTES // ((shape.rows + shape.vecs * shape.lanes) * dtype.bitwidth // 8) // blocking.UNROLL * blocking.UNROLL
 
 
 def flops(dtype):
     """Floating-point operations of a repeat."""
     shape = blocking.tiles(dtype).wide
-    return 2 * DEPTH * shape.rows * shape.vecs * shape.lanes * (2 if dtype is tile.BFLOAT16 else 1)
+    return 2 * depth(dtype) * shape.rows * shape.vecs * shape.lanes * (2 if dtype is tile.BFLOAT16 else 1)
 
 
 def room(dtype):
     """Bytes that `peak` reads, and writes."""
     shape = blocking.tiles(dtype).wide
-    return (DEPTH * (shape.rows + shape.vecs * shape.lanes) + shape.rows * shape.vecs * shape.lanes) * dtype.bitwidth // 8
+    width = shape.vecs * shape.lanes
+    return (depth(dtype) * (shape.rows + width) + shape.rows * width) * dtype.bitwidth // 8
 
 
 @cache
 def peak(dtype):
     """peak(memory, repeats) for a Numba float type or BFLOAT16; memory are zeros."""
-    shape = blocking.tiles(dtype).wide
+    shape, steps = blocking.tiles(dtype).wide, depth(dtype)
 
     def repeat(memory, repeats):
         size, height, width = tile.itemsize(shape), tile.height(shape), tile.width(shape)
-        a, b = memory.ctypes.data, memory.ctypes.data + DEPTH * height * size
+        a, b = memory.ctypes.data, memory.ctypes.data + steps * height * size
         rows = tile.in_registers(tile.multiples(shape, size))
         acc = tile.zeros(shape)
         for _ in range(repeats):
-            acc = add_products(acc, DEPTH, a, rows, height * size, b, width * size)
-        tile.store(acc, b + DEPTH * width * size, width * size, height, width)
+            acc = add_products(acc, steps, a, rows, height * size, b, width * size)
+        tile.store(acc, b + steps * width * size, width * size, height, width)
         return 0
 
     memory = types.Array(types.uint8, 1, "C")

@@ -18,8 +18,8 @@ import fastbp
 from .. import _cache, _cpu, _operands
 from ..kernels import blocking, peak, tile
 
-SECONDS = 0.03                  # of a turn
-TURNS = 15                      # the fastest counts
+SECONDS = 0.02                  # of a turn: short, so that in some of them all cores are undisturbed
+TURNS = 50                      # the fastest counts
 LEAST_BYTES = 64 << 20          # of each of two arrays, and at least twice L3
 SQUARES = 512, 768, 1024
 
