@@ -122,7 +122,7 @@ def test_a_batch_larger_than_memory_is_refused_before_it_is_made(monkeypatch, ca
     monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": 1 << 20}))
     assert run("--layers", "784,10", "--batch", 100_000) == 1
     assert re.search(r"MemoryError: a step on 100,000 rows takes some [\d.]+ GiB and 0.0 are free: give --memmap DIR",
-                     capsys.readouterr().out)
+                     capsys.readouterr().err)
 
 
 def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch, capsys):
@@ -134,7 +134,7 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch,
 
     monkeypatch.setattr("os.replace", fail)
     assert run("--layers", "4,3", "--batch", 5, "--json", path) == 1
-    assert "No space left on device" in capsys.readouterr().out
+    assert "No space left on device" in capsys.readouterr().err
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -231,10 +231,19 @@ def test_ceilings_of_this_machine():
 
 
 def test_slow_ceilings_are_measured_again(monkeypatch):
-    asked = []
-    monkeypatch.setattr(measure, "ceilings", lambda dtype, threads, anew=False: asked.append(anew) or Ceilings(1.0, 1.0))
-    measure.measure(measure.Plan([40, 30], 100, repeat=1))
-    assert asked == [False, True]
+    asked, peaks = [], iter([3.0, 2.0, 1e30])
+
+    def ceilings(dtype, threads, anew=False):
+        asked.append(anew)
+        return Ceilings(next(peaks), 7.0)
+
+    monkeypatch.setattr(measure, "ceilings", ceilings)
+    report, _ = measure.measure(measure.Plan([40, 30], 100, repeat=1))
+    assert report.ceilings == (1e30, 7.0)
+    assert asked == [False, True, True]
+    peaks = iter([3.0, 2.0, 1.0, 2.0])
+    report, _ = measure.measure(measure.Plan([40, 30], 100, repeat=1))
+    assert report.ceilings == (3.0, 7.0)
 
 
 @pytest.mark.parametrize("name", ["numpy", "torch"])

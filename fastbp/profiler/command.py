@@ -1,6 +1,7 @@
 """python -m fastbp profile: where a step of a network on a large batch spends its time."""
 import argparse
 import json
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -62,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
             print(f"\n{text}")
         _write(options, found, recorded)
     except (OSError, MemoryError, RuntimeError, ValueError) as error:
-        print(f"{type(error).__name__}: {error}")
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
     return 0
 

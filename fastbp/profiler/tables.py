@@ -11,7 +11,8 @@ from .passes import Pass, total
 from .report import Report, Streamed, bound
 
 WIDTH = 100
-LEGEND = ("peak, memory: shares of what this machine can do, as measured. FLOP/B: operations for each byte of the "
+LEGEND = ("peak, memory: shares of what this machine can do, as measured; over 100% of peak, its clock was slower then. "
+          "FLOP/B: operations for each byte of the "
           "layer's arrays; faster than memory are those that were still in a cache. "
           "threads, copies: what a pass waits for, and small copies. {}")
 
