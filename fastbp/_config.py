@@ -1,5 +1,7 @@
 """What fastbp found and chose on this machine, for people and for bug reports."""
 import platform
+from collections.abc import Iterable
+from importlib import metadata
 
 import llvmlite
 import numba
@@ -28,6 +30,12 @@ def describe() -> dict[str, str]:
         "threading layer": _threads.layer(),
         "cache folder": str(_cache.folder() or f"none: {_cache.problem()}"),
     }
+
+
+def machine(packages: Iterable[str]) -> str:
+    """The CPU, and the versions of Python and of these packages, in one line."""
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in packages)
+    return f"{_cpu.model()} ({_cpu.instruction_set()}, {_cpu.cores()} cores), Python {platform.python_version()}, {versions}"
 
 
 def show_config() -> None:

@@ -11,19 +11,17 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
-from numba import types
 
 import fastbp
 
-from .. import _cache, _cpu, _operands
-from ..kernels import blocking, peak, tile
+from .. import _cache, _cpu, _operands, functional
+from ..kernels import blocking, peak
 
 SECONDS = 0.02                  # of a turn: short, so that in some of them all cores are undisturbed
 TURNS = 50                      # the fastest counts
 LEAST_BYTES = 64 << 20          # of each of two arrays, and at least twice L3
 SQUARES = 512, 768, 1024
 
-_TYPES = {"float32": types.float32, "float64": types.float64, _operands.BFLOAT16: tile.BFLOAT16}
 _CODE = "import sys; sys.path[:] = {path!r}; from fastbp.profiler import machine; machine.report({dtype!r}, {threads!r})"
 
 
@@ -55,7 +53,7 @@ def ceilings(dtype: str, threads: int, anew: bool = False) -> Ceilings:
 def report(dtype: str, threads: int) -> None:
     """Measure, and print Ceilings as JSON: what the other process does."""
     fastbp.set_num_threads(threads)
-    kind = _TYPES[dtype]
+    kind = functional._NUMBA_TYPE[dtype if dtype == _operands.BFLOAT16 else np.dtype(dtype)]
     print(json.dumps([_product_peak() if blocking.by_amx(kind) else _peak(kind, threads), _bandwidth(threads)]))
 
 

@@ -1,12 +1,10 @@
 """Runs the steps of a network turn by turn with those of others, and finds out what fastbp's consist of."""
 import contextlib
-import platform
 import statistics
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from importlib import metadata
 from itertools import pairwise
 
 import numpy as np
@@ -15,7 +13,7 @@ from tqdm import tqdm
 
 import fastbp
 
-from .. import _cpu, _operands, _state, _threads
+from .. import _config, _operands, _state, _threads
 from . import Profile, networks, profile
 from .machine import Ceilings, ceilings
 from .passes import Pass, total
@@ -28,18 +26,13 @@ QUIET = 0.12                    # seconds before a step: threads of OpenBLAS go 
 
 
 class Plan:
-    """What to profile: layers of `sizes`, the number of inputs first, on a batch of rows."""
+    """What to profile: layers of `sizes`, the number of inputs first, on a batch of rows; `factors` is what they multiply."""
 
     def __init__(self, sizes: Sequence[int], batch: int, dtype: str = "float32", precision: str | None = None,
                  threads: int | None = None, repeat: int = 5, torch: bool = False, remeasure: bool = False):
         self.sizes, self.batch, self.dtype, self.repeat, self.torch = list(sizes), batch, np.dtype(dtype), repeat, torch
-        self.precision = _operands.multiplied(self.dtype, precision)
+        self.factors = str(_operands.multiplied(self.dtype, precision))
         self.threads, self.remeasure = threads or fastbp.get_num_threads(), remeasure
-
-    @property
-    def factors(self) -> str:
-        """The name of the dtype that products multiply."""
-        return str(self.precision)
 
     @property
     def names(self) -> list[str]:
@@ -101,13 +94,20 @@ def round_of(layers, x, dvalues, progress):
     return times, found
 
 
-def step(layers: Sequence, x: np.ndarray, dvalues: np.ndarray, meter: Callable | None = None,
+def seconds_of(function: Callable, argument):
+    """(its result, the seconds that it took)"""
+    start = time.perf_counter()
+    result = function(argument)
+    return result, time.perf_counter() - start
+
+
+def step(layers: Sequence, x: np.ndarray, dvalues: np.ndarray, meter: Callable = seconds_of,
          out: np.ndarray | None = None) -> list[list[float]]:
     """Forward, backward: what meter(function, argument) measures of each layer's two passes, which is seconds by default.
 
     fastbp writes the last output to `out` if given.
     """
-    meter, found, values = meter or seconds_of, [], x
+    found, values = [], x
     for layer in layers:
         forward = layer.forward if out is None or layer is not layers[-1] else partial(layer.forward, out=out)
         values, number = meter(forward, values)
@@ -117,13 +117,6 @@ def step(layers: Sequence, x: np.ndarray, dvalues: np.ndarray, meter: Callable |
         values, number = meter(layer.backward, values)
         numbers.append(number)
     return found
-
-
-def seconds_of(function: Callable, argument):
-    """(its result, the seconds that it took)"""
-    start = time.perf_counter()
-    result = function(argument)
-    return result, time.perf_counter() - start
 
 
 def new_bytes_of(function: Callable, argument):
@@ -151,7 +144,8 @@ def report(plan: Plan, layers: Sequence, rounds, found: Sequence[Pass], memory: 
                   for j, name in enumerate(("forward", "backward"))]
         reports.append(LayerReport(_name(layer), passes))
     limits = _ceilings(plan, max(k.work.flops / k.seconds for p in found for k in p.kernels if k.seconds))
-    return Report(plan.sizes, plan.batch, plan.dtype.name, plan.factors, plan.threads, plan.repeat, machine(plan.names), limits,
+    machine = _config.machine((*plan.names, "numba"))
+    return Report(plan.sizes, plan.batch, plan.dtype.name, plan.factors, plan.threads, plan.repeat, machine, limits,
                   seconds, reports, memory, workspace(), streamed)
 
 
@@ -190,12 +184,6 @@ def workspace() -> int:
     """Bytes of the scratch memory of all passes so far, which later ones use again."""
     slots = range(_state.SLOTS, _state.SLOTS + _state.SLOT_COUNT * _state.SLOT_WORDS, _state.SLOT_WORDS)
     return sum(_state.words[slot + 2] for slot in slots)
-
-
-def machine(names: Sequence[str]) -> str:
-    """The CPU and versions, in one line."""
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in (*names, "numba"))
-    return f"{_cpu.model()} ({_cpu.instruction_set()}), Python {platform.python_version()}, {versions}"
 
 
 @contextlib.contextmanager

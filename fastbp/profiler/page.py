@@ -13,15 +13,14 @@ svg { max-width: 100%; height: auto; }"""
 
 def page(report: Report) -> str:
     """The text of the file."""
-    title = f"{'-'.join(map(str, report.sizes))}, {report.batch:,} rows, {report.precision}"
     sections = {name: f"<figure>{_svg(figure)}</figure>" for name, figure in pictures.figures(report).items()}
     sections |= {name: f"<pre>{escape(text)}</pre>" for name, text in tables.sections(report).items()}
     body = "\n".join(f"<h2>{escape(name)}</h2>\n{content}" for name, content in sections.items())
     return f"""<!DOCTYPE html>
 <html lang="en">
-<head><meta charset="utf-8"><title>fastbp profile: {escape(title)}</title><style>{STYLE}</style></head>
+<head><meta charset="utf-8"><title>fastbp profile: {escape(report.title)}</title><style>{STYLE}</style></head>
 <body>
-<h1>A step of {escape(title)}</h1>
+<h1>A step of {escape(report.title)}</h1>
 <p>{escape(report.machine)}</p>
 {body}
 </body>

@@ -12,6 +12,7 @@ from . import log, work
 from .work import Work
 
 NAMES = {FORWARD: "forward", BACKWARD: "backward", RELU: "relu"}
+_KINDS = {name: kind for kind, name in NAMES.items()}
 REST = "threads, copies"        # what is left of a pass: waking and waiting for threads, and small copies of its own
 PLAIN = "plain loops"           # all of a pass without tasks
 
@@ -56,7 +57,7 @@ class Pass(NamedTuple):
     @property
     def work(self) -> Work:
         """The least that any implementation has to do."""
-        return work.of_pass(next(kind for kind, name in NAMES.items() if name == self.name), self.call)
+        return work.of_pass(_KINDS[self.name], self.call)
 
 
 class _Span:

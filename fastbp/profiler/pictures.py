@@ -46,7 +46,7 @@ def roofline(report: Report, axes: Axes) -> None:
     lowest = min([y for *_, y in dots] + [left * bandwidth])
     axes.set_ylim(lowest / 1e9 / 2, peak / 1e9 * 3)
     axes.grid(alpha=0.25)
-    axes.set_title(f"Roofline of {'-'.join(map(str, report.sizes))}, {report.batch:,} rows, {report.precision}")
+    axes.set_title(f"Roofline of {report.title}")
     ceilings = (f"peak {peak / 1e9:,.0f} GFLOP/s", "left", 6), (f"memory {bandwidth / 1e9:,.0f} GB/s", "right", -6)
     for text, side, x in ceilings:
         axes.annotate(text, (ridge, peak / 1e9), (x, 6), textcoords="offset points", ha=side, zorder=5,

@@ -72,6 +72,11 @@ class Report(NamedTuple):
     workspace: int              # bytes of fastbp's scratch memory
     streamed: Streamed | None
 
+    @property
+    def title(self) -> str:
+        """The network, the batch and what is multiplied."""
+        return f"{'-'.join(map(str, self.sizes))}, {self.batch:,} rows, {self.precision}"
+
 
 def plain(value):
     """A report as JSON has it: named tuples become objects."""

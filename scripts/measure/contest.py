@@ -7,12 +7,10 @@ import argparse
 import importlib.util
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import time
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -183,10 +181,9 @@ def installed(names):
 
 
 def machine():
-    """The CPU and the versions, in one line."""
-    from fastbp import _cpu
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in PACKAGES if importlib.util.find_spec(name))
-    return f"{_cpu.model()} ({_cpu.instruction_set()}, {_cpu.cores()} cores), Python {platform.python_version()}, {versions}"
+    """The CPU, and the versions of what is installed, in one line."""
+    from fastbp import _config
+    return _config.machine(filter(importlib.util.find_spec, PACKAGES))
 
 
 def options(description):
