@@ -21,9 +21,9 @@ from . import _ahead, _cache, _jit, _state, _threads
 OK, NO_MEMORY, REFUSED, UNBOUND = range(4)
 
 # The words of the units. Functions in users' caches rely on them: when they or a unit's signature change, change ABI.
-ABI = 7
+ABI = 8
 _KINDS = ("forward", "backward", "pack", "product", "wide", "narrow", "flat", "inner", "mask", "sum", "one_pass", "block_pass",
-          "relu", "relu_chunk", "round", "turned_rows", "turned", "plain_forward", "plain_backward", "few_forward")
+          "relu", "relu_chunk", "round", "turned_rows", "turned", "plain_forward", "plain_backward", "few_forward", "activate")
 _NAMES = ("spread", "clock", "record", *(f"{kind}-{dtype}" for kind in _KINDS for dtype in ("float32", "float64", "bfloat16")))
 _units = {}
 _queue = None                   # the units that are yet to be bound, while one is

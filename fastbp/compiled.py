@@ -13,7 +13,8 @@ from numba.np.numpy_support import as_dtype, from_dtype
 
 from . import _link, _operands, functional
 from .kernels import bfloat16, dense, relu
-from .kernels.matrix import keep, matrix, overlap
+from .kernels.activations import IDENTITY, RELU
+from .kernels.matrix import NO_MATRIX, keep, matrix, overlap
 from .kernels.tile import BFLOAT16
 
 
@@ -106,7 +107,7 @@ def _check_status(status):
         raise MemoryError("no memory for the workspace of a kernel")
 
 
-def _forward(inputs, weights, biases, out, relu, precision):
+def _forward(inputs, weights, biases, out, activation, precision):
     """The implementation of a forward function for these types."""
     _check_array("inputs", inputs, (1, 2))
     _check_array("weights", weights, (2,))
@@ -124,11 +125,11 @@ def _forward(inputs, weights, biases, out, relu, precision):
         mx, mw, mb = matrix(x), matrix(w), matrix(b)
         y = provide(out, mx.rows, mw.cols)
         my = matrix(y)
-        status = _link.call(unit(), (mx, mw, mb, my, relu))
+        status = _link.call(unit(), (mx, mw, mb, my, NO_MATRIX, activation))
         if status == _link.REFUSED:
             _check_forward(mx, mw, mb, my)
             x_rows, w_rows, apart = copy_x(x), copy_w(w), np.empty((mx.rows, mw.cols), kind)
-            status = _link.call(unit(), (matrix(x_rows), matrix(w_rows), mb, matrix(apart), relu))
+            status = _link.call(unit(), (matrix(x_rows), matrix(w_rows), mb, matrix(apart), NO_MATRIX, activation))
             _copy(apart, y)
             keep(x_rows)
             keep(w_rows)
@@ -143,12 +144,12 @@ def _forward(inputs, weights, biases, out, relu, precision):
 
 @overload(functional.dense_forward, prefer_literal=True)
 def _dense_forward(inputs, weights, biases=None, out=None, precision=None):
-    return _forward(inputs, weights, biases, out, 0, precision)
+    return _forward(inputs, weights, biases, out, IDENTITY, precision)
 
 
 @overload(functional.dense_relu_forward, prefer_literal=True)
 def _dense_relu_forward(inputs, weights, biases=None, out=None, precision=None):
-    return _forward(inputs, weights, biases, out, 1, precision)
+    return _forward(inputs, weights, biases, out, RELU, precision)
 
 
 @register_jitable
@@ -189,6 +190,7 @@ def _backward(dvalues, z, inputs, weights, out, precision):
     provide_dinputs, provide_dweights, provide_dbiases = (_provider(p, dtype) for p in parts)
     part = register_jitable((lambda out, i: None) if _is_none(out) else (lambda out, i: out[i]))
     kernels, key = _units(dtype, precision)
+    activation = IDENTITY if _is_none(z) else RELU
     unit, kind = kernels.backward[key].complete, as_dtype(dtype)
     to_d, to_z, to_x, to_w = (_converter(a, dtype) for a in (dvalues, z, inputs, weights))
     copy_d, copy_z, copy_x, copy_w = (_copier(a) for a in (dvalues, z, inputs, weights))
@@ -200,13 +202,13 @@ def _backward(dvalues, z, inputs, weights, out, precision):
         dweights = provide_dweights(part(out, 1), mw.rows, mw.cols)
         dbiases = provide_dbiases(part(out, 2), 1, mw.cols)
         mdi, mdw, mdb = matrix(dinputs), matrix(dweights), matrix(dbiases)
-        status = _link.call(unit(), (md, mz, mx, mw, mdi, mdw, mdb))
+        status = _link.call(unit(), (md, mz, mx, mw, mdi, mdw, mdb, activation))
         if status == _link.REFUSED:
-            _check_backward(md, mz, mx, mw, mdi, mdw, mdb)
+            _check_backward(md, mz, mx, mw, mdi, mdw, mdb, activation)
             d_rows, y_rows, x_rows, w_rows = copy_d(d), copy_z(y), copy_x(x), copy_w(w)
             md, mz, mx, mw = matrix(d_rows), matrix(y_rows), matrix(x_rows), matrix(w_rows)
             di, dw, db = np.empty((mx.rows, mx.cols), kind), np.empty((mw.rows, mw.cols), kind), np.empty((1, mw.cols), kind)
-            status = _link.call(unit(), (md, mz, mx, mw, matrix(di), matrix(dw), matrix(db)))
+            status = _link.call(unit(), (md, mz, mx, mw, matrix(di), matrix(dw), matrix(db), activation))
             _copy(di, dinputs)
             _copy(dw, dweights)
             _copy(db, dbiases)

@@ -17,6 +17,7 @@ from . import _link
 from . import _operands as operands
 from ._operands import empty
 from .kernels import entry, tile
+from .kernels.activations import GELU, IDENTITY, RELU
 
 Gradients = tuple[np.ndarray | None, np.ndarray, np.ndarray]
 
@@ -56,13 +57,13 @@ def dense_forward(inputs: ArrayLike, weights: ArrayLike, biases: ArrayLike | Non
     Raises ValueError for shapes that do not fit or another precision, TypeError for dtypes that are not real numbers or an
     `out` of another dtype than the result's, MemoryError.
     """
-    return _forward(inputs, weights, biases, out, 0, precision=precision)
+    return _forward(inputs, weights, biases, out, IDENTITY, precision=precision)[0]
 
 
 def dense_relu_forward(inputs: ArrayLike, weights: ArrayLike, biases: ArrayLike | None = None, *,
                        out: np.ndarray | None = None, precision: str | None = None) -> np.ndarray:
     """relu(inputs @ weights + biases) in one pass: arguments and errors as for `dense_forward`."""
-    return _forward(inputs, weights, biases, out, 1, precision=precision)
+    return _forward(inputs, weights, biases, out, RELU, precision=precision)[0]
 
 
 def dense_backward(dvalues: ArrayLike, inputs: ArrayLike, weights: ArrayLike, *,
@@ -77,7 +78,7 @@ def dense_backward(dvalues: ArrayLike, inputs: ArrayLike, weights: ArrayLike, *,
     (dinputs, dweights, dbiases), each an array to write into or None. `precision` and errors as for `dense_forward`;
     dbiases is never rounded.
     """
-    return _backward(dvalues, None, inputs, weights, out, True, precision=precision)
+    return _backward(dvalues, None, inputs, weights, out, IDENTITY, True, precision=precision)
 
 
 def dense_relu_backward(dvalues: ArrayLike, output: ArrayLike, inputs: ArrayLike, weights: ArrayLike, *,
@@ -90,7 +91,7 @@ def dense_relu_backward(dvalues: ArrayLike, output: ArrayLike, inputs: ArrayLike
     """
     if output is None:
         raise TypeError("output is None, expected an array of the shape of dvalues")
-    return _backward(dvalues, output, inputs, weights, out, True, precision=precision)
+    return _backward(dvalues, output, inputs, weights, out, RELU, True, precision=precision)
 
 
 def relu_forward(z: ArrayLike, *, out: np.ndarray | None = None) -> np.ndarray:
@@ -142,8 +143,11 @@ def _run(compiled, *arguments):
         raise MemoryError("no memory for the workspace of a kernel")
 
 
-def _forward(inputs, weights, biases, out, relu, spare=None, precision=None):
-    """The short way. `spare` is an array to write to in place of a new one, if it fits: a layer's last result."""
+def _forward(inputs, weights, biases, out, activation, spare=None, precision=None):
+    """(output, s), s as `_backward` takes it. The short way.
+
+    `spare` is an array to write to in place of a new one, if it fits: a layer's last result.
+    """
     row = weights if biases is None else biases
     if type(inputs) is ndarray and type(weights) is ndarray and type(row) is ndarray and out is None:
         dtype = inputs.dtype
@@ -153,12 +157,13 @@ def _forward(inputs, weights, biases, out, relu, spare=None, precision=None):
                 output = spare
                 if spare is None or spare.dtype is not dtype or len(spare) != len(inputs):
                     output = empty((len(inputs), weights.shape[1]), dtype)
-                if not compiled(inputs, weights, row, biases is not None, output, relu):
-                    return output
-    return _forward_any(inputs, weights, biases, out, relu, precision)
+                s = output if activation != GELU else empty(output.shape, dtype)
+                if not compiled(inputs, weights, row, biases is not None, output, s, s is not output, activation):
+                    return output, s
+    return _forward_any(inputs, weights, biases, out, activation, precision)
 
 
-def _forward_any(inputs, weights, biases, out, relu, precision):
+def _forward_any(inputs, weights, biases, out, activation, precision):
     inputs, weights = operands.as_array("inputs", inputs), operands.as_array("weights", weights)
     given = [inputs, weights]
     if biases is not None:
@@ -172,13 +177,18 @@ def _forward_any(inputs, weights, biases, out, relu, precision):
     operands.check_out("out", out, shape, dtype)
     arguments = [a.astype(dtype, copy=False) for a in (*operands.as_factors(inputs, weights, precision), row)]
     output = operands.result(out, shape, dtype, arguments)
-    _run(compiled, *arguments, biases is not None, output, relu)
-    return operands.deliver(output, out)
+    s = output if activation != GELU else empty(shape, dtype)
+    _run(compiled, *arguments, biases is not None, output, s, s is not output, activation)
+    delivered = operands.deliver(output, out)
+    return delivered, delivered if s is output else s
 
 
-def _backward(dvalues, z, inputs, weights, out, need_dinputs, spare=None, precision=None):
-    """The short way. `spare` are three arrays to write to in place of new ones, if they fit."""
-    mask = dvalues if z is None else z
+def _backward(dvalues, s, inputs, weights, out, activation, need_dinputs, spare=None, precision=None):
+    """The short way. `s` is what the derivative of the activation follows from (kernels/activations.py), None for the identity.
+
+    `spare` are three arrays to write to in place of new ones, if they fit.
+    """
+    mask = dvalues if s is None else s
     if (type(dvalues) is ndarray and type(mask) is ndarray and type(inputs) is ndarray and type(weights) is ndarray
             and out is None):
         dtype = dvalues.dtype
@@ -189,10 +199,10 @@ def _backward(dvalues, z, inputs, weights, out, need_dinputs, spare=None, precis
                 if spare is None or spare[1].dtype is not dtype or (need_dinputs and len(spare[0]) != len(inputs)):
                     spare = _new_gradients(inputs, weights, dtype, need_dinputs)
                 dinputs, dweights, dbiases = spare
-                if not compiled(dvalues, mask, z is not None, inputs, weights, dinputs if need_dinputs else dweights,
-                                need_dinputs, dweights, dbiases):
+                if not compiled(dvalues, mask, s is not None, inputs, weights, dinputs if need_dinputs else dweights,
+                                need_dinputs, dweights, dbiases, activation):
                     return spare
-    return _backward_any(dvalues, z, inputs, weights, out, need_dinputs, precision)
+    return _backward_any(dvalues, s, inputs, weights, out, activation, need_dinputs, precision)
 
 
 def _new_gradients(inputs, weights, dtype, need_dinputs):
@@ -200,20 +210,20 @@ def _new_gradients(inputs, weights, dtype, need_dinputs):
     return empty(inputs.shape, dtype) if need_dinputs else None, empty(shape, dtype), empty((1, shape[1]), dtype)
 
 
-def _backward_any(dvalues, z, inputs, weights, out, need_dinputs, precision):
+def _backward_any(dvalues, s, inputs, weights, out, activation, need_dinputs, precision):
     dvalues, inputs = operands.as_array("dvalues", dvalues), operands.as_array("inputs", inputs)
     weights = operands.as_array("weights", weights)
     given = [dvalues, inputs, weights]
-    if z is not None:
-        given.append(operands.as_array("output", z))
+    if s is not None:
+        given.append(operands.as_array("output", s))
     dtype = operands.float_dtype(*given)
     compiled = _BACKWARD[operands.multiplied(dtype, precision)]
     dvalues, inputs = operands.as_rows("dvalues", dvalues), operands.as_rows("inputs", inputs)
     operands.check_weights(inputs, weights)
     n_inputs, n_neurons = weights.shape
     operands.check_shape("dvalues", dvalues, (len(inputs), n_neurons), "a row of inputs and a column of weights each")
-    mask = operands.as_rows("output", given[3]) if z is not None else None
-    if z is not None:
+    mask = operands.as_rows("output", given[3]) if s is not None else None
+    if s is not None:
         operands.check_shape("output", mask, dvalues.shape, "that is the shape of dvalues")
     shapes = inputs.shape, (n_inputs, n_neurons), (1, n_neurons)
     outs = _check_outs(out, shapes, dtype)
@@ -227,7 +237,7 @@ def _backward_any(dvalues, z, inputs, weights, out, need_dinputs, precision):
                for o, shape in zip(outs, shapes, strict=True)]
     dinputs, dweights, dbiases = results
     _run(compiled, dvalues, dvalues if mask is None else mask, mask is not None, inputs, weights,
-         dinputs, need_dinputs, dweights, dbiases)
+         dinputs, need_dinputs, dweights, dbiases, activation)
     if not need_dinputs:
         return None, dweights, dbiases
     return tuple(operands.deliver(r, o) for r, o in zip(results, outs, strict=True))

@@ -7,6 +7,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from . import functional
 from ._operands import BFLOAT16, FLOATS, empty, multiplied
+from .kernels.activations import IDENTITY, NAMES
 
 
 def _our_references():
@@ -25,7 +26,7 @@ _OURS = _our_references()
 
 
 class Dense:
-    """output = inputs @ weights + biases, with the gradients of all three.
+    """output = activation(inputs @ weights + biases), with the gradients of all three.
 
     weights   (n_inputs, n_neurons), He initialisation: normal with variance 2 / n_inputs (He, Zhang, Ren and Sun,
               Delving Deep into Rectifiers, ICCV 2015). It and biases may be assigned or changed in place at any time.
@@ -34,19 +35,23 @@ class Dense:
     dinputs, dweights, dbiases      of the last backward, None before; dinputs stays None with need_dinputs=False, for a
                                     first layer, whose inputs need no gradient
 
+    `activation` is "identity", "relu", "leaky_relu" (0.01 z below 0: Maas, Hannun and Ng, Rectifier nonlinearities, ICML
+    2013), "sigmoid", "tanh" or "gelu" (with tanh: Hendrycks and Gimpel, arXiv:1606.08415).
+
     A result that nobody but the layer holds any more is overwritten by the next call, so that a training loop allocates
     nothing; whoever keeps a result, or a view of it, keeps it unchanged.
 
     `dtype` is float32 or float64, `rng` a numpy.random.Generator, a seed, or None for fresh entropy. `precision` is that of
     the multiplications: the dtype's name, as is None, or "bfloat16" for float32 (fastbp.dense_forward says what it rounds).
-    Raises TypeError for another dtype or sizes that are not integers, ValueError for negative sizes or another precision.
+    Raises TypeError for another dtype or sizes that are not integers, ValueError for negative sizes, another activation or
+    precision.
     """
 
-    _activated = False
-
-    def __init__(self, n_inputs: int, n_neurons: int, *, bias: bool = True, dtype: DTypeLike = np.float32,
-                 rng: np.random.Generator | int | None = None, need_dinputs: bool = True, precision: str | None = None):
+    def __init__(self, n_inputs: int, n_neurons: int, *, activation: str = "identity", bias: bool = True,
+                 dtype: DTypeLike = np.float32, rng: np.random.Generator | int | None = None, need_dinputs: bool = True,
+                 precision: str | None = None):
         n_inputs, n_neurons = _size("n_inputs", n_inputs), _size("n_neurons", n_neurons)
+        self._kind = _activation(activation)
         dtype = np.dtype(dtype)
         if dtype not in FLOATS:
             raise TypeError(f"dtype is {dtype}, expected float32 or float64")
@@ -58,7 +63,12 @@ class Dense:
         self.need_dinputs, self.precision = need_dinputs, BFLOAT16 if factors == BFLOAT16 else None
         self.inputs = self.output = None
         self.dinputs = self.dweights = self.dbiases = None
-        self._made_output = self._previous_output = self._made_gradients = None
+        self._made_output = self._previous_output = self._made_gradients = self._slope = None
+
+    @property
+    def activation(self) -> str:
+        """What is applied to inputs @ weights + biases."""
+        return NAMES[self._kind]
 
     def forward(self, inputs: ArrayLike, out: np.ndarray | None = None) -> np.ndarray:
         """The output (batch, n_neurons) for inputs (batch, n_inputs) or one sample (n_inputs,), written to `out` if given."""
@@ -67,8 +77,8 @@ class Dense:
         spare = self._made_output if out is None else None
         if spare is not None and getrefcount(spare) > _OURS - (spare is not self.output):
             spare = self._other_output()
-        output = functional._forward(inputs, self.weights, self.biases, out, self._activated, spare, self.precision)
-        self.inputs, self.output = inputs, output
+        output, s = functional._forward(inputs, self.weights, self.biases, out, self._kind, spare, self.precision)
+        self.inputs, self.output, self._slope = inputs, output, s if s is not output else None
         self._made_output = output if out is None else None
         return output
 
@@ -80,9 +90,10 @@ class Dense:
         """
         if self.output is None:
             raise RuntimeError(f"backward of {type(self).__name__} was called before forward, expected forward first")
-        z = self.output if self._activated else None
+        s = self._slope if self._slope is not None else self.output if self._kind != IDENTITY else None
         spare = self._made_gradients if self._may_reuse_gradients() else None
-        gradients = functional._backward(dvalues, z, self.inputs, self.weights, None, self.need_dinputs, spare, self.precision)
+        gradients = functional._backward(dvalues, s, self.inputs, self.weights, None, self._kind, self.need_dinputs, spare,
+                                         self.precision)
         self._made_gradients = gradients
         self.dinputs, self.dweights, dbiases = gradients
         if self.biases is not None:
@@ -106,9 +117,12 @@ class Dense:
 
 
 class DenseReLU(Dense):
-    """output = relu(inputs @ weights + biases), forward and backward in one pass each: arguments and state as Dense."""
+    """output = relu(inputs @ weights + biases): Dense with activation="relu", with its other arguments and its state."""
 
-    _activated = True
+    def __init__(self, n_inputs: int, n_neurons: int, *, bias: bool = True, dtype: DTypeLike = np.float32,
+                 rng: np.random.Generator | int | None = None, need_dinputs: bool = True, precision: str | None = None):
+        super().__init__(n_inputs, n_neurons, activation="relu", bias=bias, dtype=dtype, rng=rng, need_dinputs=need_dinputs,
+                         precision=precision)
 
 
 class ReLU:
@@ -133,6 +147,12 @@ class ReLU:
             raise RuntimeError("backward of ReLU was called before forward, expected forward first")
         self.dinputs = functional.relu_backward(dvalues, self.inputs)
         return self.dinputs
+
+
+def _activation(name):
+    if name not in NAMES:
+        raise ValueError(f"activation is {name!r}, expected one of {', '.join(NAMES)}")
+    return NAMES.index(name)
 
 
 def _size(name, value):

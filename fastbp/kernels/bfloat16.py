@@ -7,12 +7,13 @@ from numba import types
 
 from .. import _link
 from .._jit import kernel
-from . import blocking, columns, gemm, packing, record, tile
+from . import activations, blocking, columns, gemm, packing, record, tile
+from .activations import RELU
 from .columns import mask_job
 from .dense import backward_fits, forward_fits
 from .matrix import BACKWARD, FORWARD, Matrix, from_row, transposed
 from .parallel import REGION_BYTES, add, barrier, begin, run_queue
-from .product import Right, product_job, scratch_bytes
+from .product import Right, activated, product_job, scratch_bytes
 from .rounding import across_rows, along_rows, round_rows
 from .workspace import ALIGNMENT, acquire, release
 
@@ -53,14 +54,17 @@ def _build_forward(dtype):
     tiles = blocking.tiles(tile.BFLOAT16)
     round_pairs, pack = round_rows[dtype].address, packing.pack[dtype].address
     product = gemm.product[dtype].address
+    activate, activate_unbound = activations.activate[types.float32].address, activations.activate[types.float32].unbound
     narrow, narrow_unbound = gemm.narrow[dtype].address, gemm.narrow[dtype].unbound
 
-    def forward(x, weights, biases, y, relu):
-        """y = relu(x @ weights + biases)."""
-        if not forward_fits(x, weights, biases, y, SIZE) or x.col_step != SIZE or weights.col_step != SIZE:
+    def forward(x, weights, biases, y, slope, activation):
+        """y, and for gelu slope."""
+        if not forward_fits(x, weights, biases, y, slope, SIZE) or x.col_step != SIZE or weights.col_step != SIZE:
             return _link.REFUSED
         if blocking.has_narrow(tiles, y.cols) and narrow() == 0:
             return narrow_unbound()
+        if activation > RELU and activate() == 0:
+            return activate_unbound()
         neurons, pairs = y.cols, pairs_of(tiles, x.cols)
         threads = blocking.product_threads(1, x, weights)
         block = blocking.rounded_rows(x.rows, x.cols)
@@ -86,7 +90,9 @@ def _build_forward(dtype):
             a = left(rounded_x, rows, pairs)
             add(memory, round_pairs(), along_rows(from_row(x, i, rows), a))
             barrier(memory)
-            add(memory, product(), product_job(tiles, a, right, from_row(y, i, rows), 0, bias, relu, scratch, threads))
+            slope_block = from_row(slope, i, rows) if slope.data != 0 else slope
+            job = product_job(tiles, a, right, from_row(y, i, rows), 0, bias, scratch, threads)
+            add(memory, product(), activated(job, activation, slope_block))
             run_queue(memory, threads)
         release(slot)
         return _link.OK
@@ -101,10 +107,10 @@ def _build_backward(dtype):
     tiles, by_results = blocking.tiles(tile.BFLOAT16), _by_results(dtype)
     narrow, narrow_unbound = gemm.narrow[dtype].address, gemm.narrow[dtype].unbound
 
-    def backward(dvalues, z, x, weights, dinputs, dweights, dbiases):
+    def backward(dvalues, s, x, weights, dinputs, dweights, dbiases, activation):
         """dinputs, dweights and dbiases."""
         rows, inputs, neurons = x.rows, weights.rows, weights.cols
-        if not backward_fits(dvalues, z, x, weights, dinputs, dweights, dbiases, SIZE):
+        if not backward_fits(dvalues, s, x, weights, dinputs, dweights, dbiases, SIZE):
             return _link.REFUSED
         if x.col_step != SIZE or weights.col_step != SIZE:
             return _link.REFUSED
@@ -117,7 +123,7 @@ def _build_backward(dtype):
                                + threads * scratch_bytes(tiles))
         if memory == 0:
             return _link.NO_MEMORY
-        by_results(dvalues, z, x, weights, dinputs, dweights, dbiases, threads, block, panels_bytes, memory)
+        by_results(dvalues, s, x, weights, dinputs, dweights, dbiases, activation, threads, block, panels_bytes, memory)
         release(slot)
         return _link.OK
 
@@ -139,7 +145,7 @@ def _by_results(dtype):
     mask, product = columns.mask[types.float32].address, gemm.product[tile.BFLOAT16].address
 
     @kernel
-    def by_results(dvalues, z, x, weights, dinputs, dweights, dbiases, threads, block, panels_bytes, memory):
+    def by_results(dvalues, s, x, weights, dinputs, dweights, dbiases, activation, threads, block, panels_bytes, memory):
         inputs, neurons = weights.rows, weights.cols
         pairs, half = pairs_of(tiles, neurons), pairs_of(tiles, block)
         panels = memory + REGION_BYTES
@@ -162,8 +168,8 @@ def _by_results(dtype):
             half = pairs_of(tiles, rows)
             dz, dz_along = compact(of_dz, rows, neurons), left(of_dz_along, rows, pairs)
             dz_across, x_across = compact(of_dz_across, half, neurons), compact(of_x, half, inputs)
-            z_block = from_row(z, i, rows) if z.data != 0 else z
-            add(memory, mask(), mask_job(tiles, from_row(dvalues, i, rows), z_block, dz, 0, dbiases.data, later))
+            s_block = from_row(s, i, rows) if s.data != 0 else s
+            add(memory, mask(), mask_job(tiles, from_row(dvalues, i, rows), activation, s_block, dz, 0, dbiases.data, later))
             barrier(memory)
             add(memory, round_pairs(), across_rows(dz, dz_across))
             add(memory, round_pairs(), across_rows(from_row(x, i, rows), x_across))
@@ -172,11 +178,11 @@ def _by_results(dtype):
             barrier(memory)
             add(memory, pack(), packing.pack_job(tiles, dz_across, dz_panels))
             barrier(memory)
-            of_weights = product_job(tiles, transposed(x_across), Right(dz_panels, half * SIZE, 0, 0), dweights, later, 0, 0,
+            of_weights = product_job(tiles, transposed(x_across), Right(dz_panels, half * SIZE, 0, 0), dweights, later, 0,
                                      scratch, threads)
             add(memory, product(), of_weights)
             if dinputs.data != 0:
-                of_inputs = product_job(tiles, dz_along, Right(panels, pairs * SIZE, 0, 0), from_row(dinputs, i, rows), 0, 0, 0,
+                of_inputs = product_job(tiles, dz_along, Right(panels, pairs * SIZE, 0, 0), from_row(dinputs, i, rows), 0, 0,
                                         scratch, threads)
                 add(memory, product(), of_inputs)
             run_queue(memory, threads)

@@ -1,9 +1,10 @@
-"""What goes over a matrix column by column of vectors: the ReLU's mask with the sums of its columns, and sums of matrices."""
+"""What goes over a matrix column by column of vectors: an activation's derivative with the sums of its columns, and sums of matrices."""
 from typing import NamedTuple
 
 from .. import _link
 from .._jit import inlined, kernel
 from . import blocking, packing, tile
+from .activations import passed_back
 from .matrix import whole_rows
 from .parallel import TASK
 from .workspace import read
@@ -12,15 +13,16 @@ BYTES = 1024                    # of rows to mask and sum before the next column
 
 
 class Mask(NamedTuple):
-    """The job of dz = dvalues where z lets the gradient pass, else 0, and of its column sums. A task is a stripe of columns."""
+    """The job of dz = dvalues * dy/dz, and of its column sums. A task is a stripe of columns."""
 
     tasks: int
     rows: int
     cols: int
     dvalues: int
     dvalues_row: int
-    z: int                      # 0: everything passes
-    z_row: int
+    activation: int             # of which s tells the derivative (activations.py)
+    s: int                      # 0: everything passes
+    s_row: int
     dz: int
     dz_row: int
     panels: int                 # dz once more, packed as B of a product; 0: not wanted
@@ -30,12 +32,12 @@ class Mask(NamedTuple):
 
 
 @kernel
-def mask_job(tiles, dvalues, z, dz, panels, sums, accumulate):
-    """The Mask of Matrix dvalues, z and dz, whose rows are contiguous, and the addresses of panels and column sums."""
+def mask_job(tiles, dvalues, activation, s, dz, panels, sums, accumulate):
+    """The Mask of Matrix dvalues, s and dz, whose rows are contiguous, and the addresses of panels and column sums."""
     threads = blocking.threads(dvalues.rows * dvalues.cols * blocking.ELEMENT_WORK)
     col_block = blocking.grid(tiles.wide, 1, dvalues.cols, threads, False)[1]
     return Mask(blocking.blocks(dvalues.cols, col_block), dvalues.rows, dvalues.cols, dvalues.data,
-                dvalues.row_step, z.data, z.row_step, dz.data, dz.row_step, panels, sums, accumulate, col_block)
+                dvalues.row_step, activation, s.data, s.row_step, dz.data, dz.row_step, panels, sums, accumulate, col_block)
 
 
 def _build_mask(dtype):
@@ -68,12 +70,12 @@ def mask_columns(row, job, j_start, j_end):
         for j in range(j_start, j_end, width):
             sums, cols = job.sums + j * size, job.cols - j
             whole = min(i_end, whole_rows(job.rows, cols, job.dvalues_row, size, width),
-                        whole_rows(job.rows, cols, job.z_row, size, width))
+                        whole_rows(job.rows, cols, job.s_row, size, width))
             total = tile.load(row, sums, 0, 1, cols if i_start > 0 or job.accumulate != 0 else 0)
             for i in range(i_start, whole):
-                total = tile.add(total, mask_row(row, job, i, j, width))
+                total = total + mask_row(row, job, i, j, width)
             for i in range(max(i_start, whole), i_end):
-                total = tile.add(total, mask_row(row, job, i, j, cols))
+                total = total + mask_row(row, job, i, j, cols)
             tile.store(total, sums, 0, 1, cols)
 
 
@@ -82,8 +84,8 @@ def mask_row(row, job, i, j, cols):
     """A tile of row i of dz, from column j on, of which `cols` may be read; those beyond the last column are of no use."""
     size = tile.itemsize(row)
     values = read_row(row, job.dvalues + i * job.dvalues_row + j * size, job.dvalues_row, cols)
-    if job.z != 0:
-        values = tile.mask(values, read_row(row, job.z + i * job.z_row + j * size, job.z_row, cols))
+    if job.s != 0:
+        values = passed_back(job.activation, values, read_row(row, job.s + i * job.s_row + j * size, job.s_row, cols))
     tile.store(values, job.dz + i * job.dz_row + j * size, 0, 1, job.dz_row // size - j)
     if job.panels != 0:
         tile.store(values, job.panels + (j * job.rows + i * tile.width(row)) * size, 0, 1, tile.width(row))
@@ -131,7 +133,7 @@ def _build_sum(dtype):
                 offset, cols = j * tile.itemsize(row), job.cols - j
                 part, total = job.parts + i * job.parts_row + offset, tile.zeros(row)
                 for _ in range(job.count):
-                    total = tile.add(total, tile.load(row, part, 0, 1, cols))
+                    total = total + tile.load(row, part, 0, 1, cols)
                     part += job.distance
                 tile.store(total, job.c + i * job.c_row + offset, 0, 1, cols)
         return _link.OK

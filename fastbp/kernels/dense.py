@@ -1,7 +1,7 @@
 """A dense layer, forward and backward, as jobs on matrices.
 
-forward     y = x @ weights + biases, then ReLU, both applied to a tile before it is stored
-backward    dz = mask(dvalues, z), dbiases = its column sums, dinputs = dz @ weights.T, dweights = x.T @ dz
+forward     y = activation(x @ weights + biases)
+backward    dz = dvalues * dy/dz, as activations.py has it, dbiases = its column sums, dinputs = dz @ weights.T, dweights = x.T @ dz
             (the chain rule of Rumelhart, Hinton and Williams, Nature 323, 1986, in matrices)
 
 Each unit first looks whether its operands fit, and refuses what it cannot compute: the caller then finds out what it is.
@@ -10,11 +10,12 @@ and dweights outgrow L2, each result is a job of its own.
 """
 from .. import _link, _state
 from .._jit import kernel
-from . import blocking, columns, few, gemm, inner, one_pass, packing, plain, record, tile, turned
+from . import activations, blocking, columns, few, gemm, inner, one_pass, packing, plain, record, tile, turned
+from .activations import RELU
 from .matrix import BACKWARD, FORWARD, Matrix, any_overlap, from_row, overlap, transposed
 from .one_pass import dz_row_bytes
 from .parallel import REGION_BYTES, add, barrier, begin, run_queue
-from .product import Right, product_job, scratch_bytes, with_ahead
+from .product import Right, activated, product_job, scratch_bytes, with_ahead
 from .workspace import ALIGNMENT, acquire, release
 
 
@@ -25,26 +26,28 @@ def fits(result, rows, cols, itemsize):
 
 
 @kernel
-def forward_fits(x, weights, biases, y, itemsize):
-    """Whether the operands of a forward pass have shapes that fit, and y overlaps none of them."""
+def forward_fits(x, weights, biases, y, slope, itemsize):
+    """Whether the operands of a forward pass have shapes that fit, and no result overlaps anything."""
     if x.cols != weights.rows or not fits(y, x.rows, weights.cols, itemsize):
         return False
     if biases.data != 0 and (biases.rows != 1 or biases.cols != weights.cols or overlap(y, biases, itemsize)):
+        return False
+    if slope.data != 0 and (not fits(slope, y.rows, y.cols, itemsize) or any_overlap((x, weights, biases), (slope, y), itemsize)):
         return False
     return not overlap(y, x, itemsize) and not overlap(y, weights, itemsize)
 
 
 @kernel
-def backward_fits(dvalues, z, x, weights, dinputs, dweights, dbiases, itemsize):
+def backward_fits(dvalues, s, x, weights, dinputs, dweights, dbiases, itemsize):
     """Whether the operands of a backward pass have shapes that fit, and no result overlaps anything."""
     rows, inputs, neurons = x.rows, weights.rows, weights.cols
     if x.cols != inputs or not fits(dvalues, rows, neurons, itemsize) or not fits(dweights, inputs, neurons, itemsize):
         return False
     if not fits(dbiases, 1, neurons, itemsize) or (dinputs.data != 0 and not fits(dinputs, rows, inputs, itemsize)):
         return False
-    if z.data != 0 and not fits(z, rows, neurons, itemsize):
+    if s.data != 0 and not fits(s, rows, neurons, itemsize):
         return False
-    return not any_overlap((dvalues, z, x, weights), (dinputs, dweights, dbiases), itemsize)
+    return not any_overlap((dvalues, s, x, weights), (dinputs, dweights, dbiases), itemsize)
 
 
 @kernel
@@ -57,19 +60,23 @@ def _build_forward(dtype):
     tiles = blocking.tiles(dtype)
     pack, product = packing.pack[dtype].address, gemm.product[dtype].address
     plain_forward, few_forward = plain.forward[dtype].call_rare, few.forward[dtype].call_rare
-    (flat, flat_unbound), (narrow, narrow_unbound), (inner_products, inner_unbound) = (
-        (unit[dtype].address, unit[dtype].unbound) for unit in (gemm.flat, gemm.narrow, inner.inner))
+    (flat, flat_unbound), (narrow, narrow_unbound), (inner_products, inner_unbound), (activate, activate_unbound) = (
+        (unit[dtype].address, unit[dtype].unbound) for unit in (gemm.flat, gemm.narrow, inner.inner, activations.activate))
 
-    def forward(x, weights, biases, y, relu):
-        """y = relu(x @ weights + biases), all Matrix; biases may be missing, y has contiguous rows and overlaps nothing."""
+    def forward(x, weights, biases, y, slope, activation):
+        """y, and for gelu slope = dy/dz, all Matrix; biases and slope may be missing. Rows of the results are contiguous, and
+        none overlaps anything.
+        """
         size = tile.itemsize(tiles.wide)
-        if not forward_fits(x, weights, biases, y, size) or not is_contiguous(x, size):
+        if not forward_fits(x, weights, biases, y, slope, size) or not is_contiguous(x, size):
             return _link.REFUSED
-        if x.rows * x.cols * y.cols <= blocking.PLAIN_WORK:
-            return plain_forward((x, weights, biases, y, relu))
+        if x.rows * x.cols * y.cols <= blocking.PLAIN_WORK and activation <= RELU:
+            return plain_forward((x, weights, biases, y, slope, activation))
+        if activation > RELU and activate() == 0:
+            return activate_unbound()
         threads = blocking.product_threads(1, x, weights)
         if blocking.few_neurons(tiles.wide, x, y.cols):
-            return few_forward((x, weights, biases, y, relu, threads)) if inner_products() != 0 else inner_unbound()
+            return few_forward((x, weights, biases, y, slope, activation, threads)) if inner_products() != 0 else inner_unbound()
         in_place = blocking.in_place(tiles.flat, x.rows, y.cols, x.cols * y.cols * size) and weights.col_step == size
         if in_place and flat() == 0:
             return flat_unbound()
@@ -90,7 +97,7 @@ def _build_forward(dtype):
         else:
             add(memory, pack(), packing.pack_job(tiles, weights, panels))
             barrier(memory)
-        job = product_job(tiles, x, right, y, 0, bias, relu, panels + panels_bytes, threads)
+        job = activated(product_job(tiles, x, right, y, 0, bias, panels + panels_bytes, threads), activation, slope)
         if x.row_step == x.cols * size and x.cols <= job.depth_block and x.rows * x.row_step > _state.word(_state.L2):
             job = with_ahead(tiles, job, x.data + job.strip * x.row_step, 0, x.rows * x.row_step)
         add(memory, product(), job)
@@ -112,23 +119,23 @@ def _build_backward(dtype):
     (flat, flat_unbound), (narrow, narrow_unbound), (inner_products, inner_unbound) = (
         (unit[dtype].address, unit[dtype].unbound) for unit in (gemm.flat, gemm.narrow, inner.inner))
 
-    def backward(dvalues, z, x, weights, dinputs, dweights, dbiases):
-        """dinputs, dweights and dbiases, all Matrix; without z there is no ReLU, without dinputs it is not wanted.
+    def backward(dvalues, s, x, weights, dinputs, dweights, dbiases, activation):
+        """dinputs, dweights and dbiases, all Matrix; without s the activation is the identity, dinputs may be unwanted.
 
-        Rows of dvalues, z and of the results are contiguous, and no result overlaps anything.
+        Rows of dvalues, s and of the results are contiguous, and no result overlaps anything.
         """
         size, rows, inputs, neurons = tile.itemsize(tiles.wide), x.rows, weights.rows, weights.cols
-        if not backward_fits(dvalues, z, x, weights, dinputs, dweights, dbiases, size) or not is_contiguous(x, size):
+        if not backward_fits(dvalues, s, x, weights, dinputs, dweights, dbiases, size) or not is_contiguous(x, size):
             return _link.REFUSED
-        if rows * inputs * neurons <= blocking.PLAIN_WORK:
-            return plain_backward((dvalues, z, x, weights, dinputs, dweights, dbiases))
+        if rows * inputs * neurons <= blocking.PLAIN_WORK and activation <= RELU:
+            return plain_backward((dvalues, s, x, weights, dinputs, dweights, dbiases, activation))
         threads = blocking.product_threads(2, x, weights)
         if blocking.on_its_side(tiles.wide, x, weights):
             if flat() == 0:
                 return flat_unbound()
             if inner_products() == 0:
                 return inner_unbound()
-            return turned_pass((dvalues, z, x, weights, dinputs, dweights, dbiases, threads))
+            return turned_pass((dvalues, s, x, weights, dinputs, dweights, dbiases, activation, threads))
         few_neurons = blocking.few_neurons(tiles.wide, x, neurons)
         if (few_neurons or blocking.in_place(tiles.flat, inputs, neurons, 0)) and flat() == 0:
             return flat_unbound()
@@ -137,8 +144,8 @@ def _build_backward(dtype):
         if (blocking.has_narrow(tiles, neurons) or blocking.has_narrow(tiles, inputs)) and narrow() == 0:
             return narrow_unbound()
         if blocking.in_one_pass(rows, inputs * neurons * size):
-            return block_pass((dvalues, z, x, weights, dinputs, dweights, dbiases, threads))
-        return by_results(dvalues, z, x, weights, dinputs, dweights, dbiases, threads)
+            return block_pass((dvalues, s, x, weights, dinputs, dweights, dbiases, activation, threads))
+        return by_results(dvalues, s, x, weights, dinputs, dweights, dbiases, activation, threads)
 
     return record.backward(backward, dtype.bitwidth)
 
@@ -149,7 +156,7 @@ def _by_results(dtype):
     product, inner_products = gemm.product[dtype].address, inner.inner[dtype].address
 
     @kernel
-    def by_results(dvalues, z, x, weights, dinputs, dweights, dbiases, threads):
+    def by_results(dvalues, s, x, weights, dinputs, dweights, dbiases, activation, threads):
         size, inputs, neurons = tile.itemsize(tiles.wide), x.cols, dvalues.cols
         in_place = blocking.by_inner(tiles.wide, dvalues.rows, weights)
         few_neurons = blocking.few_neurons(tiles.wide, x, neurons)
@@ -176,20 +183,20 @@ def _by_results(dtype):
         while True:                                     # once for an empty batch as well: its dweights are zeros
             rows, later = min(block, dvalues.rows - i), int(i > 0)
             x_block, dz = from_row(x, i, rows), Matrix(panels + panels_bytes, rows, neurons, dz_row, size)
-            z_block = from_row(z, i, rows) if z.data != 0 else z
+            s_block = from_row(s, i, rows) if s.data != 0 else s
             dz_right = right_of_dz(tiles, dz, inputs, copy)
             dz_panels = dz_right.data if dz_right.row_step == 0 and not few_neurons else 0
-            of_dz = columns.mask_job(tiles, from_row(dvalues, i, rows), z_block, dz, dz_panels, dbiases.data, later)
+            of_dz = columns.mask_job(tiles, from_row(dvalues, i, rows), activation, s_block, dz, dz_panels, dbiases.data, later)
             add(memory, mask(), of_dz)
             barrier(memory)
             if few_neurons:
                 edge = copy + few.dweights_bytes(tiles, inputs, neurons)
                 of_weights = few.weights_product(tiles, dz, x_block, edge, copy, later, scratch, threads)
             else:
-                of_weights = product_job(tiles, transposed(x_block), dz_right, dweights, later, 0, 0, scratch, threads)
+                of_weights = product_job(tiles, transposed(x_block), dz_right, dweights, later, 0, scratch, threads)
             add(memory, product(), of_weights)
             if dinputs.data != 0:
-                of_inputs = product_job(tiles, dz, right, from_row(dinputs, i, rows), 0, 0, 0, scratch, threads)
+                of_inputs = product_job(tiles, dz, right, from_row(dinputs, i, rows), 0, 0, scratch, threads)
                 add(memory, inner_products() if in_place else product(), of_inputs)
             run_queue(memory, threads)
             i += rows

@@ -32,25 +32,26 @@ def _bound(unit):
 
 @cache
 def forward(dtype):
-    """forward(x, weights, biases, has_biases, y, relu) on 2-D arrays; returns a status."""
+    """forward(x, weights, biases, has_biases, y, slope, has_slope, activation) on 2-D arrays; returns a status."""
     unit, a = _bound(dense_of(dtype).forward[dtype]), _array(dtype, 2)
 
-    def entry(x, weights, biases, has_biases, y, relu):
-        return _link.call(unit(), (matrix(x), matrix(weights), only_if(has_biases, matrix(biases)), matrix(y), relu))
+    def entry(x, weights, biases, has_biases, y, slope, has_slope, activation):
+        return _link.call(unit(), (matrix(x), matrix(weights), only_if(has_biases, matrix(biases)), matrix(y),
+                                   only_if(has_slope, matrix(slope)), activation))
 
-    return _jit.entry(entry, types.intp(a, a, a, _FLAG, a, _FLAG), f"python_forward-{dtype}")
+    return _jit.entry(entry, types.intp(a, a, a, _FLAG, a, a, _FLAG, _FLAG), f"python_forward-{dtype}")
 
 
 @cache
 def backward(dtype):
-    """backward(dvalues, z, has_z, x, weights, dinputs, has_dinputs, dweights, dbiases) on 2-D arrays; returns a status."""
+    """backward(dvalues, s, has_s, x, weights, dinputs, has_dinputs, dweights, dbiases, activation) on 2-D arrays; returns a status."""
     unit, a = _bound(dense_of(dtype).backward[dtype]), _array(dtype, 2)
 
-    def entry(dvalues, z, has_z, x, weights, dinputs, has_dinputs, dweights, dbiases):
-        return _link.call(unit(), (matrix(dvalues), only_if(has_z, matrix(z)), matrix(x), matrix(weights),
-                                   only_if(has_dinputs, matrix(dinputs)), matrix(dweights), matrix(dbiases)))
+    def entry(dvalues, s, has_s, x, weights, dinputs, has_dinputs, dweights, dbiases, activation):
+        return _link.call(unit(), (matrix(dvalues), only_if(has_s, matrix(s)), matrix(x), matrix(weights),
+                                   only_if(has_dinputs, matrix(dinputs)), matrix(dweights), matrix(dbiases), activation))
 
-    return _jit.entry(entry, types.intp(a, a, _FLAG, a, a, a, _FLAG, a, a), f"python_backward-{dtype}")
+    return _jit.entry(entry, types.intp(a, a, _FLAG, a, a, a, _FLAG, a, a, _FLAG), f"python_backward-{dtype}")
 
 
 @cache

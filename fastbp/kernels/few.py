@@ -8,7 +8,7 @@ from .._jit import kernel
 from . import blocking, inner, packing, plain, tile
 from .matrix import FORWARD_THREADS, Matrix, from_col, transposed
 from .parallel import REGION_BYTES, run
-from .product import Right, product_job
+from .product import Right, activated, product_job
 from .workspace import ALIGNMENT, acquire, release
 
 
@@ -16,8 +16,8 @@ def _build_forward(dtype):
     tiles = blocking.tiles(dtype)
     inner_products = inner.inner[dtype].address
 
-    def forward(x, weights, biases, y, relu, threads):
-        """y = relu(x @ weights + biases), all Matrix; biases may be missing. The unit of inner products must be bound."""
+    def forward(x, weights, biases, y, slope, activation, threads):
+        """As dense.forward, which checks the arguments. The unit of inner products must be bound."""
         row_bytes = packing.row_bytes(tiles, x.cols)
         memory, slot = acquire(REGION_BYTES + packing.row_bytes(tiles, y.cols) + y.cols * row_bytes)
         if memory == 0:
@@ -26,8 +26,8 @@ def _build_forward(dtype):
         for j in range(y.cols):
             packing.copy_row(tiles, transposed(from_col(weights, j)), columns + j * row_bytes)
         bias = packing.copy_bias(tiles, biases, columns + y.cols * row_bytes)
-        job = product_job(tiles, x, Right(columns, row_bytes, tile.itemsize(tiles.wide), 0), y, 0, bias, relu, 0, threads)
-        run(inner_products(), job, memory, threads)
+        job = product_job(tiles, x, Right(columns, row_bytes, tile.itemsize(tiles.wide), 0), y, 0, bias, 0, threads)
+        run(inner_products(), activated(job, activation, slope), memory, threads)
         release(slot)
         return _link.OK
 
@@ -54,7 +54,7 @@ def weights_product(tiles, dz, x, edge, dweights, accumulate, scratch, threads):
     size = tile.itemsize(tiles.wide)
     packing.pack_edge(tiles, x, edge)
     right, c = Right(x.data, size, x.row_step, edge), Matrix(dweights, dz.cols, x.cols, x.cols * size, size)
-    return product_job(tiles, transposed(dz), right, c, accumulate, 0, 0, scratch, threads)
+    return product_job(tiles, transposed(dz), right, c, accumulate, 0, scratch, threads)
 
 
 @kernel

@@ -11,9 +11,9 @@ from functools import partial
 
 from .. import _link
 from .._jit import kernel
-from . import amx, blocking, panels, tile
+from . import activations, amx, blocking, panels, tile
 from .parallel import TASK
-from .product import Product, block_of, scratch_bytes
+from .product import Product, activate_block, block_of, scratch_bytes
 from .workspace import read
 
 DTYPES = *_link.FLOATS, tile.BFLOAT16
@@ -32,6 +32,7 @@ flat = _link.units("flat", panels.SIGNATURE, partial(panels.build, "flat"), rare
 def _build(dtype):
     tiles = blocking.tiles(dtype)
     strip = _strip(dtype)
+    activate = activations.activate[dtype if dtype in _link.FLOATS else _link.FLOATS[0]].address
 
     def product(job_address, worker, task):
         job = read(job_address, Product)
@@ -41,6 +42,8 @@ def _build(dtype):
             for i in range(i_start, i_end, job.strip):                      # LOOP 4
                 p_end, end = min(p + job.depth_block, job.depth), min(i + job.strip, i_end)
                 strip(job_address, scratch, i, end, j_start, j_end, p, p_end)
+                if p_end == job.depth:
+                    activate_block(tiles, job, activate(), i, end, j_start, j_end)
         return _link.OK
 
     return product

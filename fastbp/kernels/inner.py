@@ -6,14 +6,14 @@ the end.
 """
 from .. import _link
 from .._jit import kernel
-from . import blocking, tile
+from . import activations, blocking, tile
 from .parallel import TASK
-from .product import Product, block_of
+from .product import Product, activate_block, block_of
 from .workspace import read
 
 
 def _build(dtype):
-    tiles = blocking.tiles(dtype)
+    tiles, activate = blocking.tiles(dtype), activations.activate[dtype].address
 
     def inner(job_address, worker, task):
         """The job is a Product with Right(address, distance of two rows of B, …): row j of B is column j of B.T."""
@@ -25,6 +25,7 @@ def _build(dtype):
             multiply(tiles.flat, job, i, i_end, j, j_end)
         else:
             multiply(tiles.wide, job, i, i_end, j, j_end)
+        activate_block(tiles, job, activate(), i, i_end, j, j_end)
         return _link.OK
 
     return inner

@@ -1,6 +1,6 @@
 """The backward pass over many rows in one pass over memory.
 
-For each block of rows dz stays in L2 and is used for all three results at once: x, z and dvalues are read once, dinputs
+For each block of rows dz stays in L2 and is used for all three results at once: x, s and dvalues are read once, dinputs
 is written once. The batch is cut into partitions fixed by its size alone; each has dweights and dbiases of its own, which
 are added up in order at the end, so the bits do not depend on the number of threads.
 """
@@ -26,8 +26,9 @@ class Pass(NamedTuple):
     rows_each: int              # of a partition
     dvalues: int
     dvalues_row: int
-    z: int
-    z_row: int
+    activation: int
+    s: int
+    s_row: int
     x: int
     x_row: int
     x_col: int
@@ -82,24 +83,25 @@ def _build(dtype):
         for i in range(start, end, block):
             rows, later = min(block, end - i), int(i > start)
             dvalues = Matrix(job.dvalues + i * job.dvalues_row, rows, job.neurons, job.dvalues_row, size)
-            z = Matrix(job.z + i * job.z_row if job.z != 0 else 0, rows, job.neurons, job.z_row, size)
+            s = Matrix(job.s + i * job.s_row if job.s != 0 else 0, rows, job.neurons, job.s_row, size)
             dz = Matrix(memory + JOB_BYTES, rows, job.neurons, job.dz_row, size)
             row_bytes = job.neurons * size
-            follows = i + block < end and job.dvalues_row == row_bytes and (job.z == 0 or job.z_row == row_bytes)
+            follows = i + block < end and job.dvalues_row == row_bytes and (job.s == 0 or job.s_row == row_bytes)
             next_dvalues = dvalues.data + block * row_bytes if follows else 0
-            next_z = z.data + block * row_bytes if follows and job.z != 0 else 0
-            run_here(mask(), mask_job(tiles, dvalues, z, dz, 0 if few_neurons else panels, dbiases, later), memory)
+            next_s = s.data + block * row_bytes if follows and job.s != 0 else 0
+            panels_of_dz = 0 if few_neurons else panels
+            run_here(mask(), mask_job(tiles, dvalues, job.activation, s, dz, panels_of_dz, dbiases, later), memory)
             if job.dinputs != 0:
                 dinputs = Matrix(job.dinputs + i * job.dinputs_row, rows, job.inputs, job.dinputs_row, size)
-                of_inputs = product_job(tiles, dz, weights, dinputs, 0, 0, 0, scratch, 1)
-                of_inputs = with_ahead(tiles, of_inputs, next_dvalues, next_z, block * row_bytes if follows else 0)
+                of_inputs = product_job(tiles, dz, weights, dinputs, 0, 0, scratch, 1)
+                of_inputs = with_ahead(tiles, of_inputs, next_dvalues, next_s, block * row_bytes if follows else 0)
                 run_here(multiply, of_inputs, memory)
             x = Matrix(job.x + i * job.x_row, rows, job.inputs, job.x_row, job.x_col)
             if few_neurons:
                 of_weights = few.weights_product(tiles, dz, x, panels, dweights.data, later, scratch, 1)
             else:
                 right = Right(panels, rows * size, 0, 0)
-                of_weights = product_job(tiles, transposed(x), right, dweights, later, 0, 0, scratch, 1)
+                of_weights = product_job(tiles, transposed(x), right, dweights, later, 0, scratch, 1)
             run_here(product(), of_weights, memory)
         return _link.OK
 
@@ -113,7 +115,7 @@ def _build_block_pass(dtype):
     tiles = blocking.tiles(dtype)
     pack, work, add_up = packing.pack[dtype].address, _one_pass[dtype].address, columns.add_up[dtype].address
 
-    def block_pass(dvalues, z, x, weights, dinputs, dweights, dbiases, threads):
+    def block_pass(dvalues, s, x, weights, dinputs, dweights, dbiases, activation, threads):
         """Cut a backward pass into partitions and add up their results. Arguments as for dense.backward, which checks them."""
         size, inputs, neurons = tile.itemsize(tiles.wide), x.cols, dvalues.cols
         partitions, rows_each = blocking.partitions(dvalues.rows)
@@ -132,7 +134,7 @@ def _build_block_pass(dtype):
             add(memory, pack(), packing.pack_job(tiles, transposed(weights), panels))
             barrier(memory)
         add(memory, work(), Pass(partitions, dvalues.rows, inputs, neurons, rows_each, dvalues.data, dvalues.row_step,
-                                 z.data, z.row_step, x.data, x.row_step, x.col_step, int(in_place),
+                                 activation, s.data, s.row_step, x.data, x.row_step, x.col_step, int(in_place),
                                  weights.data if in_place else panels, weights.row_step, dinputs.data, dinputs.row_step,
                                  parts, part, parts + partitions * part, dz_row))
         barrier(memory)

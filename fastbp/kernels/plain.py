@@ -5,14 +5,15 @@ Rows and columns may lie in memory in any way.
 from .. import _link
 from .._jit import kernel
 from . import blocking, tile
+from .activations import RELU
 from .matrix import BACKWARD, FORWARD
 
 
 def _build_forward(dtype):
     shape = blocking.tiles(dtype).wide
 
-    def forward(x, weights, biases, y, relu):
-        """y = relu(x @ weights + biases), all Matrix."""
+    def forward(x, weights, biases, y, slope, activation):
+        """y = x @ weights + biases, all Matrix, through a ReLU or nothing."""
         for i in range(y.rows):
             for j in range(y.cols):
                 z = tile.zero(shape)
@@ -20,7 +21,7 @@ def _build_forward(dtype):
                     z += get(shape, x, i, p) * get(shape, weights, p, j)
                 if biases.data != 0:
                     z += get(shape, biases, 0, j)
-                put(shape, y, i, j, tile.zero(shape) if relu != 0 and z <= 0 else z)
+                put(shape, y, i, j, tile.zero(shape) if activation == RELU and z <= 0 else z)
         return _link.OK
 
     return forward
@@ -32,24 +33,24 @@ forward = _link.units("plain_forward", FORWARD, _build_forward, rare=True)
 def _build_backward(dtype):
     shape = blocking.tiles(dtype).wide
 
-    def backward(dvalues, z, x, weights, dinputs, dweights, dbiases):
-        """dinputs, dweights and dbiases, all Matrix; z and dinputs may be missing."""
+    def backward(dvalues, s, x, weights, dinputs, dweights, dbiases, activation):
+        """dinputs, dweights and dbiases, all Matrix; s, of a ReLU, and dinputs may be missing."""
         for j in range(dvalues.cols):
             total = tile.zero(shape)
             for i in range(dvalues.rows):
-                total += get_dz(shape, dvalues, z, i, j)
+                total += get_dz(shape, dvalues, s, i, j)
             put(shape, dbiases, 0, j, total)
             for p in range(x.cols):
                 total = tile.zero(shape)
                 for i in range(dvalues.rows):
-                    total += get(shape, x, i, p) * get_dz(shape, dvalues, z, i, j)
+                    total += get(shape, x, i, p) * get_dz(shape, dvalues, s, i, j)
                 put(shape, dweights, p, j, total)
         if dinputs.data != 0:
             for i in range(dinputs.rows):
                 for p in range(dinputs.cols):
                     total = tile.zero(shape)
                     for j in range(dvalues.cols):
-                        total += get_dz(shape, dvalues, z, i, j) * get(shape, weights, p, j)
+                        total += get_dz(shape, dvalues, s, i, j) * get(shape, weights, p, j)
                     put(shape, dinputs, i, p, total)
         return _link.OK
 
@@ -70,8 +71,8 @@ def put(shape, matrix, i, j, value):
 
 
 @kernel
-def get_dz(shape, dvalues, z, i, j):
-    """An element of dvalues where z lets it pass, else 0."""
-    if z.data != 0 and get(shape, z, i, j) <= 0:
+def get_dz(shape, dvalues, s, i, j):
+    """An element of dvalues where s lets it pass, else 0."""
+    if s.data != 0 and get(shape, s, i, j) <= 0:
         return tile.zero(shape)
     return get(shape, dvalues, i, j)

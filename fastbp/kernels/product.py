@@ -6,8 +6,11 @@ are contiguous.
 """
 from typing import NamedTuple
 
+from .. import _link
 from .._jit import inlined, kernel
 from . import blocking, tile
+from .activations import IDENTITY, RELU
+from .matrix import Matrix
 from .vector import CACHE_LINE
 from .workspace import ALIGNMENT
 
@@ -26,7 +29,7 @@ class Right(NamedTuple):
 
 
 class Product(NamedTuple):
-    """The job of C (+)= A B, C of rows x cols, with bias and ReLU on the way out. A task is a block of C."""
+    """The job of C (+)= A B, C of rows x cols, with bias and activation on the way out. A task is a block of C."""
 
     tasks: int
     rows: int
@@ -43,12 +46,15 @@ class Product(NamedTuple):
     c_row: int
     accumulate: int             # add to what is in C
     bias: int                   # the address of `cols` numbers, filled up to a whole tile; 0: none
-    relu: int
     row_block: int
     col_block: int
     depth_block: int
     strip: int
     scratch: int                # scratch_bytes for each worker, for copies of A
+    relu: int
+    activation: int             # beyond the ReLU, of the rows that a task has finished
+    slope: int                  # where its derivative goes; 0: nowhere
+    slope_row: int
     ahead: int                  # memory that is needed soon, from which each tile fetches its share into the caches; 0: none
     ahead_too: int              # another stretch of it
     share: int                  # bytes
@@ -61,7 +67,7 @@ def scratch_bytes(tiles):
 
 
 @kernel
-def product_job(tiles, a, b, c, accumulate, bias, relu, scratch, threads):
+def product_job(tiles, a, b, c, accumulate, bias, scratch, threads):
     """The Product of Matrix a, Right b and Matrix c, whose rows are contiguous."""
     cut = blocking.cut(tiles.wide, a, c.cols, b.row_step == 0)
     row_block, col_block = blocking.grid(tiles.wide, c.rows, c.cols, threads, a.col_step != tile.itemsize(tiles.wide))
@@ -69,8 +75,15 @@ def product_job(tiles, a, b, c, accumulate, bias, relu, scratch, threads):
         col_block = blocking.round_up(col_block, tile.width(tiles.flat))
     tasks = blocking.blocks(c.rows, row_block) * blocking.blocks(c.cols, col_block)
     return Product(tasks, c.rows, c.cols, a.cols, a.data, a.row_step, a.col_step,
-                   b.data, b.col_step, b.row_step, b.edge, c.data, c.row_step, accumulate, bias, relu,
-                   row_block, col_block, cut.depth, cut.strip, scratch, 0, 0, 0)
+                   b.data, b.col_step, b.row_step, b.edge, c.data, c.row_step, accumulate, bias,
+                   row_block, col_block, cut.depth, cut.strip, scratch, 0, 0, 0, 0, 0, 0, 0)
+
+
+@kernel
+def activated(job, activation, slope):
+    """The job, whose C is y of an activation, and the Matrix `slope`, which may be missing, its derivative."""
+    relu, other = int(activation == RELU), activation if activation > RELU else IDENTITY
+    return Product(*job[:-7], relu, other, slope.data, slope.row_step, *job[-3:])
 
 
 @kernel
@@ -89,6 +102,16 @@ def block_of(job, task):
     return i, min(i + job.row_block, job.rows), j, min(j + job.col_block, job.cols)
 
 
+@kernel
+def activate_block(tiles, job, activate, i, i_end, j, j_end):
+    """Apply the job's activation, beyond the ReLU, to a block of C that is complete, by the unit at an address."""
+    if job.activation != IDENTITY:
+        size = tile.itemsize(tiles.wide)
+        y = Matrix(job.c + i * job.c_row + j * size, i_end - i, j_end - j, job.c_row, size)
+        at = job.slope + i * job.slope_row + j * size if job.slope != 0 else 0
+        _link.call(activate, (job.activation, y, Matrix(at, y.rows, y.cols, job.slope_row, size)))
+
+
 @inlined
 def fetch_share(job, start):
     """Ask for the share of a tile in the memory that is needed soon, which would else be waited for."""
@@ -104,7 +127,7 @@ def finish(acc, job, c, rows, j, p, p_end):
     """Add what is in C already, and after the last block bias and ReLU, then store the tile."""
     cols = job.cols - j
     if p > 0 or job.accumulate != 0:
-        acc = tile.add(acc, tile.load(acc, c, job.c_row, rows, cols))
+        acc = acc + tile.load(acc, c, job.c_row, rows, cols)
     if p_end >= job.depth:
         if job.bias != 0:
             acc = tile.add_row(acc, job.bias + j * tile.itemsize(acc))

@@ -43,7 +43,7 @@ class Call(NamedTuple):
     inputs: int                 # of the layer; of a ReLU: 1
     neurons: int
     precision: int              # bits of a factor of its products
-    relu: int
+    activation: int
     weights: int                # addresses
     dinputs: int                # 0: not wanted
     dinputs_bytes: int
@@ -83,11 +83,11 @@ def forward(run, precision):
     """The unit of a forward pass, for what computes it."""
     run = inlined(run)
 
-    def recorded(x, weights, biases, y, relu):
+    def recorded(x, weights, biases, y, slope, activation):
         begun = begin()
-        status = run(x, weights, biases, y, relu)
+        status = run(x, weights, biases, y, slope, activation)
         if status == _link.OK:
-            call = Call(x.rows, x.cols, y.cols, precision, relu, weights.data, 0, 0)
+            call = Call(x.rows, x.cols, y.cols, precision, activation, weights.data, 0, 0)
             finish_pass(begun, FORWARD, call)
         return status
 
@@ -98,12 +98,12 @@ def backward(run, precision):
     """The unit of a backward pass, for what computes it."""
     run = inlined(run)
 
-    def recorded(dvalues, z, x, weights, dinputs, dweights, dbiases):
+    def recorded(dvalues, s, x, weights, dinputs, dweights, dbiases, activation):
         begun = begin()
-        status = run(dvalues, z, x, weights, dinputs, dweights, dbiases)
+        status = run(dvalues, s, x, weights, dinputs, dweights, dbiases, activation)
         if status == _link.OK:
-            relu, dinputs_bytes = int(z.data != 0), dinputs.rows * dinputs.row_step
-            call = Call(x.rows, x.cols, dvalues.cols, precision, relu, weights.data, dinputs.data, dinputs_bytes)
+            dinputs_bytes = dinputs.rows * dinputs.row_step
+            call = Call(x.rows, x.cols, dvalues.cols, precision, activation, weights.data, dinputs.data, dinputs_bytes)
             finish_pass(begun, BACKWARD, call)
         return status
 

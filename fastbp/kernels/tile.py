@@ -62,7 +62,7 @@ class Shape(NamedTuple):
     step: int = 1
 
 
-class _ShapeType(types.Opaque):
+class ShapeType(types.Opaque):
     """The type of a Shape inside compiled code: it has no bits, the shape is all in the type."""
 
     def __init__(self, shape):
@@ -76,14 +76,14 @@ class _ShapeType(types.Opaque):
         super().__init__(f"{type(self).__name__}({','.join(map(str, shape))})")
 
 
-class _TileType(_ShapeType):
+class TileType(ShapeType):
     """The type of a tile's value: an array of vectors, which LLVM splits over registers."""
 
 
-register_model(_ShapeType)(models.OpaqueModel)
+register_model(ShapeType)(models.OpaqueModel)
 
 
-@register_model(_TileType)
+@register_model(TileType)
 class _TileModel(models.PrimitiveModel):
     def __init__(self, manager, tile_type):
         super().__init__(manager, tile_type, tile_type.array)
@@ -91,10 +91,10 @@ class _TileModel(models.PrimitiveModel):
 
 @typeof_impl.register(Shape)
 def _typeof_shape(shape, context):
-    return _ShapeType(shape)
+    return ShapeType(shape)
 
 
-@lower_constant(_ShapeType)
+@lower_constant(ShapeType)
 def _constant_shape(context, builder, shape_type, shape):
     return context.get_dummy_value()
 
@@ -102,11 +102,11 @@ def _constant_shape(context, builder, shape_type, shape):
 # ---- LLVM helpers
 
 
-def _split(b, t, tile):
+def split(b, t, tile):
     return [b.extract_value(tile, i) for i in range(t.rows * t.vecs)]
 
 
-def _join(b, t, vectors):
+def join(b, t, vectors):
     tile = ir.Constant(t.array, ir.Undefined)
     for i, v in enumerate(vectors):
         tile = b.insert_value(tile, v, i)
@@ -140,7 +140,7 @@ def _vector_of(b, t, memory, i, j):
 
 
 def _tile_of(shape):
-    return _TileType(shape.shape)
+    return TileType(shape.shape)
 
 
 # ---- operations
@@ -227,7 +227,7 @@ def store(typing_context, tile, address, row_stride, rows, cols):
         tile, address, stride, rows, cols = args
         with b.if_else(_is_whole(b, t, cols), likely=True) as (whole, edge):
             with whole:
-                vectors = _split(b, t, tile)
+                vectors = split(b, t, tile)
                 for i in _each_row(b, t, rows):
                     for j in range(t.vecs):
                         b.store(vectors[i * t.vecs + j], _pointer(b, t, address, stride, const(i), j), align=1)
@@ -289,13 +289,13 @@ def rank1(typing_context, tile, a, offsets, b_row):
 
     def generate(c, b, sig, args):
         tile, a, offsets, b_row = args
-        fma, acc = dot(b, t) if t.has_pairs else muladd(b, t), _split(b, t, tile)
+        fma, acc = dot(b, t) if t.has_pairs else muladd(b, t), split(b, t, tile)
         row = [load_vector(b, t, b_row, j * t.lanes * t.size) for j in range(t.vecs)]
         for i in range(t.rows):
             scalar = splat(b, t.vec, b.load(at(b, a, b.extract_value(offsets, i), t.elem), align=1))
             for j in range(t.vecs):
                 acc[i * t.vecs + j] = fma(scalar, row[j], acc[i * t.vecs + j])
-        return _join(b, t, acc)
+        return join(b, t, acc)
 
     return t(t, BYTES, types.UniTuple(BYTES, t.rows), BYTES), generate
 
@@ -331,7 +331,7 @@ def inner(typing_context, tile, a, a_offsets, b_address, b_offsets, count):
 
     def generate(c, b, sig, args):
         tile, a, a_offsets, b_address, b_offsets, count = args
-        fma, acc = muladd(b, t), _split(b, t, tile)
+        fma, acc = muladd(b, t), split(b, t, tile)
         out = cgutils.alloca_once(b, t.array)
 
         def update(read):
@@ -340,7 +340,7 @@ def inner(typing_context, tile, a, a_offsets, b_address, b_offsets, count):
             for i in range(t.rows):
                 left = read(at(b, a, b.extract_value(a_offsets, i), t.vec))
                 parts += [fma(left, right[j], acc[i * t.vecs + j]) for j in range(t.vecs)]
-            b.store(_join(b, t, parts), out)
+            b.store(join(b, t, parts), out)
 
         with b.if_else(b.icmp_signed(">=", count, const(t.lanes)), likely=True) as (full, edge):
             with full:
@@ -374,7 +374,7 @@ def store_sums(typing_context, tile, address, row_stride, rows, cols):
 
     def generate(c, b, sig, args):
         tile, address, stride, rows, cols = args
-        vectors = _split(b, t, tile)
+        vectors = split(b, t, tile)
         for i in range(t.rows):
             for j in range(t.vecs):
                 valid = b.and_(b.icmp_signed("<", const(i), rows), b.icmp_signed("<", const(j), cols))
@@ -387,17 +387,6 @@ def store_sums(typing_context, tile, address, row_stride, rows, cols):
 
 
 @intrinsic
-def add(typing_context, tile, other):
-    """The sum of two tiles."""
-    t = tile
-
-    def generate(c, b, sig, args):
-        return _join(b, t, [b.fadd(x, y) for x, y in zip(*(_split(b, t, a) for a in args), strict=True)])
-
-    return t(t, t), generate
-
-
-@intrinsic
 def add_row(typing_context, tile, address):
     """Add the row vector at `address` (a bias) to every row of a tile."""
     t = tile
@@ -405,7 +394,7 @@ def add_row(typing_context, tile, address):
     def generate(c, b, sig, args):
         tile, address = args
         row = [load_vector(b, t, address, j * t.lanes * t.size) for j in range(t.vecs)]
-        return _join(b, t, [b.fadd(v, row[k % t.vecs]) for k, v in enumerate(_split(b, t, tile))])
+        return join(b, t, [b.fadd(v, row[k % t.vecs]) for k, v in enumerate(split(b, t, tile))])
 
     return t(t, BYTES), generate
 
@@ -422,7 +411,7 @@ def relu(typing_context, tile):
 
     def generate(c, b, sig, args):
         zero = ir.Constant(t.vec, None)
-        return _join(b, t, [b.select(_stopped(b, t, v), zero, v) for v in _split(b, t, args[0])])
+        return join(b, t, [b.select(_stopped(b, t, v), zero, v) for v in split(b, t, args[0])])
 
     return t(t), generate
 
@@ -434,8 +423,8 @@ def mask(typing_context, dvalues, z):
 
     def generate(c, b, sig, args):
         zero = ir.Constant(t.vec, None)
-        pairs = zip(*(_split(b, t, a) for a in args), strict=True)
-        return _join(b, t, [b.select(_stopped(b, t, z), zero, d) for d, z in pairs])
+        pairs = zip(*(split(b, t, a) for a in args), strict=True)
+        return join(b, t, [b.select(_stopped(b, t, z), zero, d) for d, z in pairs])
 
     return t(t, t), generate
 
@@ -448,7 +437,7 @@ def transpose(typing_context, tile):
         raise TypeError(f"only a square tile can be transposed, not {t}")
 
     def generate(c, b, sig, args):
-        rows = _split(b, t, args[0])
+        rows = split(b, t, args[0])
         step = 1
         while step < t.lanes:
             low = [k if not k & step else t.lanes + k - step for k in range(t.lanes)]
@@ -459,7 +448,7 @@ def transpose(typing_context, tile):
                     x, y = rows[i], rows[i + step]
                     rows[i], rows[i + step] = b.shuffle_vector(x, y, low), b.shuffle_vector(x, y, high)
             step *= 2
-        return _join(b, t, rows)
+        return join(b, t, rows)
 
     return t(t), generate
 
@@ -470,7 +459,7 @@ def pairs_across(typing_context, first, second):
     t = first
 
     def generate(c, b, sig, args):
-        return _join(b, t, [pair(b, t, *(_split(b, t, a)[0] for a in args))])
+        return join(b, t, [pair(b, t, *(split(b, t, a)[0] for a in args))])
 
     return t(t, t), generate
 
@@ -478,12 +467,12 @@ def pairs_across(typing_context, first, second):
 @intrinsic
 def pairs_along(typing_context, two):
     """A row of two vectors of float32 rounded to bfloat16, as one of pairs: the elements 0 and 1, 2 and 3, and so on."""
-    t, half = two, _TileType(two.shape._replace(vecs=1))
+    t, half = two, TileType(two.shape._replace(vecs=1))
 
     def generate(c, b, sig, args):
-        low, high = _split(b, t, args[0])
+        low, high = split(b, t, args[0])
         evens, odds = (ir.Constant(ir.VectorType(I32, t.lanes), list(range(k, 2 * t.lanes, 2))) for k in (0, 1))
-        return _join(b, half, [pair(b, half, b.shuffle_vector(low, high, evens), b.shuffle_vector(low, high, odds))])
+        return join(b, half, [pair(b, half, b.shuffle_vector(low, high, evens), b.shuffle_vector(low, high, odds))])
 
     return half(t), generate
 

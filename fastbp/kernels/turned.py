@@ -13,8 +13,9 @@ from typing import NamedTuple
 from .. import _link
 from .._jit import inlined, kernel
 from . import blocking, columns, gemm, inner, tile
+from .activations import IDENTITY, passed_back
 from .columns import sum_job
-from .matrix import BACKWARD_THREADS, Matrix, from_row, whole_rows
+from .matrix import BACKWARD_THREADS, NO_MATRIX, Matrix, from_row, whole_rows
 from .parallel import JOB_BYTES, REGION_BYTES, TASK, add, barrier, begin, run_here, run_queue
 from .product import Right, product_job, scratch_bytes
 from .workspace import ALIGNMENT, acquire, read, release
@@ -34,8 +35,9 @@ class Turned(NamedTuple):
     x_row: int
     weights: int
     weights_row: int
-    z: int                      # 0: everything passes
-    z_row: int
+    activation: int
+    s: int                      # 0: everything passes
+    s_row: int
     dvalues: int
     dvalues_row: int
     dinputs: int                # 0: not wanted
@@ -60,19 +62,20 @@ def worker_bytes(tiles, inputs, neurons):
 
 
 @kernel
-def turn(tiles, source, z, target):
-    """target = source.T, masked by z if that is there; the last block of target's columns is filled up."""
+def turn(tiles, source, activation, s, target):
+    """target = source.T, times the derivative that s tells if that is there; the last block of target's columns is filled up."""
     square = tiles.square
     size, lanes = tile.itemsize(square), tile.lanes(square)
     for j in range(0, source.cols, lanes):
         whole = whole_rows(source.rows, source.cols - j, source.row_step, size, lanes)
-        if z.data != 0:
-            whole = min(whole, whole_rows(z.rows, z.cols - j, z.row_step, size, lanes))
+        if s.data != 0:
+            whole = min(whole, whole_rows(s.rows, s.cols - j, s.row_step, size, lanes))
         for i in range(0, source.rows, lanes):
             cols = lanes if i + lanes <= whole else source.cols - j
             block = tile.load(square, source.data + i * source.row_step + j * size, source.row_step, source.rows - i, cols)
-            if z.data != 0:
-                block = tile.mask(block, tile.load(square, z.data + i * z.row_step + j * size, z.row_step, z.rows - i, cols))
+            if s.data != 0:
+                of_s = tile.load(square, s.data + i * s.row_step + j * size, s.row_step, s.rows - i, cols)
+                block = passed_back(activation, block, of_s)
             address = target.data + j * target.row_step + i * size
             tile.store(tile.transpose(block), address, target.row_step, source.cols - j, lanes)
 
@@ -138,15 +141,15 @@ def _build(dtype):
             rows = min(ROWS, end - i)
             x = Matrix(job.x + i * job.x_row, rows, job.inputs, job.x_row, size)
             dvalues = Matrix(job.dvalues + i * job.dvalues_row, rows, job.neurons, job.dvalues_row, size)
-            z = Matrix(job.z + i * job.z_row if job.z != 0 else 0, rows, job.neurons, job.z_row, size)
-            turn(tiles, dvalues, z, turned_dz)
-            turn(tiles, x, Matrix(0, 0, 0, 0, 0), turned_x)
+            s = Matrix(job.s + i * job.s_row if job.s != 0 else 0, rows, job.neurons, job.s_row, size)
+            turn(tiles, dvalues, job.activation, s, turned_dz)
+            turn(tiles, x, IDENTITY, NO_MATRIX, turned_x)
             a, b = corner(turned_x, job.inputs + 1, rows), Right(turned_dz.data, turned_dz.row_step, size, 0)
-            run_here(inner_products(), product_job(tiles, a, b, sums, 0, 0, 0, 0, 1), memory)
+            run_here(inner_products(), product_job(tiles, a, b, sums, 0, 0, 0, 1), memory)
             add_sums(tiles.wide, sums, dweights, i > start)
             if job.dinputs != 0:
                 c = corner(turned_dinputs, job.inputs, rows)
-                run_here(product(), product_job(tiles, weights, right_of(turned_dz), c, 0, 0, 0, scratch, 1), memory)
+                run_here(product(), product_job(tiles, weights, right_of(turned_dz), c, 0, 0, scratch, 1), memory)
                 dinputs = Matrix(job.dinputs + i * job.dinputs_row, rows, job.inputs, job.dinputs_row, size)
                 turn_back(tiles, turned_dinputs, dinputs)
         return _link.OK
@@ -170,7 +173,7 @@ _turned_rows = _link.units("turned_rows", TASK, _build)
 def _build_backward(dtype):
     tiles, work, add_up = blocking.tiles(dtype), _turned_rows[dtype].address, columns.add_up[dtype].address
 
-    def turned(dvalues, z, x, weights, dinputs, dweights, dbiases, threads):
+    def turned(dvalues, s, x, weights, dinputs, dweights, dbiases, activation, threads):
         """Cut a backward pass into partitions and add up their results. Arguments as for dense.backward, which checks them."""
         size, inputs, neurons = tile.itemsize(tiles.wide), x.cols, dvalues.cols
         tasks, rows_each = blocking.partitions(dvalues.rows)
@@ -181,7 +184,7 @@ def _build_backward(dtype):
         parts = memory + REGION_BYTES
         begin(memory)
         add(memory, work(), Turned(tasks, x.rows, inputs, neurons, rows_each, x.data, x.row_step,
-                                   weights.data, weights.row_step, z.data, z.row_step, dvalues.data, dvalues.row_step,
+                                   weights.data, weights.row_step, activation, s.data, s.row_step, dvalues.data, dvalues.row_step,
                                    dinputs.data, dinputs.row_step, parts, part, parts + tasks * part))
         barrier(memory)
         sums = Matrix(parts, inputs + 1, neurons, neurons * size, size)

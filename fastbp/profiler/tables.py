@@ -7,6 +7,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from ..kernels.activations import IDENTITY, NAMES
 from .passes import Pass, total
 from .report import Report, Streamed, bound
 
@@ -39,7 +40,8 @@ def title(p: Pass) -> str:
     call = p.call
     if p.name == "relu":
         return f"relu {call.rows:,} {p.dtype}"
-    return f"{p.name} {call.rows:,} x {call.inputs} → {call.neurons}{' ReLU' if call.relu else ''} {p.dtype}"
+    activation = f" {NAMES[call.activation].replace('relu', 'ReLU')}" if call.activation != IDENTITY else ""
+    return f"{p.name} {call.rows:,} x {call.inputs} → {call.neurons}{activation} {p.dtype}"
 
 
 def sections(report: Report) -> dict[str, str]:

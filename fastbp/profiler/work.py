@@ -12,7 +12,7 @@ from ..kernels.product import Product
 from ..kernels.record import BACKWARD, FORWARD, Call
 
 _B, _C, _ACCUMULATE = map(Product._fields.index, ("b", "c", "accumulate"))
-_Z, _COUNT = Mask._fields.index("z"), Sum._fields.index("count")
+_S, _COUNT = Mask._fields.index("s"), Sum._fields.index("count")
 
 
 class Work(NamedTuple):
@@ -30,7 +30,7 @@ def of_pass(kind: int, call: Call) -> Work:
         return Work(2 * x * call.neurons, size * (x + weights + y))
     if kind == BACKWARD:
         products, written = (2, x) if call.dinputs else (1, 0)
-        return Work(2 * products * x * call.neurons + y, size * (x + products * weights + y * (1 + call.relu) + written))
+        return Work(2 * products * x * call.neurons + y, size * (x + products * weights + y * (1 + (call.activation > 0)) + written))
     return Work(0, 2 * size * y)
 
 
@@ -49,7 +49,7 @@ def of_job(unit: str, words: list[int], kind: int, call: Call, inside: str) -> t
     if unit in ("product", "inner"):
         return _of_product(unit, words, kind, call, inside)
     if unit == "mask":
-        return "mask, dbiases", Work(rows * cols, size * rows * cols * (2 if words[_Z] else 1))
+        return "mask, dbiases", Work(rows * cols, size * rows * cols * (2 if words[_S] else 1))
     if unit == "pack":
         return "pack weights", Work(0, 0 if call.precision == 16 else size * rows * cols)
     if unit == "round":
@@ -57,7 +57,7 @@ def of_job(unit: str, words: list[int], kind: int, call: Call, inside: str) -> t
     if unit == "sum":
         return "add partial sums", Work(rows * cols * words[_COUNT], size * rows * cols)
     if unit == "turned_rows":
-        arrays = call.rows * (call.inputs * (2 if call.dinputs else 1) + call.neurons * (1 + call.relu))
+        arrays = call.rows * (call.inputs * (2 if call.dinputs else 1) + call.neurons * (1 + (call.activation > 0)))
         return "transpose", Work(0, size * arrays)
     return ("relu", of_pass(kind, call)) if unit == "relu_chunk" else ("", Work(0, 0))
 

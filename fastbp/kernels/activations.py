@@ -1,0 +1,141 @@
+"""What a layer applies to its sums z, and what backpropagation needs of it.
+
+    name            y                                       dy/dz, from s
+    identity        z                                       1
+    relu            z where z > 0, else 0                   1 where s > 0, else 0               s = y
+    leaky_relu      z where z > 0, else 0.01 z              1 where s > 0, else 0.01            s = y
+    sigmoid         1 / (1 + exp(-z))                       s (1 - s)                           s = y
+    tanh            tanh(z)                                 1 - s²                              s = y
+    gelu            z (1 + tanh(u)) / 2,                    s                                   s = dy/dz
+                    u = sqrt(2/π) (z + 0.044715 z³)
+
+(Maas, Hannun and Ng, Rectifier nonlinearities, ICML 2013, for leaky_relu; Hendrycks and Gimpel, Gaussian error linear units,
+arXiv:1606.08415, section 2, for gelu, in the form that needs no error function.)
+
+Identity and relu are applied to a tile in registers. The others take dozens of instructions and as many registers: they go
+over the rows of y that a task has just computed, while these are in its core's cache.
+"""
+import math
+from functools import cache
+
+from numba import types
+
+from .. import _link
+from .._jit import inlined
+from . import blocking, tile
+from .arithmetic import clamped, magnitude, polynomial, times_power, where_above, with_sign
+from .matrix import MATRIX
+
+NAMES = "identity", "relu", "leaky_relu", "sigmoid", "tanh", "gelu"
+IDENTITY, RELU, LEAKY_RELU, SIGMOID, TANH, GELU = range(len(NAMES))
+
+LEAK = 0.01
+_GELU_SCALE, _GELU_CUBE = math.sqrt(2 / math.pi), 0.044715
+_LOG2_E = 1 / math.log(2)
+
+# A dtype's exp: what is under the first or above the second bound is 0 or inf; ln 2 in two parts, the first with so few bits
+# that n times it is exact (Cody and Waite, Software Manual for the Elementary Functions, 1980); the terms of the series that
+# count up to ln(2) / 2; and the number that leaves the integer part of a smaller one in its last bits.
+_EXP = {
+    types.float32: (-104.0, 89.0, 0.693359375, -2.12194440054690582767e-4, 7, 1.5 * 2**23),
+    types.float64: (-746.0, 710.0, 0.693145751953125, 1.42860682030941723212e-6, 13, 1.5 * 2**52),
+}
+_TANH_IS_1, _GELU_IS_LINEAR = 20.0, 30.0          # from these on, to the last bit
+
+
+@cache
+def exponentials(dtype):
+    """(exp, expm1) of tiles of a Numba float type, off by at most 2 units in the last place (expm1: 3)."""
+    least, most, ln2_high, ln2_low, terms, magic = _EXP[dtype]
+    series = tuple(1 / math.factorial(k + 1) for k in range(terms))
+
+    @inlined
+    def reduced(x):
+        """x = n ln(2) + r: exp(r) - 1, and n as times_power takes it."""
+        x = clamped(x, least, most)
+        shifted = x * _LOG2_E + magic
+        n = shifted - magic
+        r = (x - n * ln2_high) - n * ln2_low
+        return r * polynomial(r, series), shifted
+
+    @inlined
+    def exp(x):
+        p, n = reduced(x)
+        return times_power(p + 1.0, n)
+
+    @inlined
+    def expm1(x):
+        p, n = reduced(x)
+        return times_power(p, n) + (times_power(p - p + 1.0, n) - 1.0)
+
+    return exp, expm1
+
+
+@cache
+def _functions(dtype):
+    """(sigmoid, tanh) of tiles of a Numba float type."""
+    exp, expm1 = exponentials(dtype)
+
+    @inlined
+    def sigmoid(z):
+        return 1.0 / (1.0 + exp(0.0 - z))
+
+    @inlined
+    def tanh(z):
+        e = expm1(2.0 * clamped(magnitude(z), 0.0, _TANH_IS_1))
+        return with_sign(e / (e + 2.0), z)
+
+    return sigmoid, tanh
+
+
+def _build(dtype):
+    row = blocking.tiles(dtype).row
+    sigmoid, tanh = _functions(dtype)
+
+    def activate(kind, y, slope):
+        """y = the activation of y, and for gelu slope = its derivative, unless that is missing; both Matrix."""
+        size, width = tile.itemsize(row), tile.width(row)
+        rows, cols = y.rows, y.cols
+        if y.row_step == cols * size and (slope.data == 0 or slope.row_step == cols * size):
+            rows, cols = 1, rows * cols
+        for i in range(rows):
+            address, slopes = y.data + i * y.row_step, slope.data + i * slope.row_step
+            for j in range(0, cols, width):
+                z = tile.load(row, address + j * size, 0, 1, cols - j)
+                result = z
+                if kind == SIGMOID:
+                    result = sigmoid(z)
+                elif kind == TANH:
+                    result = tanh(z)
+                elif kind == LEAKY_RELU:
+                    result = where_above(z, 0.0, z, LEAK * z)
+                else:
+                    near = clamped(z, -_GELU_IS_LINEAR, _GELU_IS_LINEAR)
+                    square = near * near
+                    t = tanh(_GELU_SCALE * near * (1.0 + _GELU_CUBE * square))
+                    result = 0.5 * z * (1.0 + t)
+                    if slope.data != 0:
+                        inner = 0.5 * _GELU_SCALE * (1.0 + 3.0 * _GELU_CUBE * square)
+                        derivative = 0.5 * (1.0 + t) + near * (1.0 - t * t) * inner
+                        tile.store(derivative, slopes + j * size, 0, 1, cols - j)
+                tile.store(result, address + j * size, 0, 1, cols - j)
+        return _link.OK
+
+    return activate
+
+
+activate = _link.units("activate", types.intp(types.intp, MATRIX, MATRIX), _build, rare=True)
+
+
+@inlined
+def passed_back(kind, dvalues, s):
+    """dvalues * dy/dz, of tiles; the ReLU's 0 is assigned, so that an inf there becomes 0."""
+    if kind == RELU:
+        return tile.mask(dvalues, s)
+    if kind == LEAKY_RELU:
+        return where_above(s, 0.0, dvalues, LEAK * dvalues)
+    if kind == SIGMOID:
+        return dvalues * (s * (1.0 - s))
+    if kind == TANH:
+        return dvalues * (1.0 - s * s)
+    return dvalues * s

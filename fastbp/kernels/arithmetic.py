@@ -1,0 +1,230 @@
+"""Arithmetic of tiles, element by element: `+ - * /` of two tiles, or of a tile and a number, and a few functions.
+
+So a formula reads in a kernel as it does in NumPy. A product and a sum may become one FMA. Comparisons are with a number,
+and choose between two tiles: `where_above(t, 0, a, b)`.
+"""
+import operator
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.core.imputils import lower_builtin
+from numba.core.typing.templates import AbstractTemplate, infer_global, signature
+from numba.extending import intrinsic
+
+from .tile import BYTES, TileType, join, split
+from .vector import at, const, splat, sum_of_lanes, take, valid_lanes
+
+_CONTRACT = ("contract",)
+_MANTISSA = {4: (23, 127), 8: (52, 1023)}           # bits of it, and the bias of the exponent, for an element of so many bytes
+
+
+def _operator(function, instruction):
+    @infer_global(function)
+    class _Template(AbstractTemplate):
+        def generic(self, args, kws):
+            tiles = [a for a in args if isinstance(a, TileType)]
+            if len(args) == 2 and tiles and all(a == tiles[0] or isinstance(a, types.Float | types.Integer) for a in args):
+                return signature(tiles[0], *args)
+
+    def lower(context, builder, sig, args):
+        t = sig.return_type
+        x, y = (_vectors(context, builder, t, kind, value) for kind, value in zip(sig.args, args, strict=True))
+        results = [getattr(builder, instruction)(a, b, flags=_CONTRACT) for a, b in zip(x, y, strict=True)]
+        return join(builder, t, results)
+
+    for left, right in ((TileType, TileType), (TileType, types.Number), (types.Number, TileType)):
+        lower_builtin(function, left, right)(lower)
+
+
+def _vectors(context, builder, t, kind, value):
+    """The vectors of a tile, or a number in all lanes of as many."""
+    if isinstance(kind, TileType):
+        return split(builder, t, value)
+    return [splat(builder, t.vec, context.cast(builder, value, kind, t.dtype))] * (t.rows * t.vecs)
+
+
+for _function, _instruction in ((operator.add, "fadd"), (operator.sub, "fsub"), (operator.mul, "fmul"),
+                                (operator.truediv, "fdiv")):
+    _operator(_function, _instruction)
+
+
+def _of_each(b, t, tile, function):
+    return join(b, t, [function(v) for v in split(b, t, tile)])
+
+
+def _llvm(b, t, name, *vectors):
+    function = ir.FunctionType(t.vec, [t.vec] * len(vectors))
+    return b.call(cgutils.get_or_insert_function(b.module, function, f"llvm.{name}.v{t.lanes}f{t.size * 8}"), vectors)
+
+
+@intrinsic
+def filled(typing_context, shape, value):
+    """A tile of that shape with a number everywhere."""
+    t = TileType(shape.shape)
+
+    def generate(c, b, sig, args):
+        return join(b, t, _vectors(c, b, t, value, args[1]))
+
+    return t(shape, value), generate
+
+
+@intrinsic
+def sqrt(typing_context, tile):
+    """The square root, correctly rounded."""
+    return tile(tile), lambda c, b, sig, args: _of_each(b, tile, args[0], lambda v: _llvm(b, tile, "sqrt", v))
+
+
+@intrinsic
+def magnitude(typing_context, tile):
+    """The absolute value."""
+    return tile(tile), lambda c, b, sig, args: _of_each(b, tile, args[0], lambda v: _llvm(b, tile, "fabs", v))
+
+
+@intrinsic
+def with_sign(typing_context, tile, other):
+    """The magnitude of the first with the sign of the second."""
+    def generate(c, b, sig, args):
+        pairs = zip(*(split(b, tile, a) for a in args), strict=True)
+        return join(b, tile, [_llvm(b, tile, "copysign", x, y) for x, y in pairs])
+
+    return tile(tile, tile), generate
+
+
+@intrinsic
+def where_above(typing_context, tile, bound, above, otherwise):
+    """`above` where an element is greater than a number, else, also where it is NaN, `otherwise`; these may be numbers."""
+    t = tile
+
+    def generate(c, b, sig, args):
+        x, limit, yes, no = (_vectors(c, b, t, kind, value) for kind, value in zip(sig.args, args, strict=True))
+        return join(b, t, [b.select(b.fcmp_ordered(">", v, n), p, q) for v, n, p, q in zip(x, limit, yes, no, strict=True)])
+
+    return t(tile, bound, above, otherwise), generate
+
+
+@intrinsic
+def clamped(typing_context, tile, least, most):
+    """Between two numbers; a NaN stays a NaN."""
+    t = tile
+
+    def generate(c, b, sig, args):
+        x, low, high = (_vectors(c, b, t, kind, value) for kind, value in zip(sig.args, args, strict=True))
+        results = []
+        for v, a, z in zip(x, low, high, strict=True):
+            v = b.select(b.fcmp_ordered("<", v, a), a, v)
+            results.append(b.select(b.fcmp_ordered(">", v, z), z, v))
+        return join(b, t, results)
+
+    return t(tile, least, most), generate
+
+
+@intrinsic
+def larger(typing_context, tile, other):
+    """The larger of two elements; of a NaN and a number one of them."""
+    def generate(c, b, sig, args):
+        pairs = zip(*(split(b, tile, a) for a in args), strict=True)
+        return join(b, tile, [b.select(b.fcmp_ordered(">", x, y), x, y) for x, y in pairs])
+
+    return tile(tile, tile), generate
+
+
+@intrinsic
+def within(typing_context, tile, cols, value):
+    """The first `cols` columns of a tile of one row, and a number in the others."""
+    t = tile
+
+    def generate(c, b, sig, args):
+        rest = _vectors(c, b, t, value, args[2])
+        vectors = zip(split(b, t, args[0]), rest, strict=True)
+        return join(b, t, [b.select(valid_lanes(b, t, args[1], j), v, r) for j, (v, r) in enumerate(vectors)])
+
+    return t(tile, BYTES, value), generate
+
+
+@intrinsic
+def total(typing_context, tile):
+    """The sum of all elements, a number."""
+    t = tile
+
+    def generate(c, b, sig, args):
+        vectors = split(b, t, args[0])
+        while len(vectors) > 1:
+            vectors = [b.fadd(*vectors[i:i + 2]) if i + 1 < len(vectors) else vectors[i] for i in range(0, len(vectors), 2)]
+        return sum_of_lanes(b, vectors[0])
+
+    return t.dtype(tile), generate
+
+
+@intrinsic
+def highest(typing_context, tile):
+    """The largest element, a number."""
+    t = tile
+
+    def generate(c, b, sig, args):
+        first, *others = split(b, t, args[0])
+        for v in others:
+            first = b.select(b.fcmp_ordered(">", v, first), v, first)
+        while first.type.count > 1:
+            half = first.type.count // 2
+            low, high = take(b, first, range(half)), take(b, first, range(half, 2 * half))
+            first = b.select(b.fcmp_ordered(">", high, low), high, low)
+        return b.extract_element(first, ir.Constant(ir.IntType(32), 0))
+
+    return t.dtype(tile), generate
+
+
+@intrinsic
+def times_power(typing_context, tile, exponents):
+    """tile * 2**n, where an element of `exponents` is n + 1.5 * 2**(bits of the mantissa), so that n is in its last bits.
+
+    In two steps, of half of n each: 2**n itself may be no number where the result is one.
+    """
+    t = tile
+    bits, bias = _MANTISSA[t.size]
+    ints = ir.VectorType(ir.IntType(8 * t.size), t.lanes)
+
+    def each(number):
+        return ir.Constant(ints, [number] * t.lanes)
+
+    def generate(c, b, sig, args):
+        magic = b.bitcast(ir.Constant(t.vec, [1.5 * 2**bits] * t.lanes), ints)
+        results = []
+        for x, e in zip(*(split(b, t, a) for a in args), strict=True):
+            n = b.sub(b.bitcast(e, ints), magic)
+            half = b.ashr(n, each(1))
+            for part in (half, b.sub(n, half)):
+                power = b.bitcast(b.shl(b.add(part, each(bias)), each(bits)), t.vec)
+                x = b.fmul(x, power)
+            results.append(x)
+        return join(b, t, results)
+
+    return t(tile, tile), generate
+
+
+@intrinsic
+def polynomial(typing_context, tile, coefficients):
+    """c[0] + c[1] x + c[2] x**2 + …, for a tuple of numbers, by Horner's rule."""
+    t = tile
+
+    def generate(c, b, sig, args):
+        constants = [splat(b, t.vec, c.cast(b, b.extract_value(args[1], i), coefficients.dtype, t.dtype))
+                     for i in range(len(coefficients))]
+        results = []
+        for x in split(b, t, args[0]):
+            value = constants[-1]
+            for constant in reversed(constants[:-1]):
+                value = b.fadd(b.fmul(value, x, flags=_CONTRACT), constant, flags=_CONTRACT)
+            results.append(value)
+        return join(b, t, results)
+
+    return t(tile, coefficients), generate
+
+
+@intrinsic
+def number(typing_context, shape, address):
+    """The float64 at an address."""
+    def generate(c, b, sig, args):
+        return b.load(at(b, args[1], const(0), ir.DoubleType()), align=1)
+
+    return types.float64(shape, BYTES), generate
