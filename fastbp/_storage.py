@@ -22,8 +22,8 @@ def write(path: str | os.PathLike, arrays: dict[str, np.ndarray], about: dict) -
 
     arrays: of float32 or float64, of any layout. about: what JSON can hold, so its tuples are read as lists.
 
-    Raises ValueError for another suffix and for an array named "fastbp" or "__metadata__", TypeError for another dtype
-    and for what JSON cannot hold, and OSError if the file cannot be written. What was there is then as before.
+    Raises ValueError for another suffix and for an array named "fastbp" or "__metadata__" or with a NUL, TypeError for
+    another dtype and for what JSON cannot hold, and OSError if the file cannot be written. What was there is then as before.
     """
     pack, _ = _format(path)
     contiguous = {name: _checked(name, array) for name, array in arrays.items()}
@@ -65,8 +65,8 @@ def _format(path):
 
 def _checked(name, array):
     """The array as both formats store it: safetensors asks for C order."""
-    if name in _RESERVED:
-        raise ValueError(f"an array is named {name!r}, expected a name that is not reserved")
+    if name in _RESERVED or "\0" in name:       # a name in an archive ends at a NUL
+        raise ValueError(f"an array is named {name!r}, expected a name without NUL, other than {' and '.join(_RESERVED)}")
     array = np.asarray(array, order="C")
     if array.dtype not in _DTYPES:
         raise TypeError(f"{name} has dtype {array.dtype}, expected float32 or float64")

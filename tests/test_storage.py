@@ -148,6 +148,7 @@ def test_another_suffix_is_refused(tmp_path, name):
     ({"a": np.ones(2, [("x", "f4")])}, {}, TypeError, "a has dtype"),
     ({"fastbp": np.ones(2)}, {}, ValueError, "an array is named 'fastbp'"),
     ({"__metadata__": np.ones(2)}, {}, ValueError, "an array is named '__metadata__'"),
+    ({"a": np.ones(2), "a\0b": np.ones(2)}, {}, ValueError, "an array is named 'a.x00b', expected a name without NUL"),
     ({}, {"a": object()}, TypeError, "object is not JSON serializable"),
 ])
 def test_what_cannot_be_stored_leaves_the_old_file(old, arrays, about, error, message):
@@ -195,7 +196,8 @@ def test_a_failure_leaves_nothing_where_nothing_was(path, monkeypatch):
     assert not list(path.parent.iterdir())
 
 
-def test_all_bytes_are_on_the_disk_before_the_file_has_its_name(path, monkeypatch):
+@pytest.mark.parametrize("n", [10, 10_000])         # less and more than a file's buffer holds
+def test_all_bytes_are_on_the_disk_before_the_file_has_its_name(path, monkeypatch, n):
     fsync, replace, calls = os.fsync, os.replace, []
 
     def noted_fsync(descriptor):
@@ -208,9 +210,9 @@ def test_all_bytes_are_on_the_disk_before_the_file_has_its_name(path, monkeypatc
 
     monkeypatch.setattr("os.fsync", noted_fsync)
     monkeypatch.setattr("os.replace", noted_replace)
-    _storage.write(path, {"a": np.ones(1000)}, {})
+    _storage.write(path, {"a": np.ones(n)}, {})
     size = path.stat().st_size
-    assert size > 8000 and calls == [("fsync", size), ("replace", size)]
+    assert size > 8 * n and calls == [("fsync", size), ("replace", size)]
 
 
 def test_a_file_in_parts_is_written_whole_or_not_at_all(tmp_path):
