@@ -23,7 +23,8 @@ OK, NO_MEMORY, REFUSED, UNBOUND = range(4)
 # The words of the units. Functions in users' caches rely on them: when they or a unit's signature change, change ABI.
 ABI = 8
 _KINDS = ("forward", "backward", "pack", "product", "wide", "narrow", "flat", "inner", "mask", "sum", "one_pass", "block_pass",
-          "relu", "relu_chunk", "round", "turned_rows", "turned", "plain_forward", "plain_backward", "few_forward", "activate")
+          "relu", "relu_chunk", "round", "turned_rows", "turned", "plain_forward", "plain_backward", "few_forward", "activate",
+          "loss", "losses", "update", "optimize", "dropout", "train")
 _NAMES = ("spread", "clock", "record", *(f"{kind}-{dtype}" for kind in _KINDS for dtype in ("float32", "float64", "bfloat16")))
 _units = {}
 _queue = None                   # the units that are yet to be bound, while one is
@@ -59,6 +60,11 @@ class Unit:
                 _bind_all(self)
             else:
                 _queue.append(self)
+
+    def bound_address(self):
+        """Its address, after binding it, in Python."""
+        self.bind()
+        return _state.words[self._word]
 
     def is_compiled(self):
         return _cache.holds(self.name, self._signature)

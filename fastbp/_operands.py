@@ -30,6 +30,11 @@ def empty(shape, dtype):
     return np.ndarray(shape, dtype, memory, -memory.ctypes.data % CACHE_LINE)
 
 
+def address_of(array):
+    """The address of an array's first element."""
+    return array.__array_interface__["data"][0]
+
+
 def as_array(name, value):
     """`value` as an ndarray of real numbers in native byte order; TypeError otherwise."""
     try:

@@ -18,7 +18,7 @@ PROFILE = 4                     # the address of the active profile's log (kerne
 SLOTS = 8                       # where kernels/workspace.py keeps its table
 SLOT_COUNT, SLOT_WORDS = 64, 3
 FUNCTIONS = SLOTS + SLOT_COUNT * SLOT_WORDS             # _link.py: addresses of compiled units
-COUNT = FUNCTIONS + 128
+COUNT = FUNCTIONS + 256
 
 _SYMBOL = "fastbp_state"
 words = (ctypes.c_int64 * COUNT)()

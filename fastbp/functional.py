@@ -39,6 +39,7 @@ class _Entries(dict):
 
 
 _FORWARD, _BACKWARD, _RELU = (_Entries(build) for build in (entry.forward, entry.backward, entry.elementwise))
+TRAIN, OPTIMIZE, LOSS = (_Entries(build) for build in (entry.train, entry.optimize, entry.loss))
 
 
 def dense_forward(inputs: ArrayLike, weights: ArrayLike, biases: ArrayLike | None = None, *,
@@ -134,13 +135,26 @@ def warmup(*dtypes: DTypeLike) -> None:
 
 
 def _run(compiled, *arguments):
-    """Call a compiled function, after compiling what it turns out to need."""
+    """Call a compiled function, after compiling what it turns out to need; returns its status."""
     status = compiled(*arguments)
     while status >= _link.UNBOUND:
         _link.bind_needed(status)
         status = compiled(*arguments)
     if status == _link.NO_MEMORY:
         raise MemoryError("no memory for the workspace of a kernel")
+    return status
+
+
+def units(dtype):
+    """The addresses of the forward and the backward pass, for other kernels to call."""
+    kind = _NUMBA_TYPE[dtype]
+    passes = entry.dense_of(kind)
+    return passes.forward[kind].bound_address(), passes.backward[kind].bound_address()
+
+
+def run_job(entries, dtype, *arguments):
+    """The same of TRAIN, OPTIMIZE or LOSS, for a NumPy dtype: they take the addresses of records."""
+    return _run(entries[dtype], *arguments)
 
 
 def _forward(inputs, weights, biases, out, activation, spare=None, precision=None):

@@ -72,7 +72,7 @@ def exponentials(dtype):
 
 
 @cache
-def _functions(dtype):
+def functions(dtype):
     """(sigmoid, tanh) of tiles of a Numba float type."""
     exp, expm1 = exponentials(dtype)
 
@@ -90,7 +90,7 @@ def _functions(dtype):
 
 def _build(dtype):
     row = blocking.tiles(dtype).row
-    sigmoid, tanh = _functions(dtype)
+    sigmoid, tanh = functions(dtype)
 
     def activate(kind, y, slope):
         """y = the activation of y, and for gelu slope = its derivative, unless that is missing; both Matrix."""

@@ -13,7 +13,7 @@ from numba.core.typing.templates import AbstractTemplate, infer_global, signatur
 from numba.extending import intrinsic
 
 from .tile import BYTES, TileType, join, split
-from .vector import at, const, splat, sum_of_lanes, take, valid_lanes
+from .vector import I64, at, const, splat, sum_of_lanes, take, valid_lanes
 
 _CONTRACT = ("contract",)
 _MANTISSA = {4: (23, 127), 8: (52, 1023)}           # bits of it, and the bias of the exponent, for an element of so many bytes
@@ -222,9 +222,49 @@ def polynomial(typing_context, tile, coefficients):
 
 
 @intrinsic
-def number(typing_context, shape, address):
+def number(typing_context, address):
     """The float64 at an address."""
     def generate(c, b, sig, args):
-        return b.load(at(b, args[1], const(0), ir.DoubleType()), align=1)
+        return b.load(at(b, args[0], const(0), ir.DoubleType()), align=1)
 
-    return types.float64(shape, BYTES), generate
+    return types.float64(BYTES), generate
+
+
+@intrinsic
+def put_number(typing_context, address, value):
+    """Write a float64."""
+    def generate(c, b, sig, args):
+        b.store(args[1], at(b, args[0], const(0), ir.DoubleType()), align=1)
+        return c.get_dummy_value()
+
+    return types.void(BYTES, types.float64), generate
+
+
+@intrinsic
+def kept(typing_context, tile, key, index, least, factor):
+    """The elements times a factor, at random places, and 0 at the others.
+
+    The e-th element, counted from `index`, is kept if the first 63 bits of a random number are `least` or more. That is the
+    e-th of the stream that begins at `key` (SplitMix64: Steele, Lea and Flood, Fast splittable pseudorandom number
+    generators, OOPSLA 2014), so it depends on nothing else.
+    """
+    t = tile
+    words = ir.VectorType(I64, t.lanes)
+
+    def each(n):
+        return ir.Constant(words, [n] * t.lanes)
+
+    def generate(c, b, sig, args):
+        vectors, key, index, least, factors = args[0], *args[1:4], _vectors(c, b, t, factor, args[4])
+        results = []
+        for j, v in enumerate(split(b, t, vectors)):
+            lanes = ir.Constant(words, list(range(j * t.lanes + 1, (j + 1) * t.lanes + 1)))
+            z = b.add(splat(b, words, key), b.mul(b.add(splat(b, words, index), lanes), each(0x9E3779B97F4A7C15)))
+            z = b.mul(b.xor(z, b.lshr(z, each(30))), each(0xBF58476D1CE4E5B9))
+            z = b.mul(b.xor(z, b.lshr(z, each(27))), each(0x94D049BB133111EB))
+            z = b.lshr(b.xor(z, b.lshr(z, each(31))), each(1))
+            stays = b.icmp_signed(">=", z, splat(b, words, least))
+            results.append(b.select(stays, b.fmul(v, factors[j]), ir.Constant(t.vec, None)))
+        return join(b, t, results)
+
+    return t(tile, BYTES, BYTES, BYTES, factor), generate

@@ -8,7 +8,7 @@ from functools import cache
 from numba import types
 
 from .. import _jit, _link
-from . import bfloat16, dense, relu
+from . import bfloat16, dense, losses, optimizers, relu, training
 from .matrix import matrix, only_if
 from .tile import BFLOAT16
 
@@ -64,3 +64,36 @@ def elementwise(dtype):
         return _link.call(unit(), (values.data, matrix(z).data, matrix(out).data, values.cols))
 
     return _jit.entry(entry, types.intp(a, a, a), f"python_relu-{dtype}")
+
+
+@cache
+def train(dtype):
+    """train(address of a Training, batches); returns a status."""
+    unit = training.train[dtype].address
+
+    def entry(job, batches):
+        return _link.call(unit(), (job, batches))
+
+    return _jit.entry(entry, types.intp(types.intp, types.intp), f"python_train-{dtype}")
+
+
+@cache
+def optimize(dtype):
+    """optimize(address of an Update); returns a status."""
+    unit = optimizers.step[dtype].address
+
+    def entry(job):
+        return _link.call(unit(), (job,))
+
+    return _jit.entry(entry, types.intp(types.intp), f"python_optimize-{dtype}")
+
+
+@cache
+def loss(dtype):
+    """loss(address of a Loss), on as many threads as it is worth; returns a status."""
+    unit = losses.run_all[dtype].address
+
+    def entry(job):
+        return _link.call(unit(), (job,))
+
+    return _jit.entry(entry, types.intp(types.intp), f"python_loss-{dtype}")

@@ -7,6 +7,7 @@ merely not used). Where all slots are taken the memory is allocated for the one 
 """
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .. import _state
@@ -61,6 +62,16 @@ def read(typing_context, address, kind):
     def generate(c, b, sig, args):
         return c.make_tuple(b, sig.return_type, [b.load(_word(b, args[0], i)) for i in range(fields)])
     return types.NamedUniTuple(types.intp, fields, kind.instance_class)(types.intp, kind), generate
+
+
+@intrinsic
+def copy(typing_context, target, source, count):
+    """Copy bytes from one address to another; they do not overlap."""
+    def generate(c, b, sig, args):
+        target, source = (b.inttoptr(a, ir.IntType(8).as_pointer()) for a in args[:2])
+        cgutils.raw_memcpy(b, target, source, args[2], 1)
+        return c.get_dummy_value()
+    return types.void(types.intp, types.intp, types.intp), generate
 
 
 def _word(builder, address, i):

@@ -1,0 +1,191 @@
+"""Losses of a network's scores, each with what comes between scores and loss, and the gradient with respect to the scores.
+
+    name                    loss of a row                                   gradient
+    softmax_cross_entropy   log(Σ exp(z - max)) - Σ t (z - max)             softmax(z) - t
+    binary_cross_entropy    Σ max(z, 0) - z t + log(1 + exp(-|z|))          sigmoid(z) - t
+    squared_error           Σ (z - t)²                                      z - t
+
+(Kinsley and Kukieła, Neural Networks from Scratch in Python, chapters 5, 9, 16 and 17, without their clipping: so that no
+probability is ever rounded to 0 or 1, it stays a difference of logarithms.) The gradient is written over the scores, times
+the row's weight and a factor. Blocks of rows are fixed by the batch's size alone, and their sums are added up in order.
+"""
+import math
+from typing import NamedTuple
+
+from numba import types
+
+from .. import _link
+from .._jit import inlined, kernel
+from . import blocking, tile
+from .activations import exponentials, functions
+from .arithmetic import highest, number, put_number, total, within
+from .parallel import REGION_BYTES, TASK, run
+from .workspace import acquire, read, release
+
+NAMES = "softmax_cross_entropy", "binary_cross_entropy", "squared_error"
+SOFTMAX, BINARY, SQUARED = range(len(NAMES))
+
+ROWS = 64                       # of a task
+SUMS_BYTES = 16                 # of a task: of the losses, and of the rows that are right
+WORK = 32                       # multiply-adds that an element takes as long as
+
+
+class Loss(NamedTuple):
+    """The job of losses and gradients of a batch. A task is a block of rows."""
+
+    tasks: int
+    rows: int
+    cols: int
+    scores: int
+    scores_row: int
+    kind: int
+    targets: int                # of labels, 64-bit integers, or of rows of numbers; 0: only the softmax or sigmoid of the scores
+    targets_row: int            # 0: labels
+    weights: int                # float64, one for each row; 0: all are 1
+    numbers: int                # float64: the factor of the gradient, and the least and the largest loss of an element
+    sums: int                   # SUMS_BYTES for each task: float64
+
+
+def _build(dtype):
+    row = blocking.tiles(dtype).row
+    exp, _ = exponentials(dtype)
+    sigmoid, _ = functions(dtype)
+
+    @inlined
+    def softmax_row(scores, cols):
+        """Write exp(z - max) over the scores; returns (max, its sum)."""
+        size, width = tile.itemsize(row), tile.width(row)
+        most = tile.load_scalar(row, scores)
+        for j in range(0, cols, width):
+            z = within(tile.load(row, scores + j * size, 0, 1, cols - j), cols - j, most)
+            most = max(most, highest(z))
+        shares = tile.zero(row)
+        for j in range(0, cols, width):
+            powers = exp(tile.load(row, scores + j * size, 0, 1, cols - j) - most)
+            shares += total(within(powers, cols - j, 0.0))
+            tile.store(powers, scores + j * size, 0, 1, cols - j)
+        return most, shares
+
+    @inlined
+    def scale_row(scores, cols, factor):
+        size = tile.itemsize(row)
+        for j in range(0, cols, tile.width(row)):
+            part = tile.load(row, scores + j * size, 0, 1, cols - j)
+            tile.store(part * factor, scores + j * size, 0, 1, cols - j)
+
+    @kernel
+    def of_label(scores, cols, target, weight, least, most_loss):
+        """(loss, right) of a row whose target is a label."""
+        size = tile.itemsize(row)
+        label = read(target, _Word).value
+        z = tile.load_scalar(row, scores + label * size)
+        most, shares = softmax_row(scores, cols)
+        scale_row(scores, cols, weight / shares)
+        p = scores + label * size
+        tile.store_scalar(row, p, tile.load_scalar(row, p) - weight)
+        loss = math.log(shares) - (z - most)
+        return min(max(loss, least), most_loss), z == most
+
+    @kernel
+    def of_shares(scores, cols, target, weight, least, most_loss):
+        """The same of a row whose targets are a number for each class."""
+        size = tile.itemsize(row)
+        together, weighted, label = 0.0, 0.0, 0
+        for j in range(cols):
+            t = tile.load_scalar(row, target + j * size)
+            together += t
+            weighted += t * tile.load_scalar(row, scores + j * size)
+            if t > tile.load_scalar(row, target + label * size):
+                label = j
+        z = tile.load_scalar(row, scores + label * size)
+        most, shares = softmax_row(scores, cols)
+        scale_row(scores, cols, weight * together / shares)
+        for j in range(0, cols, tile.width(row)):
+            part = tile.load(row, scores + j * size, 0, 1, cols - j)
+            t = tile.load(row, target + j * size, 0, 1, cols - j)
+            tile.store(part - weight * t, scores + j * size, 0, 1, cols - j)
+        loss = together * (math.log(shares) + most) - weighted
+        return min(max(loss, least), most_loss), z == most
+
+    @kernel
+    def of_numbers(kind, scores, cols, target, weight, least, most_loss):
+        """(loss, right elements) of a row whose targets are numbers, each for itself."""
+        size, loss, right = tile.itemsize(row), 0.0, 0
+        for j in range(cols):
+            z, t = tile.load_scalar(row, scores + j * size), tile.load_scalar(row, target + j * size)
+            if kind == BINARY:
+                one = max(z, 0.0) - z * t + math.log1p(math.exp(-abs(z)))
+                loss += min(max(one, least), most_loss)
+                right += int((z > 0) == (t > 0.5))
+            else:
+                loss += float(z - t) ** 2
+        for j in range(0, cols, tile.width(row)):
+            z = tile.load(row, scores + j * size, 0, 1, cols - j)
+            if kind == BINARY:
+                z = sigmoid(z)
+            tile.store((z - tile.load(row, target + j * size, 0, 1, cols - j)) * weight, scores + j * size, 0, 1, cols - j)
+        return loss, right
+
+    @kernel
+    def likely(kind, scores, cols):
+        """Write the softmax or the sigmoid of a row over it."""
+        if kind == SOFTMAX:
+            _, shares = softmax_row(scores, cols)
+            scale_row(scores, cols, 1 / shares)
+        else:
+            for j in range(0, cols, tile.width(row)):
+                address = scores + j * tile.itemsize(row)
+                tile.store(sigmoid(tile.load(row, address, 0, 1, cols - j)), address, 0, 1, cols - j)
+
+    def loss(job_address, worker, task):
+        job = read(job_address, Loss)
+        factor, least, most = (number(job.numbers), number(job.numbers + 8), number(job.numbers + 16))
+        losses, right = 0.0, 0
+        for i in range(task * ROWS, min((task + 1) * ROWS, job.rows)):
+            scores = job.scores + i * job.scores_row
+            if job.targets == 0:
+                likely(job.kind, scores, job.cols)
+            else:
+                weight = number(job.weights + 8 * i) if job.weights != 0 else 1.0
+                if job.targets_row == 0:
+                    one, hits = of_label(scores, job.cols, job.targets + 8 * i, weight * factor, least, most)
+                elif job.kind == SOFTMAX:
+                    target = job.targets + i * job.targets_row
+                    one, hits = of_shares(scores, job.cols, target, weight * factor, least, most)
+                else:
+                    target = job.targets + i * job.targets_row
+                    one, hits = of_numbers(job.kind, scores, job.cols, target, weight * factor, least, most)
+                losses += weight * one
+                right += hits
+        if job.targets != 0:
+            put_number(job.sums + task * SUMS_BYTES, losses)
+            put_number(job.sums + task * SUMS_BYTES + 8, float(right))
+        return _link.OK
+
+    return loss
+
+
+class _Word(NamedTuple):
+    value: int
+
+
+loss = _link.units("loss", TASK, _build)
+
+
+def _build_all(dtype):
+    part = loss[dtype].address
+
+    def run_all(job_address):
+        """All tasks of the Loss at an address."""
+        job = read(job_address, Loss)
+        memory, slot = acquire(REGION_BYTES)
+        if memory == 0:
+            return _link.NO_MEMORY
+        run(part(), job, memory, blocking.threads(job.rows * job.cols * WORK))
+        release(slot)
+        return _link.OK
+
+    return run_all
+
+
+run_all = _link.units("losses", types.intp(types.intp), _build_all)

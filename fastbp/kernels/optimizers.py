@@ -1,0 +1,162 @@
+"""A step of an optimiser: one pass over the parameters, in place.
+
+    g = gradient + l2 * w
+    sgd         w -= rate g
+    momentum    v = beta v - rate g,    w += v
+    nesterov    v = beta v - rate g,    w += beta v - rate g
+    adam        m = beta m + (1 - beta) g,  v = beta2 v + (1 - beta2) g²,  w -= rate m / (sqrt(v) + epsilon) + decay w
+
+(Sutskever, Martens, Dahl and Hinton, On the importance of initialization and momentum in deep learning, ICML 2013; Kingma
+and Ba, Adam, ICLR 2015, in the order of computation that its section 2 ends with; Loshchilov and Hutter, Decoupled weight
+decay regularization, ICLR 2019.) Rates of a step come from the caller. l2 and decay are for weights, not for biases.
+"""
+import math
+from typing import NamedTuple
+
+from numba import types
+
+from .. import _link
+from .._jit import kernel
+from . import blocking, tile
+from .arithmetic import number, put_number, sqrt, total
+from .parallel import REGION_BYTES, TASK, run
+from .workspace import acquire, load, read, release, write
+
+NAMES = "sgd", "momentum", "nesterov", "adam"
+SGD, MOMENTUM, NESTEROV, ADAM = range(len(NAMES))
+STATES = 0, 1, 1, 2             # arrays beside the parameters
+
+CHUNK = 1 << 14                 # elements of a task
+
+
+class Array(NamedTuple):
+    """An array of parameters: addresses of it, its gradient and what is remembered of it; 0: there is none."""
+
+    first_task: int
+    count: int
+    values: int
+    gradient: int
+    velocity: int
+    square: int
+    penalised: int              # whether l2 and decay are for it
+
+
+ARRAY_BYTES = 8 * len(Array._fields)
+
+
+class Update(NamedTuple):
+    """The job of a step. A task is a chunk of an array. Addresses are of float64, if nothing else is said."""
+
+    tasks: int
+    kind: int
+    arrays: int                 # of so many Array
+    count: int
+    settings: int               # of Settings
+    steps: int                  # of an integer: how many were made
+    rates: int                  # room for Rates
+    l2: int                     # of it, and of room for the penalty before the step
+    sums: int                   # room for a number for each task: the squares of penalised parameters before the step
+
+
+class Settings(NamedTuple):
+    """What the user says of an optimiser."""
+
+    learning_rate: float
+    decay: float                # of the learning rate, a step
+    beta: float
+    beta2: float
+    epsilon: float
+    weight_decay: float
+    corrected: float            # whether Adam's epsilon is added to the corrected root (1) or to the other (0)
+
+
+class Rates(NamedTuple):
+    """What they make for one step."""
+
+    rate: float
+    epsilon: float
+    decay: float
+
+
+def _build(dtype):
+    row = blocking.tiles(dtype).row
+
+    def update(job_address, worker, task):
+        job = read(job_address, Update)
+        k = 0
+        while k + 1 < job.count and read(job.arrays + (k + 1) * ARRAY_BYTES, Array).first_task <= task:
+            k += 1
+        array = read(job.arrays + k * ARRAY_BYTES, Array)
+        beta, beta2 = number(job.settings + 16), number(job.settings + 24)
+        rate, epsilon, decay, l2 = number(job.rates), number(job.rates + 8), number(job.rates + 16), number(job.l2)
+        if array.penalised == 0:
+            l2, decay = 0.0, 0.0
+        start = (task - array.first_task) * CHUNK
+        squares = tile.zeros(row)
+        for j in range(start, min(start + CHUNK, array.count), tile.width(row)):
+            offset, cols = j * tile.itemsize(row), array.count - j
+            w = tile.load(row, array.values + offset, 0, 1, cols)
+            g = tile.load(row, array.gradient + offset, 0, 1, cols) + w * l2
+            squares = squares + w * w
+            if job.kind == SGD:
+                w = w - g * rate
+            else:
+                v = tile.load(row, array.velocity + offset, 0, 1, cols)
+                if job.kind == ADAM:
+                    v = v * beta + g * (1.0 - beta)
+                    square = tile.load(row, array.square + offset, 0, 1, cols) * beta2 + g * g * (1.0 - beta2)
+                    tile.store(square, array.square + offset, 0, 1, cols)
+                    w = w - (v * rate / (sqrt(square) + epsilon) + w * decay)
+                else:
+                    v = v * beta - g * rate
+                    w = w + (v * beta - g * rate if job.kind == NESTEROV else v)
+                tile.store(v, array.velocity + offset, 0, 1, cols)
+            tile.store(w, array.values + offset, 0, 1, cols)
+        put_number(job.sums + 8 * task, float(total(squares)) if array.penalised != 0 else 0.0)
+        return _link.OK
+
+    return update
+
+
+_update = _link.units("update", TASK, _build)
+
+
+@kernel
+def put_rates(job):
+    """The Rates of the next step: the learning rate decays as in Neural Networks from Scratch, chapter 10."""
+    step = load(job.steps)
+    rate = number(job.settings) / (1.0 + number(job.settings + 8) * step)
+    epsilon, decay = number(job.settings + 32), rate * number(job.settings + 40)
+    if job.kind == ADAM:
+        root = math.sqrt(1.0 - number(job.settings + 24) ** (step + 1))
+        rate *= root / (1.0 - number(job.settings + 16) ** (step + 1))
+        if number(job.settings + 48) != 0.0:
+            epsilon *= root
+    put_number(job.rates, rate)
+    put_number(job.rates + 8, epsilon)
+    put_number(job.rates + 16, decay)
+
+
+def _build_step(dtype):
+    update = _update[dtype].address
+
+    def step(address):
+        """One step of the Update at an address, whose `l2` is set."""
+        job = read(address, Update)
+        memory, slot = acquire(REGION_BYTES)
+        if memory == 0:
+            return _link.NO_MEMORY
+        put_rates(job)
+        run(update(), job, memory, blocking.threads(job.tasks * CHUNK * blocking.ELEMENT_WORK))
+        squares = 0.0
+        for i in range(job.tasks):
+            squares += number(job.sums + 8 * i)
+        put_number(job.l2 + 8, 0.5 * number(job.l2) * squares)
+        write(job.steps, (load(job.steps) + 1,))
+        release(slot)
+        return _link.OK
+
+    return step
+
+
+step = _link.units("optimize", types.intp(types.intp), _build_step)

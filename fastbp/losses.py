@@ -1,0 +1,183 @@
+"""Losses: they know what targets look like and what a loss is a mean of; the arithmetic is that of kernels/losses.py.
+
+Each takes scores, what the last layer computes, and brings what comes between these and the loss with it.
+"""
+import numpy as np
+from numpy.typing import ArrayLike
+
+from . import _operands as operands
+from . import functional
+from ._operands import address_of
+from .kernels import losses as kernels
+from .kernels.losses import Loss as Job
+
+
+class Loss:
+    """What all losses have."""
+
+    _kind: int
+    _bounds = 0.0, np.inf           # of the loss of an element
+
+    def __call__(self, scores: ArrayLike, targets: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
+        """The mean loss of scores (rows, outputs), weighted by sample_weight (rows,)."""
+        return self.value_and_gradient(scores, targets, sample_weight)[0]
+
+    def value_and_gradient(self, scores: ArrayLike, targets: ArrayLike,
+                           sample_weight: ArrayLike | None = None) -> tuple[float, np.ndarray]:
+        """The loss, and its gradient (rows, outputs) with respect to the scores.
+
+        Raises ValueError for targets or weights that do not fit the scores, TypeError for dtypes that are not real numbers.
+        """
+        value, _, gradient = self.evaluate(scores, targets, sample_weight)
+        return value, gradient
+
+    def evaluate(self, scores: ArrayLike, targets: ArrayLike,
+                 sample_weight: ArrayLike | None = None) -> tuple[float, float, np.ndarray]:
+        """(loss, how many of the rows or elements are right, gradient): scores above 0 or the highest are the answers."""
+        scores = _as_scores(scores)
+        rows, outputs = scores.shape
+        targets, weights = self.as_targets(targets, rows, outputs, scores.dtype), as_weights(sample_weight, rows)
+        weight = float(rows if weights is None else weights.sum())
+        gradient_factor, loss_factor = self.factors(outputs)
+        sums = np.zeros((-(-rows // kernels.ROWS), 2))
+        if rows and outputs:
+            _run(self._kind, scores, targets, weights, (gradient_factor / weight, *self._bounds), sums)
+        losses, right = np.add.accumulate(sums)[-1].tolist() if len(sums) else (0.0, 0.0)
+        return losses * loss_factor / weight if rows else float("nan"), right, scores
+
+    def predictions(self, scores: ArrayLike) -> np.ndarray:
+        """What the scores (rows, outputs) mean: here, themselves."""
+        return _as_scores(scores)
+
+    def factors(self, outputs: int) -> tuple[float, float]:
+        """Of a row's gradient, as the kernel has it, and of its loss."""
+        return 1.0, 1.0
+
+    def as_targets(self, targets: ArrayLike, rows: int, outputs: int, dtype: np.dtype) -> np.ndarray:
+        """Targets as the kernel takes them: (rows, outputs) of that dtype, or (rows,) labels of int64; ValueError else."""
+        targets = operands.as_array("targets", targets)
+        if targets.shape not in ((rows, outputs), (rows,) if outputs == 1 else (rows, outputs)):
+            raise ValueError(f"targets has shape {targets.shape}, expected ({rows}, {outputs}): that of the scores")
+        return np.ascontiguousarray(targets.reshape(rows, outputs), dtype)
+
+    def accuracy(self, right: float, rows: int, outputs: int) -> float | None:
+        """The share of what is right; None where there is no such thing."""
+        return None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+
+class SoftmaxCrossEntropy(Loss):
+    """The softmax of the scores and its cross-entropy, for classes: the mean of log(Σ exp(z)) - z[class] over the rows.
+
+    (Kinsley and Kukieła, Neural Networks from Scratch in Python, ch. 5 and 9.) targets: classes (rows,) of integers from 0, or
+    (rows, classes), one-hot or any shares.
+    """
+
+    _kind = kernels.SOFTMAX
+
+    def predictions(self, scores: ArrayLike) -> np.ndarray:
+        """The probabilities of the classes, the softmax."""
+        return softmax(scores)
+
+    def as_targets(self, targets: ArrayLike, rows: int, outputs: int, dtype: np.dtype) -> np.ndarray:
+        targets = operands.as_array("targets", targets)
+        if targets.ndim == 2 and targets.shape == (rows, outputs):
+            return np.ascontiguousarray(targets, dtype)
+        if targets.shape != (rows,) or targets.dtype.kind not in "biu":
+            raise ValueError(f"targets has shape {targets.shape} and dtype {targets.dtype}, expected integers ({rows},), or "
+                             f"({rows}, {outputs}): that of the scores")
+        if rows and not 0 <= targets.min() <= targets.max() < outputs:
+            raise ValueError(f"targets has classes from {targets.min()} to {targets.max()}, expected 0 to {outputs - 1}: the "
+                             f"scores have {outputs} columns")
+        return np.ascontiguousarray(targets, np.int64)
+
+    def accuracy(self, right: float, rows: int, outputs: int) -> float:
+        return right / rows
+
+
+class BinaryCrossEntropy(Loss):
+    """The sigmoid of the scores and its cross-entropy, for answers that are yes or no, each for itself.
+
+    The mean over all rows and outputs of log(1 + exp(z)) - t z (Kinsley and Kukieła, Neural Networks from Scratch in Python,
+    ch. 16). targets: (rows, outputs), or (rows,) for one output, from 0 to 1.
+    """
+
+    _kind = kernels.BINARY
+
+    def predictions(self, scores: ArrayLike) -> np.ndarray:
+        """The probabilities of yes, the sigmoid."""
+        return _probabilities(kernels.BINARY, scores)
+
+    def factors(self, outputs: int) -> tuple[float, float]:
+        return 1 / outputs, 1 / outputs
+
+    def as_targets(self, targets: ArrayLike, rows: int, outputs: int, dtype: np.dtype) -> np.ndarray:
+        targets = super().as_targets(targets, rows, outputs, dtype)
+        if targets.size and not (targets.min() >= 0 and targets.max() <= 1):
+            raise ValueError(f"targets has numbers from {targets.min()} to {targets.max()}, expected 0 to 1")
+        return targets
+
+    def accuracy(self, right: float, rows: int, outputs: int) -> float:
+        return right / (rows * outputs)
+
+
+class MeanSquaredError(Loss):
+    """The mean of (z - t)² over all rows and outputs (Kinsley and Kukieła, Neural Networks from Scratch in Python, ch. 17).
+
+    targets: (rows, outputs), or (rows,) for one output.
+    """
+
+    _kind = kernels.SQUARED
+
+    def factors(self, outputs: int) -> tuple[float, float]:
+        return 2 / outputs, 1 / outputs
+
+
+LOSSES = {loss.__name__: loss for loss in (SoftmaxCrossEntropy, BinaryCrossEntropy, MeanSquaredError)}
+
+
+def softmax(scores: ArrayLike) -> np.ndarray:
+    """exp(z) / Σ exp(z) of each row of scores (rows, classes), of which the largest is subtracted first; one row may be 1-D.
+
+    float32 and float64 are kept, other real numbers become what a dense layer makes of them. Raises ValueError for more
+    dimensions, TypeError for a dtype that is not real.
+    """
+    return _probabilities(kernels.SOFTMAX, scores).reshape(np.shape(scores))
+
+
+def as_weights(sample_weight: ArrayLike | None, rows: int) -> np.ndarray | None:
+    """Weights (rows,) of float64, or None; ValueError for others, negative ones or only zeros."""
+    if sample_weight is None:
+        return None
+    weights = operands.as_array("sample_weight", sample_weight)
+    if weights.shape != (rows,):
+        raise ValueError(f"sample_weight has shape {weights.shape}, expected ({rows},): a weight for each row")
+    if rows and not (weights.min() >= 0 and 0 < weights.sum() < np.inf):
+        raise ValueError("sample_weight has a negative number or no positive one, expected weights of 0 or more")
+    return np.ascontiguousarray(weights, np.float64)
+
+
+def _as_scores(scores):
+    """A copy in C order, of a float dtype."""
+    scores = operands.as_rows("scores", operands.as_array("scores", scores))
+    return np.array(scores, operands.float_dtype(scores), order="C")
+
+
+def _probabilities(kind, scores):
+    scores = _as_scores(scores)
+    if scores.size:
+        _run(kind, scores, None, None, (0.0, 0.0, 0.0), None)
+    return scores
+
+
+def _run(kind, scores, targets, weights, numbers, sums):
+    """The kernel, which writes over the scores."""
+    numbers = np.array(numbers)
+    addresses = [0 if a is None else address_of(a) for a in (targets, weights, numbers, sums)]
+    targets_row = targets.strides[0] if targets is not None and targets.ndim == 2 else 0
+    job = Job(-(-len(scores) // kernels.ROWS), *scores.shape, address_of(scores), scores.strides[0], kind, addresses[0],
+              targets_row, *addresses[1:])
+    words = np.array(job, np.int64)
+    functional.run_job(functional.LOSS, scores.dtype, address_of(words))

@@ -1,0 +1,172 @@
+"""Optimisers: they know their settings and what they remember of each array; a step is one compiled pass (kernels/optimizers.py).
+
+An optimiser is for the parameters of one network: its first step makes room beside each array for what it remembers of it.
+"""
+from collections.abc import Sequence
+
+import numpy as np
+
+from . import _link, functional
+from ._operands import FLOATS, address_of, empty
+from .kernels import optimizers as kernels
+from .kernels.optimizers import Array, Rates, Settings, Update
+
+_POSITIVE = "a number above 0"
+_NATURAL = "a number of 0 or more"
+_SHARE = "a number from 0 and below 1"
+_IS = {_POSITIVE: lambda x: 0 < x < np.inf, _NATURAL: lambda x: 0 <= x < np.inf, _SHARE: lambda x: 0 <= x < 1}
+
+
+class Optimizer:
+    """What all optimisers have: `learning_rate`, which may be assigned, and `iterations`, the steps made so far.
+
+    decay: the rate of a step is learning_rate / (1 + decay * iterations) (Kinsley and Kukieła, Neural Networks from Scratch
+    in Python, ch. 10).
+    """
+
+    def __init__(self, kind: int, **settings: float):
+        self._kind = kind
+        self._settings = np.array(Settings(**settings))
+        self._steps = np.zeros(1, np.int64)
+        self._states = None             # of each array, those that kernels.STATES counts
+
+    @property
+    def learning_rate(self) -> float:
+        return float(self._settings[0])
+
+    @learning_rate.setter
+    def learning_rate(self, value: float) -> None:
+        self._settings[0] = _number("learning_rate", value, _POSITIVE)
+
+    @property
+    def iterations(self) -> int:
+        return int(self._steps[0])
+
+    @property
+    def current_learning_rate(self) -> float:
+        """That of the next step."""
+        return float(self.learning_rate / (1 + self._settings[1] * self.iterations))
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} learning_rate={self.learning_rate:g} iterations={self.iterations}>"
+
+    def update(self, parameters: Sequence[np.ndarray], gradients: Sequence[np.ndarray]) -> None:
+        """A step: change the parameters in place by their gradients.
+
+        Both are lists of arrays of one float dtype, in pairs of one shape, and the same ones, in shape and order, at each
+        step. Arrays that are not in C order cost a copy. A weight decay is for arrays of more than one row.
+
+        Raises TypeError or ValueError for arrays that do not fit each other or the first step's, and changes nothing.
+        """
+        if len(parameters) != len(gradients):
+            raise ValueError(f"gradients has {len(gradients)} arrays, expected {len(parameters)}: as many as parameters")
+        for i, (values, gradient) in enumerate(zip(parameters, gradients, strict=True)):
+            _check_pair(i, values, gradient, parameters[0])
+        work = [np.ascontiguousarray(a) for a in parameters]
+        step = self.bind(work, [np.ascontiguousarray(g) for g in gradients], [a.ndim > 1 and len(a) > 1 for a in work])
+        functional.run_job(functional.OPTIMIZE, work[0].dtype, step.address) if work else None
+        for values, changed in zip(parameters, work, strict=True):
+            if changed is not values:
+                np.copyto(values, changed)
+
+    def bind(self, parameters: Sequence[np.ndarray], gradients: Sequence[np.ndarray], penalised: Sequence[bool]) -> "Step":
+        """What a compiled step needs to know: of arrays in C order, that stay where they are as long as it is used."""
+        shapes = [(a.shape, a.dtype) for a in parameters]
+        if self._states is None:
+            self._states = [[_zeros(a) for _ in range(kernels.STATES[self._kind])] for a in parameters]
+            self._shapes = shapes
+        elif shapes != self._shapes:
+            raise ValueError(f"parameters have shapes {[s for s, _ in shapes]}, expected those of the optimiser's first step, "
+                             f"{[s for s, _ in self._shapes]}: another network needs an optimiser of its own")
+        return Step(self, parameters, gradients, penalised)
+
+
+class Step:
+    """The records of kernels/optimizers.py for a step, at `address`; keeps alive what they point to.
+
+    l2 is read by a step, and penalty written.
+    """
+
+    def __init__(self, optimizer, parameters, gradients, penalised):
+        tasks, table = 0, []
+        for values, gradient, states, counts in zip(parameters, gradients, optimizer._states, penalised, strict=True):
+            velocity, square = (*map(address_of, states), 0, 0)[:2]
+            table.append(Array(tasks, values.size, address_of(values), address_of(gradient), velocity, square, counts))
+            tasks += -(-values.size // kernels.CHUNK)
+        self._numbers = np.zeros(2 + len(Rates._fields) + tasks)
+        self._table = np.array(table, np.int64)
+        numbers = address_of(self._numbers)
+        self._job = np.array(Update(tasks, optimizer._kind, address_of(self._table), len(table), address_of(optimizer._settings),
+                                    address_of(optimizer._steps), numbers + 16, numbers, numbers + 40), np.int64)
+        self._kept = optimizer, parameters, gradients
+        self.address = address_of(self._job)
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent: w -= rate * gradient, or with momentum v = momentum * v - rate * gradient, w += v.
+
+    nesterov: w += momentum * v - rate * gradient, with the new v (Sutskever, Martens, Dahl and Hinton, ICML 2013). decay is
+    that of the rate, as Optimizer has it. Raises TypeError and ValueError for settings out of range.
+    """
+
+    def __init__(self, learning_rate: float = 0.01, *, decay: float = 0.0, momentum: float = 0.0, nesterov: bool = False):
+        momentum = _number("momentum", momentum, "a number from 0 to 1", lambda x: 0 <= x <= 1)
+        if nesterov and not momentum:
+            raise ValueError("nesterov is True and momentum is 0, expected a momentum above 0")
+        kind = kernels.NESTEROV if nesterov else kernels.MOMENTUM if momentum else kernels.SGD
+        super().__init__(kind, learning_rate=_number("learning_rate", learning_rate, _POSITIVE),
+                         decay=_number("decay", decay, _NATURAL), beta=momentum, beta2=0.0, epsilon=0.0, weight_decay=0.0,
+                         corrected=0.0)
+
+
+class Adam(Optimizer):
+    """Adam (Kingma and Ba, ICLR 2015), by default with the paper's settings; decay is that of the rate, as Optimizer has it.
+
+    Raises TypeError and ValueError for settings out of range.
+    """
+
+    def __init__(self, learning_rate: float = 0.001, *, decay: float = 0.0, beta_1: float = 0.9, beta_2: float = 0.999,
+                 epsilon: float = 1e-8):
+        super().__init__(kernels.ADAM, learning_rate=_number("learning_rate", learning_rate, _POSITIVE),
+                         decay=_number("decay", decay, _NATURAL), beta=_number("beta_1", beta_1, _SHARE),
+                         beta2=_number("beta_2", beta_2, _SHARE), epsilon=_number("epsilon", epsilon, _POSITIVE),
+                         weight_decay=0.0, corrected=1.0)
+
+
+class AdamW(Adam):
+    """Adam whose weights, not its biases, also shrink by rate * weight_decay a step, apart from their gradients.
+
+    (Loshchilov and Hutter, Decoupled weight decay regularization, ICLR 2019.)
+    """
+
+    def __init__(self, learning_rate: float = 0.001, *, weight_decay: float = 0.01, decay: float = 0.0, beta_1: float = 0.9,
+                 beta_2: float = 0.999, epsilon: float = 1e-8):
+        super().__init__(learning_rate, decay=decay, beta_1=beta_1, beta_2=beta_2, epsilon=epsilon)
+        self._settings[Settings._fields.index("weight_decay")] = _number("weight_decay", weight_decay, _NATURAL)
+
+
+def _zeros(array):
+    zeros = empty((1, array.size), array.dtype)
+    zeros[:] = 0
+    return zeros
+
+
+def _number(name, value, expected, is_right=None):
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} is {value!r}, expected {expected}") from None
+    if not (is_right or _IS[expected])(number):
+        raise ValueError(f"{name} is {value!r}, expected {expected}")
+    return number
+
+
+def _check_pair(i, values, gradient, first):
+    for name, array in (("parameters", values), ("gradients", gradient)):
+        if not isinstance(array, np.ndarray) or array.dtype not in FLOATS or array.dtype != first.dtype:
+            what = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
+            raise TypeError(f"{name}[{i}] is of {what}, expected arrays of one dtype, float32 or float64")
+    if values.shape != gradient.shape:
+        raise ValueError(f"gradients[{i}] has shape {gradient.shape}, expected {values.shape}: that of its parameters")
+    if not values.flags.writeable:
+        raise ValueError(f"parameters[{i}] is read-only, expected an array that can be written")

@@ -1,0 +1,146 @@
+"""Training runs: what a network, its data and its optimiser are to kernels/training.py, with the memory that a step needs."""
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from . import functional
+from ._operands import BFLOAT16, address_of, empty
+from .kernels import training as kernels
+from .kernels.activations import GELU, IDENTITY
+from .kernels.training import NOT_FINITE, Layer, Training
+from .losses import Loss
+from .optimizers import Optimizer
+
+
+class Part(NamedTuple):
+    """A dense layer with its arrays, in C order; or, without weights, a dropout of a rate."""
+
+    weights: np.ndarray | None
+    biases: np.ndarray | None = None
+    activation: int = IDENTITY
+    precision: str | None = None
+    rate: float = 0.0
+
+
+class Run:
+    """Training of a network in batches of up to `batch` rows.
+
+    l2: of a penalty l2 / 2 * Σ w² of all weights; shared: divided by the weight of a batch's rows, as scikit-learn has it.
+    Without an optimiser only gradients are computed. check: stop at a loss that is not finite. key: of the dropouts.
+    """
+
+    def __init__(self, parts: Sequence[Part], inputs: int, loss: Loss, optimizer: Optimizer | None, batch: int, *,
+                 l2: float = 0.0, shared: bool = False, check: bool = True, key: int = 0):
+        self.parts, self.loss, self.batch = parts, loss, batch
+        dense = [part for part in parts if part.weights is not None]
+        self.dtype = dense[0].weights.dtype
+        self.outputs = dense[-1].weights.shape[1]
+        self.gradients = [np.zeros(a.shape, self.dtype) for p in dense for a in (p.weights, p.biases) if a is not None]
+        self._unused = [np.zeros((1, p.weights.shape[1]), self.dtype) for p in dense if p.biases is None]
+        self._step = self._bind(optimizer, dense)
+        self._buffers = []
+        self._layers = np.array(self._records(inputs, batch), np.int64)
+        self._numbers = np.zeros(16)
+        self._progress = np.array([0, key], np.int64)
+        self._sums = np.zeros((-(-batch // 64), 2))
+        self._job = np.zeros(len(Training._fields), np.int64)
+        first = next(i for i, part in enumerate(parts) if part.weights is not None)
+        numbers = address_of(self._numbers)
+        gradient_factor, loss_factor = loss.factors(self.outputs)
+        self._numbers[:8] = 0, *loss._bounds, gradient_factor, loss_factor, l2, shared, 0
+        self._set(layers=address_of(self._layers), count=len(parts), first=first, inputs=inputs, batch=batch, loss=loss._kind,
+                  loss_numbers=numbers, gradient_factor=numbers + 24, loss_factor=numbers + 32, penalty=numbers + 40,
+                  results=numbers + 64, sums=address_of(self._sums), update=self._step.address if self._step else 0,
+                  progress=address_of(self._progress), check=check)
+
+    def use(self, x: np.ndarray, targets: np.ndarray, weights: np.ndarray | None) -> None:
+        """Take data: x (rows, inputs) of the network's dtype with contiguous rows, targets and weights as losses.py makes them."""
+        labels = targets.ndim == 1
+        self._data = x, targets, weights
+        self._set(rows=len(x), x=address_of(x), x_row=x.strides[0], targets=address_of(targets),
+                  targets_row=0 if labels else targets.strides[0], targets_bytes=targets.strides[0],
+                  weights=0 if weights is None else address_of(weights))
+        self._gathered = (self._room((self.batch, x.shape[1])), np.empty((self.batch, *targets.shape[1:]), targets.dtype),
+                          np.empty(self.batch))
+        gathered, gathered_targets, gathered_weights = map(address_of, self._gathered)
+        self._set(gathered=gathered, gathered_targets=gathered_targets, gathered_weights=gathered_weights)
+
+    def start(self, order: np.ndarray | None = None, targets_order: np.ndarray | None = None) -> None:
+        """Begin an epoch over the rows in that order, of int64, which targets and weights may be in already."""
+        self._orders = order, targets_order
+        self._set(order=0 if order is None else address_of(order),
+                  targets_order=0 if targets_order is None else address_of(targets_order))
+        self._progress[0] = 0
+        self._numbers[8:11] = 0
+
+    def advance(self, batches: int) -> bool:
+        """Up to so many steps; whether the epoch goes on. Raises FloatingPointError for a loss that is not finite."""
+        status = functional.run_job(functional.TRAIN, self.dtype, address_of(self._job), batches)
+        if status == NOT_FINITE - (1 << 64) or status == NOT_FINITE:
+            raise FloatingPointError
+        return self.rows_done < len(self._data[0])
+
+    @property
+    def rows_done(self) -> int:
+        """Of this epoch."""
+        return int(self._progress[0])
+
+    @property
+    def mean_loss(self) -> float:
+        """Of the epoch so far, the penalty included."""
+        return float(self._numbers[8] / self.rows_done) if self.rows_done else float("nan")
+
+    @property
+    def accuracy(self) -> float | None:
+        """Of the epoch so far, each batch before its step."""
+        return self.loss.accuracy(float(self._numbers[10]), self.rows_done, self.outputs) if self.rows_done else None
+
+    def _set(self, **fields):
+        for name, value in fields.items():
+            self._job[Training._fields.index(name)] = value
+
+    def _room(self, shape):
+        return empty(shape, self.dtype)
+
+    def _bind(self, optimizer, dense):
+        if optimizer is None:
+            return None
+        arrays = [(a, a is p.weights) for p in dense for a in (p.weights, p.biases) if a is not None]
+        return optimizer.bind([a for a, _ in arrays], self.gradients, [is_weights for _, is_weights in arrays])
+
+    def _records(self, inputs, batch):
+        """The Layer of each part, with memory for a batch."""
+        records, gradients, unused = [], iter(self.gradients), iter(self._unused)
+        for part in self.parts:
+            neurons = inputs if part.weights is None else part.weights.shape[1]
+            y = self._keep(self._room((batch, neurons)))
+            if part.weights is None:
+                self._keep(factor := np.array([1 / (1 - part.rate)]))
+                records.append(Layer(inputs, neurons, 0, 0, 0, 0, 0, 0, 0, address_of(y), 0, 0, int(part.rate * 2**63),
+                                     address_of(factor)))
+            else:
+                forward, backward = functional.units(self.dtype if part.precision is None else BFLOAT16)
+                slope = self._keep(self._room((batch, neurons))) if part.activation == GELU else None
+                dweights, dbiases = next(gradients), next(gradients if part.biases is not None else unused)
+                records.append(Layer(inputs, neurons, part.activation, forward, backward, address_of(part.weights),
+                                     0 if part.biases is None else address_of(part.biases), address_of(dweights),
+                                     address_of(dbiases), address_of(y), 0 if slope is None else address_of(slope), 0, -1, 0))
+            inputs = neurons
+        return self._with_dvalues(records, batch)
+
+    def _with_dvalues(self, records, batch):
+        """With memory for the gradients with respect to y: a dropout's is that of the layer before, in place."""
+        dvalues = 0
+        for k in reversed(range(len(records))):
+            last, is_dropped = k == len(records) - 1, k + 1 < len(records) and records[k + 1].least >= 0
+            if last and records[k].activation == IDENTITY:
+                dvalues = records[k].y
+            elif not is_dropped:
+                dvalues = address_of(self._keep(self._room((batch, records[k].neurons))))
+            records[k] = records[k]._replace(dvalues=dvalues)
+        return records
+
+    def _keep(self, array):
+        self._buffers.append(array)
+        return array
