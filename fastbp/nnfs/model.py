@@ -48,7 +48,7 @@ class Model:
 
     def train(self, X: np.ndarray, y: np.ndarray, *, epochs: int = 1, batch_size: int | None = None, print_every: int = 1,
               validation_data: tuple[np.ndarray, np.ndarray] | None = None) -> None:
-        """Trains on samples X and what they should give, y, and prints how it goes.
+        """Trains on samples X and what they should give, y, and prints how it goes. Raises RuntimeError before finalize.
 
         Without batch_size an epoch is one step on all samples, and every print_every-th epoch prints a line; validation_data,
         (X, y), is evaluated at the end (chapter 18). With it, an epoch has a step for every batch_size samples, prints every
@@ -59,13 +59,11 @@ class Model:
         for epoch in range(1, epochs + 1):
             if batch_size is None:
                 self._step(X, y, f"epoch: {epoch}", epoch % print_every == 0)
-                continue
-            print(f"epoch: {epoch}")
-            self._train_in_batches(X, y, batch_size, print_every)
-            if validation_data is not None:
+            else:
+                print(f"epoch: {epoch}")
+                self._train_in_batches(X, y, batch_size, print_every)
+            if validation_data is not None and (batch_size is not None or epoch == epochs):
                 self.evaluate(*validation_data, batch_size=batch_size)
-        if validation_data is not None and batch_size is None:
-            self.evaluate(*validation_data)
 
     def evaluate(self, X_val: np.ndarray, y_val: np.ndarray, *, batch_size: int | None = None) -> None:
         """Prints accuracy and loss of all samples, computed in batches, or at once, without training."""
@@ -125,9 +123,9 @@ class Model:
             self._print(name, accuracy, *losses)
 
     def _require(self, *names):
-        missing = [name for name in names if getattr(self, name) is None]
-        if missing:
-            raise RuntimeError(f"{' and '.join(missing)} of the model: None, expected set(...) and finalize() first")
+        for name in names:
+            if getattr(self, name) is None:
+                raise RuntimeError(f"{name} of the model is None, expected add, set and finalize first")
 
     def _accuracy_of(self, output, y):
         return self.accuracy.calculate(self.output_layer_activation.predictions(output), y)
