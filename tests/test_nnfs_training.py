@@ -20,7 +20,10 @@ from fastbp.nnfs import (
     Loss_CategoricalCrossentropy,
     Loss_MeanSquaredError,
     Model,
+    Optimizer_Adagrad,
     Optimizer_Adam,
+    Optimizer_RMSprop,
+    Optimizer_SGD,
 )
 from test_nnfs import adam, softmax_loss, spiral_data
 
@@ -228,6 +231,27 @@ def test_chapter_17_regression():
     by_hand = ByHand(1, 16, 16, 1)
     script = train_with_loss(layers, Loss_MeanSquaredError(), x, y)
     assert_same(script, by_hand.train(x, y, squared_loss), lambda scores: scores)
+
+
+@pytest.mark.parametrize("optimizer", [Optimizer_SGD(momentum=0.9, decay=0.1), Optimizer_Adagrad(), Optimizer_RMSprop(),
+                                       Optimizer_Adam()], ids=lambda optimizer: type(optimizer).__name__)
+def test_float32(optimizer):
+    """With which the book's own package draws data and weights: nothing becomes float64 on its way."""
+    x, y = spiral()
+    layers = Layer_Dense(2, 8, **PENALTIES), Activation_ReLU(), Layer_Dense(8, 3)
+    for layer in layers[::2]:
+        layer.set_parameters(*(array.astype(np.float32) for array in layer.get_parameters()))
+    both = Activation_Softmax_Loss_CategoricalCrossentropy()
+    assert both.forward(forward(layers, x.astype(np.float32)), y).dtype == np.float32
+    both.loss.backward(both.output, y)
+    both.activation.backward(both.loss.dinputs)
+    both.backward(both.output, y)
+    backward(layers, both.dinputs)
+    update(optimizer, layers)
+    arrays = [value for part in (*layers, both, both.loss, both.activation) for value in vars(part).values()
+              if isinstance(value, np.ndarray)]
+    assert len(arrays) >= 20
+    assert {array.dtype.name for array in arrays} == {"float32"}
 
 
 def model_of(layers, loss, accuracy):
