@@ -1,0 +1,30 @@
+"""L1 and L2 regularisation of a layer's parameters, as in chapter 14: what it adds to the loss and to the gradients.
+
+A layer has weight_regularizer_l1, weight_regularizer_l2, bias_regularizer_l1 and bias_regularizer_l2; 0 leaves a term out.
+"""
+import numpy as np
+
+
+def penalties(layer):
+    """The terms of the loss one by one: l1 * sum(|p|) and l2 * sum(p**2), p being the weights and then the biases."""
+    for values, (l1, l2) in zip((layer.weights, layer.biases), _factors(layer), strict=True):
+        if l1 > 0:
+            yield l1 * np.abs(values).sum()
+        if l2 > 0:
+            yield l2 * np.square(values).sum()
+
+
+def add_gradients(layer):
+    """Adds the derivatives of the penalties to dweights and dbiases; as in the book, that of |p| at 0 counts as 1."""
+    parameters = (layer.weights, layer.dweights), (layer.biases, layer.dbiases)
+    for (values, gradient), (l1, l2) in zip(parameters, _factors(layer), strict=True):
+        if l1 > 0:
+            gradient += np.where(values < 0, -l1, l1)
+        if l2 > 0:
+            gradient += 2 * l2 * values
+
+
+def _factors(layer):
+    """(l1, l2) of the weights and of the biases."""
+    return ((layer.weight_regularizer_l1, layer.weight_regularizer_l2),
+            (layer.bias_regularizer_l1, layer.bias_regularizer_l2))

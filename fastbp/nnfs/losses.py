@@ -1,0 +1,176 @@
+"""The losses of the book: one number a sample in forward, and the gradient of their mean in backward."""
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from .._operands import check_shape
+from . import _regularization
+from ._mean import Accumulated
+from .activations import Activation_Softmax
+
+SMALLEST = 1e-7                 # a probability is at least this and at most 1 - this in a logarithm: chapter 5
+
+
+class Loss(Accumulated):
+    """What all losses share, as in chapters 5, 14 and 19. A subclass has forward(y_pred, y_true), a number for each sample.
+
+    trainable_layers, accumulated_sum and accumulated_count are what a model's passes keep.
+    """
+
+    trainable_layers = ()
+
+    def remember_trainable_layers(self, trainable_layers: list[Any]) -> None:
+        """Sets the layers whose penalties regularization_loss() sums up, as in chapter 18."""
+        self.trainable_layers = trainable_layers
+
+    def regularization_loss(self, layer: Any = None) -> float:
+        """The sum of the L1 and L2 penalties of that layer (chapters 14 to 17), or of all trainable_layers (chapter 18)."""
+        layers = self.trainable_layers if layer is None else [layer]
+        return sum(penalty for each in layers for penalty in _regularization.penalties(each))
+
+    def calculate(self, output: ArrayLike, y: ArrayLike, *,
+                  include_regularization: bool = False) -> float | tuple[float, float]:
+        """The mean loss of the samples; with include_regularization, (that, regularization_loss())."""
+        return self._beside_penalties(self._mean(self.forward(output, y)), include_regularization)
+
+    def calculate_accumulated(self, *, include_regularization: bool = False) -> float | tuple[float, float]:
+        """As calculate, for all samples since new_pass. Raises RuntimeError if there were none."""
+        return self._beside_penalties(self._accumulated_mean(), include_regularization)
+
+    def _beside_penalties(self, data_loss, include_regularization):
+        return (data_loss, self.regularization_loss()) if include_regularization else data_loss
+
+
+class Loss_CategoricalCrossentropy(Loss):
+    """-log(probability of the true class) as in chapters 5 and 9.
+
+    y_true is (batch,), integers from 0 to classes - 1, or (batch, classes), one-hot, or any probabilities p: then the loss is
+    -sum(p * log(y_pred)). Raises ValueError for another shape or class, TypeError for classes that are not integers.
+    """
+
+    def forward(self, y_pred: ArrayLike, y_true: ArrayLike) -> np.ndarray:
+        """The loss of each sample, (batch,), for the probabilities y_pred (batch, classes)."""
+        y_pred, y_true = _probabilities_and_classes(y_pred, y_true)
+        if y_true.ndim == 1:
+            return -np.log(_clipped(y_pred[np.arange(len(y_true)), y_true]))
+        return -np.vecdot(y_true, np.log(_clipped(y_pred)))
+
+    def backward(self, dvalues: ArrayLike, y_true: ArrayLike) -> None:
+        """Sets dinputs = -y_true / dvalues / batch, with y_true one-hot; dvalues are the probabilities of forward."""
+        dvalues, y_true = _probabilities_and_classes(dvalues, y_true)
+        if y_true.ndim == 1:
+            y_true = np.equal.outer(y_true, np.arange(dvalues.shape[1]))
+        self.dinputs = y_true / dvalues
+        self.dinputs /= -len(dvalues)
+
+
+class Activation_Softmax_Loss_CategoricalCrossentropy:
+    """The softmax and its cross-entropy in one, as in chapter 9, whose gradient is simpler than those of the two.
+
+    activation, loss are its parts. y_true as for Loss_CategoricalCrossentropy.
+    """
+
+    def __init__(self) -> None:
+        self.activation = Activation_Softmax()
+        self.loss = Loss_CategoricalCrossentropy()
+
+    def forward(self, inputs: ArrayLike, y_true: ArrayLike) -> float:
+        """Sets output, the probabilities (batch, classes), and returns their mean loss."""
+        self.activation.forward(inputs)
+        self.output = self.activation.output
+        return self.loss.calculate(self.output, y_true)
+
+    def backward(self, dvalues: ArrayLike, y_true: ArrayLike) -> None:
+        """Sets dinputs = (dvalues - y_true) / batch, with y_true one-hot; dvalues are the probabilities."""
+        dvalues, y_true = _probabilities_and_classes(dvalues, y_true)
+        self.dinputs = dvalues.copy()
+        if y_true.ndim == 1:
+            self.dinputs[np.arange(len(y_true)), y_true] -= 1
+        else:
+            self.dinputs -= y_true
+        self.dinputs /= len(dvalues)
+
+
+class Loss_BinaryCrossentropy(Loss):
+    """-log(p) where y_true is 1 and -log(1 - p) where it is 0, as in chapter 16; the mean over a sample's outputs.
+
+    y_true is (batch, outputs), as the probabilities; ValueError otherwise.
+    """
+
+    def forward(self, y_pred: ArrayLike, y_true: ArrayLike) -> np.ndarray:
+        """The loss of each sample, (batch,), for the probabilities y_pred (batch, outputs)."""
+        y_pred, y_true = _of_one_shape(y_pred, y_true)
+        y_pred = _clipped(y_pred)
+        return -np.mean(y_true * np.log(y_pred) + (1 - y_true) * np.log(1 - y_pred), axis=-1)
+
+    def backward(self, dvalues: ArrayLike, y_true: ArrayLike) -> None:
+        """Sets dinputs = ((1 - y_true) / (1 - dvalues) - y_true / dvalues) / size; dvalues are the probabilities."""
+        dvalues, y_true = _of_one_shape(dvalues, y_true)
+        dvalues = _clipped(dvalues)
+        self.dinputs = (1 - y_true) / (1 - dvalues)
+        self.dinputs -= y_true / dvalues
+        self.dinputs /= dvalues.size
+
+
+class Loss_MeanSquaredError(Loss):
+    """(y_pred - y_true)**2 as in chapter 17; the mean over a sample's outputs. y_true is of the shape of y_pred."""
+
+    def forward(self, y_pred: ArrayLike, y_true: ArrayLike) -> np.ndarray:
+        """The loss of each sample, (batch,), for y_pred (batch, outputs)."""
+        return np.square(_difference(y_pred, y_true)).mean(axis=-1)
+
+    def backward(self, dvalues: ArrayLike, y_true: ArrayLike) -> None:
+        """Sets dinputs = 2 * (dvalues - y_true) / size; dvalues are the y_pred of forward."""
+        difference = _difference(dvalues, y_true)
+        self.dinputs = 2 * difference / difference.size
+
+
+class Loss_MeanAbsoluteError(Loss):
+    """|y_pred - y_true| as in chapter 17; the mean over a sample's outputs. y_true is of the shape of y_pred."""
+
+    def forward(self, y_pred: ArrayLike, y_true: ArrayLike) -> np.ndarray:
+        """The loss of each sample, (batch,), for y_pred (batch, outputs)."""
+        return np.abs(_difference(y_pred, y_true)).mean(axis=-1)
+
+    def backward(self, dvalues: ArrayLike, y_true: ArrayLike) -> None:
+        """Sets dinputs = sign(dvalues - y_true) / size; dvalues are the y_pred of forward.
+
+        That is the derivative; the book's listing has the opposite sign, which leads uphill, and no script that uses it.
+        """
+        difference = _difference(dvalues, y_true)
+        self.dinputs = np.sign(difference) / difference.size
+
+
+def _clipped(probabilities):
+    return np.clip(probabilities, SMALLEST, 1 - SMALLEST)
+
+
+def _difference(y_pred, y_true):
+    return np.subtract(*_of_one_shape(y_pred, y_true))
+
+
+def _of_one_shape(y_pred, y_true):
+    """Both as arrays. NumPy would broadcast (n,) against (n, 1) to (n, n) without a word."""
+    y_pred, y_true = np.asarray(y_pred), np.asarray(y_true)
+    check_shape("y_true", y_true, y_pred.shape, "that is the shape of the output")
+    return y_pred, y_true
+
+
+def _probabilities_and_classes(y_pred, y_true):
+    """Both as arrays, of which y_true is either classes or of the shape of y_pred."""
+    y_pred, y_true = np.asarray(y_pred), np.asarray(y_true)
+    if y_true.shape not in (y_pred.shape, y_pred.shape[:1]):
+        raise ValueError(f"y_true has shape {y_true.shape}, expected {y_pred.shape[:1]}, classes, or {y_pred.shape}, one-hot: "
+                         f"the output has shape {y_pred.shape}")
+    if y_true.ndim == 1:
+        _check_classes(y_true, y_pred.shape[1])
+    return y_pred, y_true
+
+
+def _check_classes(y_true, count):
+    if y_true.dtype.kind not in "iu":
+        raise TypeError(f"y_true has dtype {y_true.dtype}, expected integers: it has one class for each sample")
+    if len(y_true) and not 0 <= y_true.min() <= y_true.max() < count:
+        raise ValueError(f"y_true has classes from {y_true.min()} to {y_true.max()}, expected 0 to {count - 1}: "
+                         f"the output has {count} columns")

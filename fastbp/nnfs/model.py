@@ -1,0 +1,149 @@
+"""The model of chapters 18 and 19: layers, a loss, an optimizer and an accuracy, trained with one call."""
+from typing import Any
+
+import numpy as np
+
+from .activations import Activation_Softmax
+from .layers import Layer_Input
+from .losses import Activation_Softmax_Loss_CategoricalCrossentropy, Loss_CategoricalCrossentropy
+
+
+class Model:
+    """`layers`, of this package or with the same methods, in the order in which they were added.
+
+    finalize sets input_layer, trainable_layers (those that have weights), each layer's prev and next, and
+    output_layer_activation, the last layer, which makes predictions of outputs. softmax_classifier_output is None, or in the
+    place of the last layer's and the loss's backward where these are softmax and categorical cross-entropy.
+    """
+
+    def __init__(self) -> None:
+        self.layers = []
+        self.loss = self.optimizer = self.accuracy = None
+        self.input_layer = self.softmax_classifier_output = None
+
+    def add(self, layer: Any) -> None:
+        """Appends a layer or an activation."""
+        self.layers.append(layer)
+
+    def set(self, *, loss: Any = None, optimizer: Any = None, accuracy: Any = None) -> None:
+        """Sets those that are given."""
+        for name, given in (("loss", loss), ("optimizer", optimizer), ("accuracy", accuracy)):
+            if given is not None:
+                setattr(self, name, given)
+
+    def finalize(self) -> None:
+        """Links the layers; to be called after add and set. Raises RuntimeError if there is no layer."""
+        if not self.layers:
+            raise RuntimeError("finalize was called before add, expected a layer first")
+        self.input_layer = Layer_Input()
+        chain = [self.input_layer, *self.layers, self.loss]
+        for previous, layer, following in zip(chain, self.layers, chain[2:], strict=False):
+            layer.prev, layer.next = previous, following
+        self.output_layer_activation = self.layers[-1]
+        self.trainable_layers = [layer for layer in self.layers if hasattr(layer, "weights")]
+        if self.loss is not None:
+            self.loss.remember_trainable_layers(self.trainable_layers)
+        classifier = isinstance(self.layers[-1], Activation_Softmax) and isinstance(self.loss, Loss_CategoricalCrossentropy)
+        self.softmax_classifier_output = Activation_Softmax_Loss_CategoricalCrossentropy() if classifier else None
+
+    def train(self, X: np.ndarray, y: np.ndarray, *, epochs: int = 1, batch_size: int | None = None, print_every: int = 1,
+              validation_data: tuple[np.ndarray, np.ndarray] | None = None) -> None:
+        """Trains on samples X and what they should give, y, and prints how it goes. Raises RuntimeError before finalize.
+
+        Without batch_size an epoch is one step on all samples, and every print_every-th epoch prints a line; validation_data,
+        (X, y), is evaluated at the end (chapter 18). With it, an epoch has a step for every batch_size samples, prints every
+        print_every-th of them, the last, and a line for all, and is followed by the validation (chapter 19).
+        """
+        self._require("input_layer", "loss", "optimizer", "accuracy")
+        self.accuracy.init(y)
+        for epoch in range(1, epochs + 1):
+            if batch_size is None:
+                self._step(X, y, f"epoch: {epoch}", epoch % print_every == 0)
+            else:
+                print(f"epoch: {epoch}")
+                self._train_in_batches(X, y, batch_size, print_every)
+            if validation_data is not None and (batch_size is not None or epoch == epochs):
+                self.evaluate(*validation_data, batch_size=batch_size)
+
+    def evaluate(self, X_val: np.ndarray, y_val: np.ndarray, *, batch_size: int | None = None) -> None:
+        """Prints accuracy and loss of all samples, computed in batches, or at once, without training."""
+        self._require("input_layer", "loss", "accuracy")
+        self._new_pass()
+        for X, y in _batches(batch_size, X_val, y_val):
+            output = self.forward(X, training=False)
+            self.loss.calculate(output, y)
+            self._accuracy_of(output, y)
+        print(f"validation, acc: {self.accuracy.calculate_accumulated():.3f}, "
+              f"loss: {self.loss.calculate_accumulated():.3f}")
+
+    def predict(self, X: np.ndarray, *, batch_size: int | None = None) -> np.ndarray:
+        """The output of the last layer for each sample, computed in batches, or at once."""
+        return np.vstack([self.forward(batch, training=False) for (batch,) in _batches(batch_size, X)])
+
+    def forward(self, X: np.ndarray, training: bool = True) -> np.ndarray:
+        """The output of the last layer. Raises RuntimeError before finalize."""
+        self._require("input_layer")
+        self.input_layer.forward(X, training)
+        for layer in self.layers:
+            layer.forward(layer.prev.output, training)
+        return layer.output
+
+    def backward(self, output: np.ndarray, y: np.ndarray) -> None:
+        """Sets the gradients of all layers, from the output of forward and what it should be."""
+        layers = self.layers
+        if self.softmax_classifier_output is None:
+            self.loss.backward(output, y)
+        else:
+            self.softmax_classifier_output.backward(output, y)
+            self.layers[-1].dinputs = self.softmax_classifier_output.dinputs
+            layers = layers[:-1]
+        for layer in reversed(layers):
+            layer.backward(layer.next.dinputs)
+
+    def _train_in_batches(self, X, y, batch_size, print_every):
+        """One epoch of chapter 19."""
+        self._new_pass()
+        batches = list(_batches(batch_size, X, y))
+        for step, batch in enumerate(batches):
+            self._step(*batch, f"step: {step}", step % print_every == 0 or step == len(batches) - 1)
+        self._print("training", self.accuracy.calculate_accumulated(),
+                    *self.loss.calculate_accumulated(include_regularization=True))
+
+    def _step(self, X, y, name, printed):
+        """One update; the numbers printed are those before it."""
+        output = self.forward(X, training=True)
+        losses = self.loss.calculate(output, y, include_regularization=True)
+        accuracy = self._accuracy_of(output, y)
+        self.backward(output, y)
+        self.optimizer.pre_update_params()
+        for layer in self.trainable_layers:
+            self.optimizer.update_params(layer)
+        self.optimizer.post_update_params()
+        if printed:
+            self._print(name, accuracy, *losses)
+
+    def _require(self, *names):
+        for name in names:
+            if getattr(self, name) is None:
+                raise RuntimeError(f"{name} of the model is None, expected add, set and finalize first")
+
+    def _accuracy_of(self, output, y):
+        return self.accuracy.calculate(self.output_layer_activation.predictions(output), y)
+
+    def _new_pass(self):
+        self.loss.new_pass()
+        self.accuracy.new_pass()
+
+    def _print(self, name, accuracy, data_loss, regularization_loss):
+        print(f"{name}, acc: {accuracy:.3f}, loss: {data_loss + regularization_loss:.3f} (data_loss: {data_loss:.3f}, "
+              f"reg_loss: {regularization_loss:.3f}), lr: {self.optimizer.current_learning_rate}")
+
+
+def _batches(batch_size, *arrays):
+    """batch_size rows of each array in turn; the last may be fewer, None is all."""
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size!r}, expected 1 or more, or None for all samples at once")
+    count = len(arrays[0])
+    size = batch_size or max(count, 1)
+    for start in range(0, count, size):
+        yield [array[start:start + size] for array in arrays]
