@@ -15,6 +15,7 @@ from numba.extending import intrinsic
 THREADS = 0                     # how many threads a step may use; 1 until a safe threading layer runs
 L1, L2, L3 = 1, 2, 3            # bytes of data cache: a core's own, a core's own, shared
 PROFILE = 4                     # the address of the active profile's log (kernels/record.py); 0: there is none
+TEAM, TEAM_IS_TAKEN, TEAM_LEADER = 5, 6, 7           # kernels/team.py: its address, whether there is one, who leads it
 SLOTS = 8                       # where kernels/workspace.py keeps its table
 SLOT_COUNT, SLOT_WORDS = 64, 3
 FUNCTIONS = SLOTS + SLOT_COUNT * SLOT_WORDS             # _link.py: addresses of compiled units

@@ -49,7 +49,7 @@ class Run:
         numbers = address_of(self._numbers)
         gradient_factor, loss_factor = loss.factors(self.outputs)
         self._numbers[:8] = 0, *loss._bounds, gradient_factor, loss_factor, l2, shared, 0
-        self._set(layers=address_of(self._layers), count=len(parts), first=first, inputs=inputs, batch=batch, loss=loss._kind,
+        self._set(layers=address_of(self._layers), count=len(parts), first=first, inputs=inputs, work=sum(p.weights.size for p in dense), batch=batch, loss=loss._kind,
                   loss_numbers=numbers, gradient_factor=numbers + 24, loss_factor=numbers + 32, penalty=numbers + 40,
                   results=numbers + 64, sums=address_of(self._sums), update=self._step.address if self._step else 0,
                   progress=address_of(self._progress), check=check)

@@ -10,7 +10,7 @@ from numba import prange, types
 
 from .. import _link
 from .._jit import kernel
-from . import record
+from . import record, team
 from .workspace import fetch_add, load, read, write
 
 JOBS = 9                        # in a queue, at most: as many as bfloat16.py needs
@@ -33,6 +33,12 @@ class Queue(NamedTuple):
     after: int
 
 
+class Status(NamedTuple):
+    """What a unit returned."""
+
+    value: int
+
+
 class Entry(NamedTuple):
     """The address of a job's unit, the number of its first task, and after how many of the queue's tasks it begins."""
 
@@ -50,6 +56,23 @@ def _build():
 
 
 _spread = _link.Unit("spread", None, types.intp(types.intp, types.intp), _build, parallel=True).address
+
+
+def _build_team():
+    def with_team(work, argument, count, memory, threads):
+        for _ in prange(threads):
+            worker = team.role(memory)
+            if worker == 0:
+                team.lead(memory)
+                write(memory + team.STATUS, (_link.call(work, (argument, count)),))
+                team.dismiss(memory)
+            else:
+                help_team(memory, worker)
+        return _link.OK
+    return with_team
+
+
+_with_team = _link.Unit("team", None, types.intp(*[types.intp] * 5), _build_team, parallel=True).address
 
 
 @kernel
@@ -87,7 +110,13 @@ def run_queue(memory, threads):
     write(memory + _TAKEN, (0,))
     write(memory + _DONE, (0,))
     if threads > 1 and read(memory + _QUEUE, Queue).tasks > 1:
-        _link.call(_spread(), (memory, threads))
+        mine = team.own()
+        if mine != 0:
+            team.open_queue(mine, memory, threads)
+            work_off(memory, 0)
+            team.close_queue(mine)
+        else:
+            _link.call(_spread(), (memory, threads))
     else:
         work_off(memory, 0)
     record.finish(begun, record.QUEUE, memory, threads, memory + _JOBS)
@@ -119,6 +148,26 @@ def do_task(memory, job, worker, task):
     begun, words = record.begin(), memory + _JOBS + job * JOB_BYTES
     _link.call(entry.work, (words, worker, task - entry.first))
     record.finish(begun, entry.work, memory, task - entry.first, words)
+
+
+@kernel
+def help_team(memory, worker):
+    """Work off one queue of a team after another."""
+    state, queue = team.enter(memory, worker, 0, _give_way)
+    while queue != 0:
+        work_off(queue, worker)
+        team.leave(memory)
+        state, queue = team.enter(memory, worker, state, _give_way)
+
+
+@kernel
+def run_with_team(work, argument, count, memory, threads):
+    """The status of a unit at the address `work`, whose queues have threads at hand; memory of team.BYTES."""
+    if threads <= 1 or not team.found(memory):
+        return _link.call(work, (argument, count))
+    _link.call(_with_team(), (work, argument, count, memory, threads))
+    team.disband()
+    return read(memory + team.STATUS, Status).value
 
 
 @kernel

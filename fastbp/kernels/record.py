@@ -142,7 +142,7 @@ def _now(typing_context):
 
 
 @intrinsic
-def _thread(typing_context):
+def thread(typing_context):
     """The number of this thread."""
     def generate(context, builder, signature, args):
         if sys.platform == "win32":
@@ -170,7 +170,7 @@ def _build_record():
             event = log + LOG_BYTES + number * EVENT_BYTES
             for offset in range(0, 8 * WORDS, 8):
                 write(event + _WORDS_AT + offset, (load(words + offset),))
-            write(event, Event(work, queue, _thread(), start, task))
+            write(event, Event(work, queue, thread(), start, task))
             exchange(event + _END_AT, end)
         return _link.OK
     return record

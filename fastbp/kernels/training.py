@@ -11,14 +11,14 @@ from numba import types
 
 from .. import _link
 from .._jit import kernel
-from . import blocking, dropout, losses, optimizers, tile
+from . import blocking, dropout, losses, optimizers, team, tile
 from .activations import GELU, IDENTITY
 from .arithmetic import number, put_number
 from .dropout import Dropout
 from .losses import Loss
 from .matrix import NO_MATRIX, Matrix
 from .optimizers import Update
-from .parallel import REGION_BYTES, run
+from .parallel import REGION_BYTES, run, run_with_team
 from .workspace import acquire, copy, load, read, release, write
 
 NOT_FINITE = -1                 # a status: the batch's loss is not, and its step was not made
@@ -53,6 +53,7 @@ class Training(NamedTuple):
     count: int
     first: int                  # the first layer whose inputs need no gradient
     inputs: int
+    work: int                   # multiply-adds of a forward pass of a row
     rows: int
     batch: int
     x: int
@@ -216,7 +217,7 @@ def _build(dtype):
         write(job.progress + 8, (key + job.count,))
         return _link.OK
 
-    def train(job_address, batches):
+    def steps(job_address, batches):
         """Up to so many steps."""
         job = read(job_address, Training)
         memory, slot = acquire(REGION_BYTES)
@@ -229,7 +230,28 @@ def _build(dtype):
         release(slot)
         return status
 
+    return steps
+
+
+_SIGNATURE = types.intp(types.intp, types.intp)
+_steps = _link.units("steps", _SIGNATURE, _build)
+
+
+def _build_train(dtype):
+    steps = _steps[dtype].address
+
+    def train(job_address, batches):
+        """The same, with threads at hand where a step is worth them."""
+        job = read(job_address, Training)
+        memory, slot = acquire(team.BYTES)
+        if memory == 0:
+            return _link.NO_MEMORY
+        threads = blocking.threads(job.batch * job.work)
+        status = run_with_team(steps(), job_address, batches, memory, threads)
+        release(slot)
+        return status
+
     return train
 
 
-train = _link.units("train", types.intp(types.intp, types.intp), _build)
+train = _link.units("train", _SIGNATURE, _build_train)
