@@ -13,7 +13,7 @@ from numba import types
 
 from .. import _cpu, _state
 from .._jit import kernel
-from . import tile
+from . import team, tile
 from .vector import CACHE_LINE
 
 #            instruction set: (rows, vecs) wide, narrow, flat, and the bytes of a vector
@@ -54,7 +54,8 @@ ROUNDED_BYTES = 8 << 20         # of what is rounded to bfloat16 at a time
 ELEMENT_WORK = 8                # multiply-adds that take as long as copying an element,
 ROW_WORK = 128                  # and as what is left of a product for a row of a layer of a few inputs and neurons
 PLAIN_WORK = 128                # multiply-adds up to which plain loops are faster than tiles
-THREAD_WORK = 1 << 19           # multiply-adds that are worth a thread: some 10 us, twice what waking one takes
+THREAD_WORK = 1 << 19           # multiply-adds that are worth a thread: some 10 us, twice what waking one takes,
+TEAM_WORK = 1 << 16             # and that are worth one that is at hand
 TASKS_A_THREAD = 4              # tasks to aim at, so that a thread that was held up leaves its work to the others
 
 
@@ -113,7 +114,8 @@ def spread(row_bytes):
 @kernel
 def threads(multiply_adds):
     """How many threads a job of that size is worth."""
-    return min(_state.word(_state.THREADS), max(1, multiply_adds // THREAD_WORK))
+    least = THREAD_WORK if team.own() == 0 else TEAM_WORK
+    return min(_state.word(_state.THREADS), max(1, multiply_adds // least))
 
 
 @kernel

@@ -26,7 +26,7 @@ NAMES = "sgd", "momentum", "nesterov", "adam"
 SGD, MOMENTUM, NESTEROV, ADAM = range(len(NAMES))
 STATES = 0, 1, 1, 2             # arrays beside the parameters
 
-CHUNK = 1 << 14                 # elements of a task
+CHUNK = 1 << 12                 # elements of a task
 
 
 class Array(NamedTuple):

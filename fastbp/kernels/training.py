@@ -18,8 +18,10 @@ from .dropout import Dropout
 from .losses import Loss
 from .matrix import NO_MATRIX, Matrix
 from .optimizers import Update
-from .parallel import REGION_BYTES, run, run_with_team
+from .parallel import REGION_BYTES, TASK, run, run_with_team
 from .workspace import acquire, copy, load, read, release, write
+
+GATHER_BYTES = 1 << 14         # of the rows that a task copies
 
 NOT_FINITE = -1                 # a status: the batch's loss is not, and its step was not made
 
@@ -79,11 +81,38 @@ class Training(NamedTuple):
     check: int                  # whether to stop at a loss that is not finite
 
 
+class Gather(NamedTuple):
+    """The job of copying rows, `row_bytes` each, in some order to an address. A task is a block of rows."""
+
+    tasks: int
+    rows: int
+    rows_each: int
+    row_bytes: int
+    source: int
+    source_row: int
+    order: int
+    target: int
+
+
+def _build_gather():
+    def gather(job_address, worker, task):
+        job = read(job_address, Gather)
+        for i in range(task * job.rows_each, min((task + 1) * job.rows_each, job.rows)):
+            copy(job.target + i * job.row_bytes, job.source + load(job.order + 8 * i) * job.source_row, job.row_bytes)
+        return _link.OK
+    return gather
+
+
+_gather = _link.Unit("gather", None, TASK, _build_gather).address
+
+
 @kernel
-def gather(source, source_row, order, target, row_bytes, rows):
-    """Copy rows, one after another, to an address."""
-    for i in range(rows):
-        copy(target + i * row_bytes, source + load(order + 8 * i) * source_row, row_bytes)
+def gathered(source, source_row, order, target, row_bytes, rows, memory):
+    """Copy rows, one after another, to an address, which is returned."""
+    rows_each = max(1, GATHER_BYTES // row_bytes)
+    job = Gather(blocking.blocks(rows, rows_each), rows, rows_each, row_bytes, source, source_row, order, target)
+    run(_gather(), job, memory, blocking.threads(rows * row_bytes))
+    return target
 
 
 def _build(dtype):
@@ -180,17 +209,16 @@ def _build(dtype):
         rows = min(job.batch, job.rows - start)
         x, x_row = job.x + start * job.x_row, job.x_row
         if job.order != 0:
-            gather(job.x, job.x_row, job.order + 8 * start, job.gathered, job.inputs * size, rows)
-            x, x_row = job.gathered, job.inputs * size
+            x_row = job.inputs * size
+            x = gathered(job.x, job.x_row, job.order + 8 * start, job.gathered, x_row, rows, memory)
         targets, weights, weight = job.targets + start * job.targets_bytes, job.weights, float(rows)
         if job.targets_order != 0:
-            gather(job.targets, job.targets_bytes, job.targets_order + 8 * start, job.gathered_targets, job.targets_bytes, rows)
-            targets = job.gathered_targets
+            order, row = job.targets_order + 8 * start, job.targets_bytes
+            targets = gathered(job.targets, row, order, job.gathered_targets, row, rows, memory)
         if weights != 0:
             weights += 8 * start
             if job.targets_order != 0:
-                gather(job.weights, 8, job.targets_order + 8 * start, job.gathered_weights, 8, rows)
-                weights = job.gathered_weights
+                weights = gathered(job.weights, 8, job.targets_order + 8 * start, job.gathered_weights, 8, rows, memory)
             weight = 0.0
             for i in range(rows):
                 weight += number(weights + 8 * i)
