@@ -11,9 +11,15 @@ from .functional import (
     relu_forward,
     warmup,
 )
-from .layers import Dense, DenseReLU, ReLU
+from .layers import Dense, DenseReLU, Dropout, ReLU
+from .losses import BinaryCrossEntropy, MeanSquaredError, SoftmaxCrossEntropy, softmax
+from .network import Sequential
+from .optimizers import SGD, Adam, AdamW
 from .profiler import profile
+from .saving import load
 
 __version__ = "0.1.0"
-__all__ = ["Dense", "DenseReLU", "ReLU", "dense_backward", "dense_forward", "dense_relu_backward", "dense_relu_forward",
-           "get_num_threads", "profile", "relu_backward", "relu_forward", "set_num_threads", "show_config", "warmup"]
+__all__ = ["Adam", "AdamW", "BinaryCrossEntropy", "Dense", "DenseReLU", "Dropout", "MeanSquaredError", "ReLU", "SGD", "Sequential",
+           "SoftmaxCrossEntropy", "dense_backward", "dense_forward", "dense_relu_backward", "dense_relu_forward",
+           "get_num_threads", "load", "profile", "relu_backward", "relu_forward", "set_num_threads", "show_config", "softmax",
+           "warmup"]

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from . import functional
-from ._operands import BFLOAT16, FLOATS, empty, multiplied
+from ._operands import BFLOAT16, FLOATS, empty, float_dtype, multiplied
 from .kernels.activations import IDENTITY, NAMES
 
 
@@ -146,6 +146,40 @@ class ReLU:
         if self.inputs is None:
             raise RuntimeError("backward of ReLU was called before forward, expected forward first")
         self.dinputs = functional.relu_backward(dvalues, self.inputs)
+        return self.dinputs
+
+
+class Dropout:
+    """output = inputs, of which a share of `rate` at random places becomes 0 and the others are divided by 1 - rate.
+
+    (Srivastava, Hinton, Krizhevsky, Sutskever and Salakhutdinov, JMLR 15, 2014.) A network's fit draws from its own rng, so
+    that `rng`, a numpy.random.Generator, a seed or None, is for calls of this layer alone. Raises ValueError for a rate
+    outside [0, 1).
+    """
+
+    def __init__(self, rate: float, *, rng: np.random.Generator | int | None = None):
+        if not 0 <= rate < 1:
+            raise ValueError(f"rate is {rate!r}, expected a number from 0 and below 1")
+        self.rate, self._rng = float(rate), np.random.default_rng(rng)
+        self.output = self.dinputs = self._factors = None
+
+    def forward(self, inputs: ArrayLike, training: bool = True) -> np.ndarray:
+        """The output, of the shape and float dtype of inputs; with training=False the inputs themselves."""
+        inputs = np.asarray(inputs)
+        if training:
+            dtype = float_dtype(inputs)
+            stay = self._rng.random(inputs.shape, np.float32 if dtype == np.float32 else np.float64) >= self.rate
+            self._factors = stay * np.asarray(1 / (1 - self.rate), dtype)
+        else:
+            self._factors = None
+        self.output = inputs if self._factors is None else inputs * self._factors
+        return self.output
+
+    def backward(self, dvalues: ArrayLike) -> np.ndarray:
+        """dinputs: dvalues where the last forward let the inputs pass, times the same. RuntimeError before the first one."""
+        if self.output is None:
+            raise RuntimeError("backward of Dropout was called before forward, expected forward first")
+        self.dinputs = np.asarray(dvalues) if self._factors is None else dvalues * self._factors
         return self.dinputs
 
 

@@ -42,7 +42,7 @@ class Run:
         self._buffers = []
         self._layers = np.array(self._records(inputs, batch), np.int64)
         self._numbers = np.zeros(16)
-        self._progress = np.array([0, key], np.int64)
+        self._progress, self._key = np.array([0, key], np.int64), key
         self._sums = np.zeros((-(-batch // 64), 2))
         self._job = np.zeros(len(Training._fields), np.int64)
         first = next(i for i, part in enumerate(parts) if part.weights is not None)
@@ -57,7 +57,7 @@ class Run:
     def use(self, x: np.ndarray, targets: np.ndarray, weights: np.ndarray | None) -> None:
         """Take data: x (rows, inputs) of the network's dtype with contiguous rows, targets and weights as losses.py makes them."""
         labels = targets.ndim == 1
-        self._data = x, targets, weights
+        self.data = x, targets, weights
         self._set(rows=len(x), x=address_of(x), x_row=x.strides[0], targets=address_of(targets),
                   targets_row=0 if labels else targets.strides[0], targets_bytes=targets.strides[0],
                   weights=0 if weights is None else address_of(weights))
@@ -79,7 +79,11 @@ class Run:
         status = functional.run_job(functional.TRAIN, self.dtype, address_of(self._job), batches)
         if status == NOT_FINITE - (1 << 64) or status == NOT_FINITE:
             raise FloatingPointError
-        return self.rows_done < len(self._data[0])
+        return self.rows_done < len(self.data[0])
+
+    def restart_dropout(self) -> None:
+        """Drop the same as in the first epoch."""
+        self._progress[1] = self._key
 
     @property
     def rows_done(self) -> int:

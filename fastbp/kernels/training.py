@@ -117,7 +117,8 @@ def gathered(source, source_row, order, target, row_bytes, rows, memory):
 
 def _build(dtype):
     tiles = blocking.tiles(dtype)
-    loss, optimize, drop = losses.loss[dtype].address, optimizers.step[dtype].address, dropout.drop[dtype].address
+    loss, optimize = losses.loss[dtype].address, optimizers.step[dtype].address
+    drop, drop_unbound = dropout.drop[dtype].address, dropout.drop[dtype].unbound
 
     @kernel
     def layer_of(job, k):
@@ -153,6 +154,8 @@ def _build(dtype):
         for k in range(job.count):
             layer = layer_of(job, k)
             if layer.least >= 0:
+                if drop() == 0:
+                    return drop_unbound()
                 dropped(layer, inputs_of(job, k, x), layer.y, rows, key + k, memory)
             else:
                 inputs = Matrix(inputs_of(job, k, x), rows, layer.inputs, x_row if k == 0 else layer.inputs * size, size)

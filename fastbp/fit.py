@@ -1,0 +1,124 @@
+"""The training loop of a network: epochs of a training run, what they are like, and when to stop."""
+import time
+import warnings
+from dataclasses import dataclass, field
+
+import numpy as np
+from tqdm import tqdm
+
+from ._operands import has_contiguous_rows
+from .losses import as_weights
+from .optimizers import Optimizer
+from .training import Run
+
+_CALL = 0.01                    # seconds of a call of compiled code, after which Python looks for Ctrl-C
+
+
+@dataclass
+class History:
+    """What each epoch was like: lists with a number for each.
+
+    loss, accuracy                          the mean over the epoch's batches, each before its step, the penalty included
+    validation_loss, validation_accuracy    after the epoch; empty without validation data
+    accuracy is of whole rows for classes, of single answers for yes or no, and empty for other losses.
+    interrupted: whether Ctrl-C ended the training, within the epoch after the last of these.
+    """
+
+    loss: list[float] = field(default_factory=list)
+    accuracy: list[float] = field(default_factory=list)
+    validation_loss: list[float] = field(default_factory=list)
+    validation_accuracy: list[float] = field(default_factory=list)
+    interrupted: bool = False
+
+
+def fit(network, x, y, *, epochs, batch_size, optimizer, sample_weight, validation_data, shuffle, rng, progress, check_finite,
+        callbacks):
+    """Sequential.fit."""
+    network.needs_loss("fit")
+    for name, value in (("epochs", epochs), ("batch_size", batch_size)):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+            raise ValueError(f"{name} is {value!r}, expected an integer of at least 1")
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(f"optimizer is {optimizer!r}, expected one such as Adam()")
+    data = _as_data(network, x, y, sample_weight)
+    validation = _as_validation(network, validation_data)
+    rng = np.random.default_rng(rng)
+    run = Run(network.parts(), network.n_inputs, network.loss, optimizer, min(int(batch_size), len(data[0])), l2=network.l2,
+              check=check_finite, key=int(rng.integers(1 << 62)))
+    run.use(*data)
+    history = History()
+    bar = tqdm(total=epochs, desc="Training", unit="epoch", disable=None if progress else True)
+    try:
+        for epoch in range(epochs):
+            order = rng.permutation(len(data[0])) if shuffle else None
+            _epoch(run, order, epoch, bar)
+            _note(network, run, validation, history, bar)
+            if any([callback(network, history) is True for callback in callbacks]):
+                break
+    except KeyboardInterrupt:
+        history.interrupted = True
+        warnings.warn(f"training was interrupted after {len(history.loss)} of {epochs} epochs; what was learnt is kept",
+                      RuntimeWarning, stacklevel=3)
+    finally:
+        bar.close()
+    return history
+
+
+def _epoch(run, order, epoch, bar):
+    """All batches, in calls that are short enough for Ctrl-C."""
+    run.start(order, order)
+    batches, goes_on = 1, True
+    while goes_on:
+        start = time.perf_counter()
+        try:
+            goes_on = run.advance(batches)
+        except FloatingPointError:
+            raise FloatingPointError(
+                f"the loss is not finite in batch {run.rows_done // run.batch + 1} of epoch {epoch + 1}, expected a finite one: "
+                "the weights are as they were before that batch; try a lower learning rate, or look for NaN and inf in the "
+                "data (check_finite=False trains on)") from None
+        if time.perf_counter() - start < _CALL / 2:
+            batches *= 2
+        elif batches > 1 and time.perf_counter() - start > _CALL:
+            batches //= 2
+        if not bar.disable:
+            bar.update(epoch + run.rows_done / len(run.data[0]) - bar.n)
+
+
+def _note(network, run, validation, history, bar):
+    """Add an epoch to the history."""
+    history.loss.append(run.mean_loss)
+    told = {"loss": f"{run.mean_loss:.4f}"}
+    if run.accuracy is not None:
+        history.accuracy.append(run.accuracy)
+    if validation is not None:
+        loss, accuracy = network.evaluate(*validation)
+        history.validation_loss.append(loss)
+        told["validation_loss"] = f"{loss:.4f}"
+        if accuracy is not None:
+            history.validation_accuracy.append(accuracy)
+            told["validation_accuracy"] = f"{accuracy:.3f}"
+    bar.set_postfix(told)
+
+
+def _as_data(network, x, y, sample_weight):
+    """(x, targets, weights) as Run.use takes them."""
+    x = network.as_inputs("x", x)
+    if not len(x):
+        raise ValueError(f"x has shape {x.shape}, expected at least one row")
+    x = x.astype(network.dtype, copy=False)
+    x = x if has_contiguous_rows(x) and x.strides[0] >= 0 else np.ascontiguousarray(x)
+    targets = network.loss.as_targets(y, len(x), network.n_outputs, network.dtype)
+    return x, targets, as_weights(sample_weight, len(x))
+
+
+def _as_validation(network, validation_data):
+    """It, after looking whether the network and its loss can take it."""
+    if validation_data is None:
+        return None
+    if not isinstance(validation_data, tuple | list) or len(validation_data) not in (2, 3):
+        raise TypeError("validation_data is not (x, y) or (x, y, sample_weight), expected one of these")
+    x, y, *weights = validation_data
+    x = network.as_inputs("validation_data: x", x)
+    network.loss.as_targets(y, len(x), network.n_outputs, network.dtype)
+    return x, y, weights[0] if weights else None

@@ -1,0 +1,207 @@
+"""Networks: layers one after another, and a loss."""
+import os
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from . import _operands as operands
+from . import functional, gradients, saving, summary
+from .fit import History, fit
+from .kernels.activations import IDENTITY, RELU
+from .layers import Dense, Dropout, ReLU
+from .losses import Loss
+from .optimizers import Optimizer
+from .training import Part
+
+_ROWS = 4096                    # that predict takes through all layers at a time, so that what is between them stays small
+
+
+class Sequential:
+    """Layers one after another: Dense, DenseReLU, Dropout, and a ReLU after a Dense without an activation.
+
+    layers: the last is a Dense; all are of one dtype, and each takes as many inputs as the one before has neurons.
+    loss: what to train for, SoftmaxCrossEntropy(), BinaryCrossEntropy() or MeanSquaredError(); None: only to predict.
+    l2: of a penalty l2 / 2 * Σ w² of all weights, without biases, that is added to the loss.
+
+    Raises TypeError for what is no such layer or loss, ValueError for layers that do not fit each other, or for a last layer
+    whose activation the loss brings with it.
+    """
+
+    def __init__(self, layers: Iterable[Dense | Dropout | ReLU], loss: Loss | None = None, *, l2: float = 0.0):
+        self.layers = list(layers)
+        self.loss, self.l2 = loss, float(l2)
+        _check(self.layers, loss)
+        if not 0 <= self.l2 < np.inf:
+            raise ValueError(f"l2 is {l2!r}, expected a number of 0 or more")
+
+    @property
+    def dense(self) -> list[Dense]:
+        """The dense layers."""
+        return [layer for layer in self.layers if isinstance(layer, Dense)]
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.dense[0].weights.dtype
+
+    @property
+    def n_inputs(self) -> int:
+        return len(self.dense[0].weights)
+
+    @property
+    def n_outputs(self) -> int:
+        return self.dense[-1].weights.shape[1]
+
+    def __repr__(self) -> str:
+        sizes = "-".join(str(n) for n in (self.n_inputs, *(layer.weights.shape[1] for layer in self.dense)))
+        return f"<Sequential {sizes} {self.dtype}, loss {self.loss}>"
+
+    def parameters(self) -> list[np.ndarray]:
+        """The arrays that are trained: weights and biases of each dense layer, themselves."""
+        return [a for layer in self.dense for a in (layer.weights, layer.biases) if a is not None]
+
+    def gradients(self) -> list[np.ndarray]:
+        """Of the last backward, in the order of parameters()."""
+        pairs = [(layer.weights, layer.dweights) for layer in self.dense], [(layer.biases, layer.dbiases) for layer in self.dense]
+        return [gradient for pair in zip(*pairs, strict=True) for values, gradient in pair if values is not None]
+
+    def forward(self, x: ArrayLike, training: bool = False) -> np.ndarray:
+        """The scores (rows, n_outputs) of x (rows, n_inputs), layer by layer, for a training loop of one's own.
+
+        training: whether a Dropout drops.
+        """
+        for layer in self.layers:
+            x = layer.forward(x, training=training) if isinstance(layer, Dropout) else layer.forward(x)
+        return x
+
+    def backward(self, dvalues: ArrayLike) -> np.ndarray | None:
+        """The gradient with respect to the last forward's x, from that with respect to its scores; sets those of the layers."""
+        for layer in reversed(self.layers):
+            dvalues = layer.backward(dvalues)
+        return dvalues
+
+    def fit(self, x: ArrayLike, y: ArrayLike, *, epochs: int, batch_size: int, optimizer: Optimizer,
+            sample_weight: ArrayLike | None = None, validation_data: Sequence[ArrayLike] | None = None, shuffle: bool = True,
+            rng: np.random.Generator | int | None = None, progress: bool = True, check_finite: bool = True,
+            callbacks: Sequence[Callable[["Sequential", History], object]] = ()) -> History:
+        """Train on x (rows, n_inputs) and targets y, as the loss takes them, in batches; whole steps in compiled code.
+
+        optimizer: SGD, Adam or AdamW, which goes on where it stopped if it was used before.
+        sample_weight: (rows,), of the rows in the loss.
+        validation_data: (x, y) or (x, y, sample_weight), whose loss is computed after each epoch.
+        shuffle: take the rows in another order each epoch; the data are not copied, unless their dtype is not the network's.
+        rng: a numpy.random.Generator, a seed, or None for fresh entropy, of the order and of a Dropout.
+        progress: show a bar, on a terminal.
+        check_finite: whether to stop at a loss that is not finite, before its step.
+        callbacks: called after each epoch with the network and the History so far; one that returns True ends the training.
+
+        Ctrl-C ends the training after the batch that it meets, with a RuntimeWarning; what was learnt stays.
+        Raises FloatingPointError where the loss is not finite, saying in which batch of which epoch; ValueError or TypeError
+        for what does not fit, before anything is changed.
+        """
+        return fit(self, x, y, epochs=epochs, batch_size=batch_size, optimizer=optimizer, sample_weight=sample_weight,
+                   validation_data=validation_data, shuffle=shuffle, rng=rng, progress=progress, check_finite=check_finite,
+                   callbacks=callbacks)
+
+    def predict(self, x: ArrayLike) -> np.ndarray:
+        """What the network says of x (rows, n_inputs): the probabilities of classes or of yes, by its loss, else the scores.
+
+        (rows, n_outputs). The layers' inputs and outputs stay as they are, and a Dropout drops nothing.
+        """
+        scores = self.scores(self.as_inputs("x", x))
+        return scores if self.loss is None else self.loss.predictions(scores)
+
+    def evaluate(self, x: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> tuple[float, float | None]:
+        """(loss, accuracy) on x (rows, n_inputs) and targets y; accuracy is None where the loss has none."""
+        self.needs_loss("evaluate")
+        scores = self.scores(self.as_inputs("x", x))
+        loss, right, _ = self.loss.evaluate(scores, y, sample_weight)
+        return loss + self.penalty(), self.loss.accuracy(right, *scores.shape) if len(scores) else None
+
+    def check_gradients(self, x: ArrayLike, y: ArrayLike, *, places: int = 100,
+                        rng: np.random.Generator | int | None = 0) -> float:
+        """The largest error of the gradients against central differences: gradients.check_gradients."""
+        self.needs_loss("check_gradients")
+        return gradients.check_gradients(self, x, y, places=places, rng=rng)
+
+    def summary(self) -> str:
+        """A table of the layers and how many numbers each has."""
+        return summary.table(self)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the network to a .safetensors or .npz file, which fastbp.load reads: saving.save."""
+        saving.save(self, path)
+
+    # ---- what the network is to training.py and gradients.py
+
+    def parts(self) -> list[Part]:
+        """The layers as training.py takes them. Weights and biases that are not in C order are replaced by copies that are."""
+        parts = []
+        for layer in self.layers:
+            if isinstance(layer, ReLU):
+                parts[-1] = parts[-1]._replace(activation=RELU)
+            elif isinstance(layer, Dropout):
+                parts.append(Part(None, rate=layer.rate))
+            else:
+                layer.weights = _in_order(layer.weights, self.dtype)
+                layer.biases = None if layer.biases is None else _in_order(layer.biases, self.dtype)
+                parts.append(Part(layer.weights, layer.biases, layer._kind, layer.precision))
+        return parts
+
+    def as_inputs(self, name: str, x: ArrayLike) -> np.ndarray:
+        """x as an array (rows, n_inputs); ValueError for another shape."""
+        x = operands.as_rows(name, operands.as_array(name, x))
+        if x.shape[1] != self.n_inputs:
+            raise ValueError(f"{name} has shape {x.shape}, expected (rows, {self.n_inputs}): the first layer has "
+                             f"{self.n_inputs} inputs")
+        return x
+
+    def scores(self, x: np.ndarray) -> np.ndarray:
+        """(rows, n_outputs), without a change of the layers' state."""
+        parts = [part for part in self.parts() if part.weights is not None]
+        scores = operands.empty((len(x), self.n_outputs), self.dtype)
+        for i in range(0, len(x), _ROWS):
+            h = x[i:i + _ROWS].astype(self.dtype, copy=False)
+            for part in parts:
+                h, _ = functional._forward(h, part.weights, part.biases, None, part.activation, precision=part.precision)
+            scores[i:i + _ROWS] = h
+        return scores
+
+    def penalty(self) -> float:
+        """l2 / 2 * Σ w²."""
+        return 0.5 * self.l2 * sum(float(np.vdot(layer.weights, layer.weights)) for layer in self.dense) if self.l2 else 0.0
+
+    def needs_loss(self, what: str) -> None:
+        """ValueError if there is none."""
+        if self.loss is None:
+            raise ValueError(f"loss is None, expected one for {what}, as in Sequential(layers, SoftmaxCrossEntropy())")
+
+
+def _in_order(array, dtype):
+    return np.ascontiguousarray(array, dtype)
+
+
+def _check(layers, loss):
+    if not layers or not isinstance(layers[-1], Dense | ReLU) or not any(isinstance(layer, Dense) for layer in layers):
+        raise ValueError("layers ends with no Dense, expected one: its output are the scores")
+    if loss is not None and not isinstance(loss, Loss):
+        raise TypeError(f"loss is {loss!r}, expected a loss such as SoftmaxCrossEntropy(), or None")
+    before = None
+    for i, layer in enumerate(layers):
+        if isinstance(layer, Dense):
+            if before is not None and len(layer.weights) != before.weights.shape[1]:
+                raise ValueError(f"layers[{i}] has {len(layer.weights)} inputs, expected {before.weights.shape[1]}: the layer "
+                                 "before has as many neurons")
+            if before is not None and layer.weights.dtype != before.weights.dtype:
+                raise ValueError(f"layers[{i}] is of {layer.weights.dtype}, expected {before.weights.dtype}: as the others")
+            before = layer
+        elif isinstance(layer, ReLU):
+            previous = layers[i - 1] if i else None
+            if not isinstance(previous, Dense) or previous._kind != IDENTITY:
+                raise ValueError(f"layers[{i}] is a ReLU, expected it after a Dense without an activation")
+        elif not isinstance(layer, Dropout):
+            raise TypeError(f"layers[{i}] is {layer!r}, expected a Dense, DenseReLU, Dropout or ReLU")
+    brought = {"SoftmaxCrossEntropy": "softmax", "BinaryCrossEntropy": "sigmoid"}.get(type(loss).__name__)
+    if brought is not None and (before._kind != IDENTITY or isinstance(layers[-1], ReLU)):
+        raise ValueError(f"the last layer has activation {'relu' if before._kind == IDENTITY else before.activation!r}, expected "
+                         f"'identity': {type(loss).__name__} brings its {brought} with it")
