@@ -1,5 +1,4 @@
 """The training loop of a network: epochs of a training run, what they are like, and when to stop."""
-import time
 import warnings
 from dataclasses import dataclass, field
 
@@ -10,8 +9,6 @@ from ._operands import has_contiguous_rows
 from .losses import as_weights
 from .optimizers import Optimizer
 from .training import Run
-
-_CALL = 0.01                    # seconds of a call of compiled code, after which Python looks for Ctrl-C
 
 
 @dataclass
@@ -65,24 +62,17 @@ def fit(network, x, y, *, epochs, batch_size, optimizer, sample_weight, validati
 
 
 def _epoch(run, order, epoch, bar):
-    """All batches, in calls that are short enough for Ctrl-C."""
+    """All batches."""
     run.start(order, order)
-    batches, goes_on = 1, True
-    while goes_on:
-        start = time.perf_counter()
-        try:
-            goes_on = run.advance(batches)
-        except FloatingPointError:
-            raise FloatingPointError(
-                f"the loss is not finite in batch {run.rows_done // run.batch + 1} of epoch {epoch + 1}, expected a finite one: "
-                "the weights are as they were before that batch; try a lower learning rate, or look for NaN and inf in the "
-                "data (check_finite=False trains on)") from None
-        if time.perf_counter() - start < _CALL / 2:
-            batches *= 2
-        elif batches > 1 and time.perf_counter() - start > _CALL:
-            batches //= 2
-        if not bar.disable:
-            bar.update(epoch + run.rows_done / len(run.data[0]) - bar.n)
+    try:
+        for rows in run.finish():
+            if not bar.disable:
+                bar.update(epoch + rows / len(run.data[0]) - bar.n)
+    except FloatingPointError:
+        raise FloatingPointError(
+            f"the loss is not finite in batch {run.rows_done // run.batch + 1} of epoch {epoch + 1}, expected a finite one: the "
+            "weights are as they were before that batch; try a lower learning rate, or look for NaN and inf in the data "
+            "(check_finite=False trains on)") from None
 
 
 def _note(network, run, validation, history, bar):

@@ -42,6 +42,10 @@ class Optimizer:
     def iterations(self) -> int:
         return int(self._steps[0])
 
+    @iterations.setter
+    def iterations(self, value: int) -> None:
+        self._steps[0] = value
+
     @property
     def current_learning_rate(self) -> float:
         """That of the next step."""
@@ -71,14 +75,19 @@ class Optimizer:
 
     def bind(self, parameters: Sequence[np.ndarray], gradients: Sequence[np.ndarray], penalised: Sequence[bool]) -> "Step":
         """What a compiled step needs to know: of arrays in C order, that stay where they are as long as it is used."""
-        shapes = [(a.shape, a.dtype) for a in parameters]
         if self._states is None:
-            self._states = [[_zeros(a) for _ in range(kernels.STATES[self._kind])] for a in parameters]
-            self._shapes = shapes
-        elif shapes != self._shapes:
-            raise ValueError(f"parameters have shapes {[s for s, _ in shapes]}, expected those of the optimiser's first step, "
-                             f"{[s for s, _ in self._shapes]}: another network needs an optimiser of its own")
+            self.remember([[_zeros(a) for _ in range(kernels.STATES[self._kind])] for a in parameters])
+            self._shapes = [a.shape for a in parameters]
+        shapes = [a.shape for a in parameters]
+        if self._shapes is not None and shapes != self._shapes:
+            raise ValueError(f"parameters have shapes {shapes}, expected those of the optimiser's first step, {self._shapes}: "
+                             "another network needs an optimiser of its own")
         return Step(self, parameters, gradients, penalised)
+
+    def remember(self, states: Sequence[Sequence[np.ndarray]]) -> "Optimizer":
+        """Keep what is remembered of each array in these; returns the optimiser itself."""
+        self._states, self._shapes = states, None
+        return self
 
 
 class Step:

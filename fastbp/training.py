@@ -1,5 +1,6 @@
 """Training runs: what a network, its data and its optimiser are to kernels/training.py, with the memory that a step needs."""
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +12,9 @@ from .kernels.activations import GELU, IDENTITY
 from .kernels.training import NOT_FINITE, Layer, Training
 from .losses import Loss
 from .optimizers import Optimizer
+
+
+_CALL = 0.01                    # seconds of a call of compiled code
 
 
 class Part(NamedTuple):
@@ -74,10 +78,23 @@ class Run:
         self._progress[0] = 0
         self._numbers[8:11] = 0
 
+    def finish(self) -> Iterator[int]:
+        """Do what is left of the epoch, in calls of some 10 ms, between which Python looks for Ctrl-C: yields rows_done.
+
+        Raises FloatingPointError for a loss that is not finite, before that batch's step.
+        """
+        batches, goes_on = 1, True
+        while goes_on:
+            start = time.perf_counter()
+            goes_on = self.advance(batches)
+            took = time.perf_counter() - start
+            batches = 2 * batches if took < _CALL / 2 else max(1, batches // 2) if took > _CALL else batches
+            yield self.rows_done
+
     def advance(self, batches: int) -> bool:
-        """Up to so many steps; whether the epoch goes on. Raises FloatingPointError for a loss that is not finite."""
+        """Up to so many steps; whether the epoch goes on. Raises as finish."""
         status = functional.run_job(functional.TRAIN, self.dtype, address_of(self._job), batches)
-        if status == NOT_FINITE - (1 << 64) or status == NOT_FINITE:
+        if status == NOT_FINITE:
             raise FloatingPointError
         return self.rows_done < len(self.data[0])
 
