@@ -25,8 +25,8 @@ ABI = 8
 _KINDS = ("forward", "backward", "pack", "product", "wide", "narrow", "flat", "inner", "mask", "sum", "one_pass", "block_pass",
           "relu", "relu_chunk", "round", "turned_rows", "turned", "plain_forward", "plain_backward", "few_forward", "activate",
           "loss", "losses", "update", "optimize", "dropout", "train",
-          "steps")
-_NAMES = ("spread", "team", "gather", "clock", "record", *(f"{kind}-{dtype}" for kind in _KINDS for dtype in ("float32", "float64", "bfloat16")))
+          "steps", "shard")
+_NAMES = ("spread", "team", "clock", "record", *(f"{kind}-{dtype}" for kind in _KINDS for dtype in ("float32", "float64", "bfloat16")))
 _units = {}
 _queue = None                   # the units that are yet to be bound, while one is
 

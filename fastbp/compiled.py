@@ -14,6 +14,7 @@ from numba.np.numpy_support import as_dtype, from_dtype
 from . import _link, _operands, functional
 from .kernels import bfloat16, dense, relu
 from .kernels.activations import IDENTITY, RELU
+from .kernels.blocking import MOST_THREADS
 from .kernels.matrix import NO_MATRIX, keep, matrix, overlap
 from .kernels.tile import BFLOAT16
 
@@ -125,11 +126,11 @@ def _forward(inputs, weights, biases, out, activation, precision):
         mx, mw, mb = matrix(x), matrix(w), matrix(b)
         y = provide(out, mx.rows, mw.cols)
         my = matrix(y)
-        status = _link.call(unit(), (mx, mw, mb, my, NO_MATRIX, activation))
+        status = _link.call(unit(), (mx, mw, mb, my, NO_MATRIX, activation, MOST_THREADS))
         if status == _link.REFUSED:
             _check_forward(mx, mw, mb, my)
             x_rows, w_rows, apart = copy_x(x), copy_w(w), np.empty((mx.rows, mw.cols), kind)
-            status = _link.call(unit(), (matrix(x_rows), matrix(w_rows), mb, matrix(apart), NO_MATRIX, activation))
+            status = _link.call(unit(), (matrix(x_rows), matrix(w_rows), mb, matrix(apart), NO_MATRIX, activation, MOST_THREADS))
             _copy(apart, y)
             keep(x_rows)
             keep(w_rows)
@@ -202,13 +203,13 @@ def _backward(dvalues, z, inputs, weights, out, precision):
         dweights = provide_dweights(part(out, 1), mw.rows, mw.cols)
         dbiases = provide_dbiases(part(out, 2), 1, mw.cols)
         mdi, mdw, mdb = matrix(dinputs), matrix(dweights), matrix(dbiases)
-        status = _link.call(unit(), (md, mz, mx, mw, mdi, mdw, mdb, activation))
+        status = _link.call(unit(), (md, mz, mx, mw, mdi, mdw, mdb, activation, MOST_THREADS))
         if status == _link.REFUSED:
             _check_backward(md, mz, mx, mw, mdi, mdw, mdb, activation)
             d_rows, y_rows, x_rows, w_rows = copy_d(d), copy_z(y), copy_x(x), copy_w(w)
             md, mz, mx, mw = matrix(d_rows), matrix(y_rows), matrix(x_rows), matrix(w_rows)
             di, dw, db = np.empty((mx.rows, mx.cols), kind), np.empty((mw.rows, mw.cols), kind), np.empty((1, mw.cols), kind)
-            status = _link.call(unit(), (md, mz, mx, mw, matrix(di), matrix(dw), matrix(db), activation))
+            status = _link.call(unit(), (md, mz, mx, mw, matrix(di), matrix(dw), matrix(db), activation, MOST_THREADS))
             _copy(di, dinputs)
             _copy(dw, dweights)
             _copy(db, dbiases)

@@ -73,8 +73,12 @@ class Optimizer:
             if changed is not values:
                 np.copyto(values, changed)
 
-    def bind(self, parameters: Sequence[np.ndarray], gradients: Sequence[np.ndarray], penalised: Sequence[bool]) -> "Step":
-        """What a compiled step needs to know: of arrays in C order, that stay where they are as long as it is used."""
+    def bind(self, parameters: Sequence[np.ndarray], gradients: Sequence[np.ndarray], penalised: Sequence[bool],
+             shards: int = 1, distance: int = 0) -> "Step":
+        """What a compiled step needs to know: of arrays in C order, that stay where they are as long as it is used.
+
+        The gradient is the sum of `shards` arrays, each `distance` bytes after the one before.
+        """
         if self._states is None:
             self.remember([[_zeros(a) for _ in range(kernels.STATES[self._kind])] for a in parameters])
             self._shapes = [a.shape for a in parameters]
@@ -82,7 +86,7 @@ class Optimizer:
         if self._shapes is not None and shapes != self._shapes:
             raise ValueError(f"parameters have shapes {shapes}, expected those of the optimiser's first step, {self._shapes}: "
                              "another network needs an optimiser of its own")
-        return Step(self, parameters, gradients, penalised)
+        return Step(self, parameters, gradients, penalised, shards, distance)
 
     def remember(self, states: Sequence[Sequence[np.ndarray]]) -> "Optimizer":
         """Keep what is remembered of each array in these; returns the optimiser itself."""
@@ -96,7 +100,7 @@ class Step:
     l2 is read by a step, and penalty written.
     """
 
-    def __init__(self, optimizer, parameters, gradients, penalised):
+    def __init__(self, optimizer, parameters, gradients, penalised, shards, distance):
         tasks, table = 0, []
         for values, gradient, states, counts in zip(parameters, gradients, optimizer._states, penalised, strict=True):
             velocity, square = (*map(address_of, states), 0, 0)[:2]
@@ -105,8 +109,9 @@ class Step:
         self._numbers = np.zeros(2 + len(Rates._fields) + tasks)
         self._table = np.array(table, np.int64)
         numbers = address_of(self._numbers)
-        self._job = np.array(Update(tasks, optimizer._kind, address_of(self._table), len(table), address_of(optimizer._settings),
-                                    address_of(optimizer._steps), numbers + 16, numbers, numbers + 40), np.int64)
+        self._job = np.array(Update(tasks, optimizer._kind, shards, distance, address_of(self._table), len(table),
+                                    address_of(optimizer._settings), address_of(optimizer._steps), numbers + 16, numbers,
+                                    numbers + 40), np.int64)
         self._kept = optimizer, parameters, gradients
         self.address = address_of(self._job)
 

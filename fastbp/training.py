@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 
 from . import functional
-from ._operands import BFLOAT16, address_of, empty
-from .kernels import training as kernels
+from ._operands import BFLOAT16, CACHE_LINE, address_of, empty
+from .kernels import blocking, losses
 from .kernels.activations import GELU, IDENTITY
 from .kernels.training import NOT_FINITE, Layer, Training
 from .losses import Loss
@@ -40,14 +40,16 @@ class Run:
         dense = [part for part in parts if part.weights is not None]
         self.dtype = dense[0].weights.dtype
         self.outputs = dense[-1].weights.shape[1]
-        self.gradients = [np.zeros(a.shape, self.dtype) for p in dense for a in (p.weights, p.biases) if a is not None]
-        self._unused = [np.zeros((1, p.weights.shape[1]), self.dtype) for p in dense if p.biases is None]
-        self._step = self._bind(optimizer, dense)
         self._buffers = []
+        self._shards = 1 if optimizer is None else blocking.shards(batch, sum(p.weights.size for p in dense))
+        self._all_gradients = self._make_gradients(dense)
+        self.gradients = [g for p, pair in zip(dense, self._all_gradients, strict=True)
+                          for g in (pair if p.biases is not None else pair[:1])]
+        self._step = self._bind(optimizer, dense)
         self._layers = np.array(self._records(inputs, batch), np.int64)
         self._numbers = np.zeros(16)
         self._progress, self._key = np.array([0, key], np.int64), key
-        self._sums = np.zeros((-(-batch // 64), 2))
+        self._sums, self._statuses = np.zeros((-(-batch // losses.ROWS) + self._shards, 2)), np.zeros(self._shards, np.int64)
         self._job = np.zeros(len(Training._fields), np.int64)
         first = next(i for i, part in enumerate(parts) if part.weights is not None)
         numbers = address_of(self._numbers)
@@ -55,7 +57,8 @@ class Run:
         self._numbers[:8] = 0, *loss._bounds, gradient_factor, loss_factor, l2, shared, 0
         self._set(layers=address_of(self._layers), count=len(parts), first=first, inputs=inputs, work=sum(p.weights.size for p in dense), batch=batch, loss=loss._kind,
                   loss_numbers=numbers, gradient_factor=numbers + 24, loss_factor=numbers + 32, penalty=numbers + 40,
-                  results=numbers + 64, sums=address_of(self._sums), update=self._step.address if self._step else 0,
+                  results=numbers + 64, sums=address_of(self._sums), statuses=address_of(self._statuses),
+                  shards=self._shards, distance=self._distance, update=self._step.address if self._step else 0,
                   progress=address_of(self._progress), check=check)
 
     def use(self, x: np.ndarray, targets: np.ndarray, weights: np.ndarray | None) -> None:
@@ -128,11 +131,23 @@ class Run:
         if optimizer is None:
             return None
         arrays = [(a, a is p.weights) for p in dense for a in (p.weights, p.biases) if a is not None]
-        return optimizer.bind([a for a, _ in arrays], self.gradients, [is_weights for _, is_weights in arrays])
+        return optimizer.bind([a for a, _ in arrays], self.gradients, [is_weights for _, is_weights in arrays],
+                              self._shards, self._distance)
+
+    def _make_gradients(self, dense):
+        """(dweights, dbiases) of each layer, of the first shard; those of the others lie at the same distance from each other."""
+        shapes = [shape for p in dense for shape in (p.weights.shape, (1, p.weights.shape[1]))]
+        line = CACHE_LINE // self.dtype.itemsize
+        ends = np.cumsum([0] + [-(-rows * cols // line) * line for rows, cols in shapes])
+        memory = self._keep(self._room((self._shards, int(ends[-1]))))
+        self._distance = memory.strides[0]
+        gradients = [memory[0, start:start + rows * cols].reshape(rows, cols)
+                     for start, (rows, cols) in zip(ends[:-1], shapes, strict=True)]
+        return list(zip(gradients[::2], gradients[1::2], strict=True))
 
     def _records(self, inputs, batch):
         """The Layer of each part, with memory for a batch."""
-        records, gradients, unused = [], iter(self.gradients), iter(self._unused)
+        records, gradients = [], iter(self._all_gradients)
         for part in self.parts:
             neurons = inputs if part.weights is None else part.weights.shape[1]
             y = self._keep(self._room((batch, neurons)))
@@ -143,7 +158,7 @@ class Run:
             else:
                 forward, backward = functional.units(self.dtype if part.precision is None else BFLOAT16)
                 slope = self._keep(self._room((batch, neurons))) if part.activation == GELU else None
-                dweights, dbiases = next(gradients), next(gradients if part.biases is not None else unused)
+                dweights, dbiases = next(gradients)
                 records.append(Layer(inputs, neurons, part.activation, forward, backward, address_of(part.weights),
                                      0 if part.biases is None else address_of(part.biases), address_of(dweights),
                                      address_of(dbiases), address_of(y), 0 if slope is None else address_of(slope), 0, -1, 0))

@@ -57,7 +57,7 @@ def _build_forward(dtype):
     activate, activate_unbound = activations.activate[types.float32].address, activations.activate[types.float32].unbound
     narrow, narrow_unbound = gemm.narrow[dtype].address, gemm.narrow[dtype].unbound
 
-    def forward(x, weights, biases, y, slope, activation):
+    def forward(x, weights, biases, y, slope, activation, most_threads):
         """y, and for gelu slope."""
         if not forward_fits(x, weights, biases, y, slope, SIZE) or x.col_step != SIZE or weights.col_step != SIZE:
             return _link.REFUSED
@@ -66,7 +66,7 @@ def _build_forward(dtype):
         if activation > RELU and activate() == 0:
             return activate_unbound()
         neurons, pairs = y.cols, pairs_of(tiles, x.cols)
-        threads = blocking.product_threads(1, x, weights)
+        threads = min(most_threads, blocking.product_threads(1, x, weights))
         block = blocking.rounded_rows(x.rows, x.cols)
         bias_bytes = packing.row_bytes(tiles, neurons)
         panels_bytes, weights_bytes = packing.packed_bytes(tiles, pairs, neurons), matrix_bytes(pairs, neurons)
@@ -107,7 +107,7 @@ def _build_backward(dtype):
     tiles, by_results = blocking.tiles(tile.BFLOAT16), _by_results(dtype)
     narrow, narrow_unbound = gemm.narrow[dtype].address, gemm.narrow[dtype].unbound
 
-    def backward(dvalues, s, x, weights, dinputs, dweights, dbiases, activation):
+    def backward(dvalues, s, x, weights, dinputs, dweights, dbiases, activation, most_threads):
         """dinputs, dweights and dbiases."""
         rows, inputs, neurons = x.rows, weights.rows, weights.cols
         if not backward_fits(dvalues, s, x, weights, dinputs, dweights, dbiases, SIZE):
@@ -116,7 +116,7 @@ def _build_backward(dtype):
             return _link.REFUSED
         if (blocking.has_narrow(tiles, neurons) or blocking.has_narrow(tiles, inputs)) and narrow() == 0:
             return narrow_unbound()
-        threads = blocking.product_threads(2, x, weights)
+        threads = min(most_threads, blocking.product_threads(2, x, weights))
         block = blocking.rounded_rows(rows, inputs + 3 * neurons)
         panels_bytes = packing.packed_bytes(tiles, pairs_of(tiles, neurons), inputs) if dinputs.data != 0 else 0
         memory, slot = acquire(REGION_BYTES + panels_bytes + block_bytes(tiles, block, inputs, neurons)

@@ -56,6 +56,10 @@ ROW_WORK = 128                  # and as what is left of a product for a row of 
 PLAIN_WORK = 128                # multiply-adds up to which plain loops are faster than tiles
 THREAD_WORK = 1 << 19           # multiply-adds that are worth a thread: some 10 us, twice what waking one takes,
 TEAM_WORK = 1 << 16             # and that are worth one that is at hand
+SHARDS = 2                      # of a training step's batch: two threads take 0.75 of the time that threads within each pass do, of
+SHARD_ROWS = 32                 # rows each or more, for networks of up to
+SHARD_PARAMETERS = 256          # numbers for each row: each shard packs all weights, and has gradients of its own to add up
+MOST_THREADS = 1 << 20         # where a caller sets no bound
 TASKS_A_THREAD = 4              # tasks to aim at, so that a thread that was held up leaves its work to the others
 
 
@@ -116,6 +120,11 @@ def threads(multiply_adds):
     """How many threads a job of that size is worth."""
     least = THREAD_WORK if team.own() == 0 else TEAM_WORK
     return min(_state.word(_state.THREADS), max(1, multiply_adds // least))
+
+
+def shards(batch, parameters):
+    """Into how many shards to cut a batch of a training step (training.py): of sizes alone, never of the threads."""
+    return max(1, min(SHARDS, batch // SHARD_ROWS)) if parameters <= batch * SHARD_PARAMETERS else 1
 
 
 @kernel

@@ -63,7 +63,7 @@ def _build_forward(dtype):
     (flat, flat_unbound), (narrow, narrow_unbound), (inner_products, inner_unbound), (activate, activate_unbound) = (
         (unit[dtype].address, unit[dtype].unbound) for unit in (gemm.flat, gemm.narrow, inner.inner, activations.activate))
 
-    def forward(x, weights, biases, y, slope, activation):
+    def forward(x, weights, biases, y, slope, activation, most_threads):
         """y, and for gelu slope = dy/dz, all Matrix; biases and slope may be missing. Rows of the results are contiguous, and
         none overlaps anything.
         """
@@ -71,10 +71,10 @@ def _build_forward(dtype):
         if not forward_fits(x, weights, biases, y, slope, size) or not is_contiguous(x, size):
             return _link.REFUSED
         if x.rows * x.cols * y.cols <= blocking.PLAIN_WORK and activation <= RELU:
-            return plain_forward((x, weights, biases, y, slope, activation))
+            return plain_forward((x, weights, biases, y, slope, activation, 1))
         if activation > RELU and activate() == 0:
             return activate_unbound()
-        threads = blocking.product_threads(1, x, weights)
+        threads = min(most_threads, blocking.product_threads(1, x, weights))
         if blocking.few_neurons(tiles.wide, x, y.cols):
             return few_forward((x, weights, biases, y, slope, activation, threads)) if inner_products() != 0 else inner_unbound()
         in_place = blocking.in_place(tiles.flat, x.rows, y.cols, x.cols * y.cols * size) and weights.col_step == size
@@ -119,7 +119,7 @@ def _build_backward(dtype):
     (flat, flat_unbound), (narrow, narrow_unbound), (inner_products, inner_unbound) = (
         (unit[dtype].address, unit[dtype].unbound) for unit in (gemm.flat, gemm.narrow, inner.inner))
 
-    def backward(dvalues, s, x, weights, dinputs, dweights, dbiases, activation):
+    def backward(dvalues, s, x, weights, dinputs, dweights, dbiases, activation, most_threads):
         """dinputs, dweights and dbiases, all Matrix; without s the activation is the identity, dinputs may be unwanted.
 
         Rows of dvalues, s and of the results are contiguous, and no result overlaps anything.
@@ -128,8 +128,8 @@ def _build_backward(dtype):
         if not backward_fits(dvalues, s, x, weights, dinputs, dweights, dbiases, size) or not is_contiguous(x, size):
             return _link.REFUSED
         if rows * inputs * neurons <= blocking.PLAIN_WORK and activation <= RELU:
-            return plain_backward((dvalues, s, x, weights, dinputs, dweights, dbiases, activation))
-        threads = blocking.product_threads(2, x, weights)
+            return plain_backward((dvalues, s, x, weights, dinputs, dweights, dbiases, activation, 1))
+        threads = min(most_threads, blocking.product_threads(2, x, weights))
         if blocking.on_its_side(tiles.wide, x, weights):
             if flat() == 0:
                 return flat_unbound()

@@ -20,6 +20,7 @@ class Dropout(NamedTuple):
 
     tasks: int
     count: int
+    first: int                  # the place of the first element in the stream
     values: int
     out: int
     key: int
@@ -36,7 +37,7 @@ def _build(dtype):
         for j in range(start, min(start + CHUNK, job.count), tile.width(row)):
             offset, cols = j * tile.itemsize(row), job.count - j
             values = tile.load(row, job.values + offset, 0, 1, cols)
-            tile.store(kept(values, job.key, j, job.least, factor), job.out + offset, 0, 1, cols)
+            tile.store(kept(values, job.key, job.first + j, job.least, factor), job.out + offset, 0, 1, cols)
         return _link.OK
 
     return drop

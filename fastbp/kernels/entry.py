@@ -9,6 +9,7 @@ from numba import types
 
 from .. import _jit, _link
 from . import bfloat16, dense, losses, optimizers, relu, training
+from .blocking import MOST_THREADS
 from .matrix import matrix, only_if
 from .tile import BFLOAT16
 
@@ -37,7 +38,7 @@ def forward(dtype):
 
     def entry(x, weights, biases, has_biases, y, slope, has_slope, activation):
         return _link.call(unit(), (matrix(x), matrix(weights), only_if(has_biases, matrix(biases)), matrix(y),
-                                   only_if(has_slope, matrix(slope)), activation))
+                                   only_if(has_slope, matrix(slope)), activation, MOST_THREADS))
 
     return _jit.entry(entry, types.intp(a, a, a, _FLAG, a, a, _FLAG, _FLAG), f"python_forward-{dtype}")
 
@@ -49,7 +50,8 @@ def backward(dtype):
 
     def entry(dvalues, s, has_s, x, weights, dinputs, has_dinputs, dweights, dbiases, activation):
         return _link.call(unit(), (matrix(dvalues), only_if(has_s, matrix(s)), matrix(x), matrix(weights),
-                                   only_if(has_dinputs, matrix(dinputs)), matrix(dweights), matrix(dbiases), activation))
+                                   only_if(has_dinputs, matrix(dinputs)), matrix(dweights), matrix(dbiases), activation,
+                                   MOST_THREADS))
 
     return _jit.entry(entry, types.intp(a, a, _FLAG, a, a, a, _FLAG, a, a, _FLAG), f"python_backward-{dtype}")
 

@@ -6,7 +6,7 @@ backward    dweights.T = dz.T @ x, with x in the place of B, as it lies in memor
 from .. import _link
 from .._jit import kernel
 from . import blocking, inner, packing, plain, tile
-from .matrix import FORWARD_THREADS, Matrix, from_col, transposed
+from .matrix import FORWARD, Matrix, from_col, transposed
 from .parallel import REGION_BYTES, run
 from .product import Right, activated, product_job
 from .workspace import ALIGNMENT, acquire, release
@@ -34,7 +34,7 @@ def _build_forward(dtype):
     return forward
 
 
-forward = _link.units("few_forward", FORWARD_THREADS, _build_forward, rare=True)
+forward = _link.units("few_forward", FORWARD, _build_forward, rare=True)
 
 
 @kernel

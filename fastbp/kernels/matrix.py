@@ -24,10 +24,8 @@ NO_MATRIX = Matrix(0, 0, 0, 0, 0)
 _WORD = ir.IntType(64)
 MATRIX = types.NamedUniTuple(types.intp, 5, Matrix)
 
-# The signatures of units for a whole pass of a layer, and of those that are told how many threads to use as well.
-FORWARD, BACKWARD = types.intp(*[MATRIX] * 5, types.intp), types.intp(*[MATRIX] * 7, types.intp)
-FORWARD_THREADS = types.intp(*[MATRIX] * 5, types.intp, types.intp)
-BACKWARD_THREADS = types.intp(*[MATRIX] * 7, types.intp, types.intp)
+# The signatures of units for a whole pass of a layer: its matrices, its activation, and how many threads it may use.
+FORWARD, BACKWARD = types.intp(*[MATRIX] * 5, types.intp, types.intp), types.intp(*[MATRIX] * 7, types.intp, types.intp)
 
 
 @intrinsic

@@ -10,7 +10,7 @@ from .. import _link
 from .._jit import kernel
 from . import blocking, columns, few, gemm, inner, packing, tile
 from .columns import mask_job, sum_job
-from .matrix import BACKWARD_THREADS, Matrix, transposed
+from .matrix import BACKWARD, Matrix, transposed
 from .parallel import JOB_BYTES, REGION_BYTES, TASK, add, barrier, begin, run_here, run_queue
 from .product import Right, product_job, scratch_bytes, with_ahead
 from .workspace import ALIGNMENT, acquire, read, release
@@ -154,4 +154,4 @@ def _build_block_pass(dtype):
     return block_pass
 
 
-block_pass = _link.units("block_pass", BACKWARD_THREADS, _build_block_pass, rare=True)
+block_pass = _link.units("block_pass", BACKWARD, _build_block_pass, rare=True)

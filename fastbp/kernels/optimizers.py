@@ -35,7 +35,7 @@ class Array(NamedTuple):
     first_task: int
     count: int
     values: int
-    gradient: int
+    gradient: int               # of the first shard
     velocity: int
     square: int
     penalised: int              # whether l2 and decay are for it
@@ -49,6 +49,8 @@ class Update(NamedTuple):
 
     tasks: int
     kind: int
+    shards: int                 # gradients to add up,
+    distance: int               # and the bytes from one to the next
     arrays: int                 # of so many Array
     count: int
     settings: int               # of Settings
@@ -96,7 +98,12 @@ def _build(dtype):
         for j in range(start, min(start + CHUNK, array.count), tile.width(row)):
             offset, cols = j * tile.itemsize(row), array.count - j
             w = tile.load(row, array.values + offset, 0, 1, cols)
-            g = tile.load(row, array.gradient + offset, 0, 1, cols) + w * l2
+            gradient = array.gradient + offset
+            g = tile.load(row, gradient, 0, 1, cols)
+            for _ in range(1, job.shards):
+                gradient += job.distance
+                g = g + tile.load(row, gradient, 0, 1, cols)
+            g = g + w * l2
             squares = squares + w * w
             if job.kind == SGD:
                 w = w - g * rate

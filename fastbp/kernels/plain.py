@@ -12,7 +12,7 @@ from .matrix import BACKWARD, FORWARD
 def _build_forward(dtype):
     shape = blocking.tiles(dtype).wide
 
-    def forward(x, weights, biases, y, slope, activation):
+    def forward(x, weights, biases, y, slope, activation, threads):
         """y = x @ weights + biases, all Matrix, through a ReLU or nothing."""
         for i in range(y.rows):
             for j in range(y.cols):
@@ -33,7 +33,7 @@ forward = _link.units("plain_forward", FORWARD, _build_forward, rare=True)
 def _build_backward(dtype):
     shape = blocking.tiles(dtype).wide
 
-    def backward(dvalues, s, x, weights, dinputs, dweights, dbiases, activation):
+    def backward(dvalues, s, x, weights, dinputs, dweights, dbiases, activation, threads):
         """dinputs, dweights and dbiases, all Matrix; s, of a ReLU, and dinputs may be missing."""
         for j in range(dvalues.cols):
             total = tile.zero(shape)

@@ -83,9 +83,9 @@ def forward(run, precision):
     """The unit of a forward pass, for what computes it."""
     run = inlined(run)
 
-    def recorded(x, weights, biases, y, slope, activation):
+    def recorded(x, weights, biases, y, slope, activation, most_threads):
         begun = begin()
-        status = run(x, weights, biases, y, slope, activation)
+        status = run(x, weights, biases, y, slope, activation, most_threads)
         if status == _link.OK:
             call = Call(x.rows, x.cols, y.cols, precision, activation, weights.data, 0, 0)
             finish_pass(begun, FORWARD, call)
@@ -98,9 +98,9 @@ def backward(run, precision):
     """The unit of a backward pass, for what computes it."""
     run = inlined(run)
 
-    def recorded(dvalues, s, x, weights, dinputs, dweights, dbiases, activation):
+    def recorded(dvalues, s, x, weights, dinputs, dweights, dbiases, activation, most_threads):
         begun = begin()
-        status = run(dvalues, s, x, weights, dinputs, dweights, dbiases, activation)
+        status = run(dvalues, s, x, weights, dinputs, dweights, dbiases, activation, most_threads)
         if status == _link.OK:
             dinputs_bytes = dinputs.rows * dinputs.row_step
             call = Call(x.rows, x.cols, dvalues.cols, precision, activation, weights.data, dinputs.data, dinputs_bytes)

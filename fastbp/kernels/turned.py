@@ -15,7 +15,7 @@ from .._jit import inlined, kernel
 from . import blocking, columns, gemm, inner, tile
 from .activations import IDENTITY, passed_back
 from .columns import sum_job
-from .matrix import BACKWARD_THREADS, NO_MATRIX, Matrix, from_row, whole_rows
+from .matrix import BACKWARD, NO_MATRIX, Matrix, from_row, whole_rows
 from .parallel import JOB_BYTES, REGION_BYTES, TASK, add, barrier, begin, run_here, run_queue
 from .product import Right, product_job, scratch_bytes
 from .workspace import ALIGNMENT, acquire, read, release
@@ -197,4 +197,4 @@ def _build_backward(dtype):
     return turned
 
 
-turned = _link.units("turned", BACKWARD_THREADS, _build_backward, rare=True)
+turned = _link.units("turned", BACKWARD, _build_backward, rare=True)
