@@ -23,7 +23,7 @@ class Mask(NamedTuple):
     activation: int             # of which s tells the derivative (activations.py)
     s: int                      # 0: everything passes
     s_row: int
-    dz: int
+    dz: int                     # 0: not wanted
     dz_row: int
     panels: int                 # dz once more, packed as B of a product; 0: not wanted
     sums: int
@@ -86,7 +86,8 @@ def mask_row(row, job, i, j, cols):
     values = read_row(row, job.dvalues + i * job.dvalues_row + j * size, job.dvalues_row, cols)
     if job.s != 0:
         values = passed_back(job.activation, values, read_row(row, job.s + i * job.s_row + j * size, job.s_row, cols))
-    tile.store(values, job.dz + i * job.dz_row + j * size, 0, 1, job.dz_row // size - j)
+    if job.dz != 0:
+        tile.store(values, job.dz + i * job.dz_row + j * size, 0, 1, job.dz_row // size - j)
     if job.panels != 0:
         tile.store(values, job.panels + (j * job.rows + i * tile.width(row)) * size, 0, 1, tile.width(row))
     return values

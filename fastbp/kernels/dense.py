@@ -12,7 +12,7 @@ from .. import _link, _state
 from .._jit import kernel
 from . import activations, blocking, columns, few, gemm, inner, one_pass, packing, plain, record, tile, turned
 from .activations import RELU
-from .matrix import BACKWARD, FORWARD, Matrix, any_overlap, from_row, overlap, transposed
+from .matrix import BACKWARD, FORWARD, Matrix, any_overlap, from_row, only_if, overlap, transposed
 from .one_pass import dz_row_bytes
 from .parallel import REGION_BYTES, add, barrier, begin, run_queue
 from .product import Right, activated, product_job, scratch_bytes, with_ahead
@@ -186,7 +186,8 @@ def _by_results(dtype):
             s_block = from_row(s, i, rows) if s.data != 0 else s
             dz_right = right_of_dz(tiles, dz, inputs, copy)
             dz_panels = dz_right.data if dz_right.row_step == 0 and not few_neurons else 0
-            of_dz = columns.mask_job(tiles, from_row(dvalues, i, rows), activation, s_block, dz, dz_panels, dbiases.data, later)
+            kept = only_if(int(dinputs.data != 0 or dz_panels == 0), dz)
+            of_dz = columns.mask_job(tiles, from_row(dvalues, i, rows), activation, s_block, kept, dz_panels, dbiases.data, later)
             add(memory, mask(), of_dz)
             barrier(memory)
             if few_neurons:

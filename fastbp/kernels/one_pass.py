@@ -10,7 +10,7 @@ from .. import _link
 from .._jit import kernel
 from . import blocking, columns, few, gemm, inner, packing, tile
 from .columns import mask_job, sum_job
-from .matrix import BACKWARD, Matrix, transposed
+from .matrix import BACKWARD, Matrix, only_if, transposed
 from .parallel import JOB_BYTES, REGION_BYTES, TASK, add, barrier, begin, run_here, run_queue
 from .product import Right, product_job, scratch_bytes, with_ahead
 from .workspace import ALIGNMENT, acquire, read, release
@@ -90,7 +90,8 @@ def _build(dtype):
             next_dvalues = dvalues.data + block * row_bytes if follows else 0
             next_s = s.data + block * row_bytes if follows and job.s != 0 else 0
             panels_of_dz = 0 if few_neurons else panels
-            run_here(mask(), mask_job(tiles, dvalues, job.activation, s, dz, panels_of_dz, dbiases, later), memory)
+            kept = only_if(int(job.dinputs != 0 or few_neurons), dz)
+            run_here(mask(), mask_job(tiles, dvalues, job.activation, s, kept, panels_of_dz, dbiases, later), memory)
             if job.dinputs != 0:
                 dinputs = Matrix(job.dinputs + i * job.dinputs_row, rows, job.inputs, job.dinputs_row, size)
                 of_inputs = product_job(tiles, dz, weights, dinputs, 0, 0, scratch, 1)
