@@ -6,8 +6,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from . import _operands as operands
-from . import functional, gradients, saving, summary
+from . import functional, gradients, jitted, saving, summary
 from .fit import History, fit
+from .jitted import Jitted
 from .kernels.activations import IDENTITY, RELU
 from .layers import Dense, Dropout, ReLU
 from .losses import Loss
@@ -123,6 +124,13 @@ class Sequential:
         """The largest error of the gradients against central differences: gradients.check_gradients."""
         self.needs_loss("check_gradients")
         return gradients.check_gradients(self, x, y, places=places, rng=rng)
+
+    def jitted(self) -> Jitted:
+        """The network as functions forward and value_and_gradient for @njit code, which take its parameters: jitted.Jitted.
+
+        They know the network's layers and loss as they are now. Raises ValueError without a loss.
+        """
+        return jitted.jitted(self)
 
     def summary(self) -> str:
         """A table of the layers and how many numbers each has."""
