@@ -12,8 +12,9 @@ from pathlib import Path
 
 from . import _cache, _threads
 
-# About half of the work for a first gradient, in the order in which that asks for them.
+# About half of the work for a first gradient, and for a first training step, in the order in which these ask for them.
 KINDS = "pack", "backward", "mask"
+_KINDS_OF = {"forward": KINDS, "backward": KINDS, "train": (*KINDS, "loss", "shard")}
 
 _CODE = "import sys; sys.path[:] = {path!r}; from fastbp import _link; _link.compile_ahead({names!r})"
 
@@ -42,10 +43,10 @@ class _Helper:
 
 
 def start(unit, units):
-    """Have those of the units compiled that a pass needs, if it is one and its own is not compiled yet: once for each type."""
-    if unit.kind not in ("forward", "backward") or unit.dtype in _helpers or unit.is_compiled() or not _is_possible():
+    """Have those of the units compiled that a pass or a training step needs, if its own is not compiled yet: once a type."""
+    if unit.kind not in _KINDS_OF or unit.dtype in _helpers or unit.is_compiled() or not _is_possible():
         return
-    names = [u.name for kind in KINDS for u in units if (u.kind, u.dtype) == (kind, unit.dtype) and u is not unit
+    names = [u.name for kind in _KINDS_OF[unit.kind] for u in units if (u.kind, u.dtype) == (kind, unit.dtype) and u is not unit
              and not u.is_compiled()]
     if names:
         with suppress(OSError):

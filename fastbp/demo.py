@@ -1,6 +1,6 @@
-"""Trains a 64-128-10 network on handwritten digits, checks its gradients and times a training step.
+"""Trains a 64-128-10 network on handwritten digits, checks its gradients and times it beside plain NumPy.
 
-It is written as a user would write it: layers of fastbp, and the loss, the optimizer and the loop in plain NumPy.
+It is written as a user would write it, with `fit`; its twin in plain NumPy shows what that stands for.
 """
 import argparse
 import time
@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
-from . import Dense, DenseReLU, __version__, dense_forward, warmup
+from . import SGD, Dense, DenseReLU, Sequential, SoftmaxCrossEntropy, __version__, warmup
+from .fit import History
 
 SIZES = 64, 128, 10             # pixels, hidden neurons, digits
 TRAINED_ON = 1437               # of 1 797 images, 80 %
@@ -21,7 +21,8 @@ LEARNING_RATE = 0.1             # of the first epoch; it falls linearly to 0
 MOMENTUM = 0.9
 EPOCHS, BATCH, SEED = 30, 32, 0
 ACCURACY = 0.97                 # to be reached with these three
-GRADIENT_ERROR = 1e-6           # to stay below
+GRADIENT_ERROR = 1e-6           # to stay below, for as many images
+CHECKED = 64
 
 
 class Digits(NamedTuple):
@@ -29,15 +30,6 @@ class Digits(NamedTuple):
 
     images: np.ndarray
     labels: np.ndarray
-
-
-class History(NamedTuple):
-    """One number an epoch; the training's are means over its batches, before each one's step."""
-
-    loss: list[float]
-    accuracy: list[float]
-    test_loss: list[float]
-    test_accuracy: list[float]
 
 
 def load_digits() -> Digits:
@@ -52,40 +44,26 @@ def split(digits: Digits) -> tuple[Digits, Digits]:
     return tuple(Digits(digits.images[part], digits.labels[part]) for part in (order[:TRAINED_ON], order[TRAINED_ON:]))
 
 
-class Network:
-    """A hidden layer with ReLU and an output layer."""
-
-    def __init__(self, hidden: "Dense | NumPyLayer", output: "Dense | NumPyLayer"):
-        self.layers = hidden, output
-
-    def forward(self, inputs: np.ndarray) -> np.ndarray:
-        """Scores (n, 10) of images (n, 64)."""
-        for layer in self.layers:
-            inputs = layer.forward(inputs)
-        return inputs
-
-    def backward(self, dvalues: np.ndarray) -> np.ndarray | None:
-        """Gradients of all weights and biases from that of the scores; returns that of the images if it is wanted."""
-        for layer in reversed(self.layers):
-            dvalues = layer.backward(dvalues)
-        return dvalues
-
-    def parameters(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """(values, gradients) of each array to train."""
-        for layer in self.layers:
-            yield layer.weights, layer.dweights
-            yield layer.biases, layer.dbiases
-
-
-def fastbp_network(rng: np.random.Generator, dtype: type = np.float32, need_dinputs: bool = False) -> Network:
-    """The network of fastbp's layers. need_dinputs: whether backward returns the gradient of the images."""
+def make_network(rng: np.random.Generator) -> Sequential:
+    """A hidden layer with ReLU and an output layer, in float32."""
     pixels, hidden, digits = SIZES
-    return Network(DenseReLU(pixels, hidden, dtype=dtype, rng=rng, need_dinputs=need_dinputs),
-                   Dense(hidden, digits, dtype=dtype, rng=rng))
+    return Sequential([DenseReLU(pixels, hidden, rng=rng, need_dinputs=False), Dense(hidden, digits, rng=rng)],
+                      SoftmaxCrossEntropy())
+
+
+def train(network: Sequential, training: Digits, test: Digits, epochs: int, batch: int, rng: np.random.Generator) -> History:
+    """Train with momentum and a learning rate that falls linearly to 0, with a progress bar on a terminal."""
+    optimizer = SGD(LEARNING_RATE, momentum=MOMENTUM)
+
+    def lower_the_rate(network, history):
+        optimizer.learning_rate = LEARNING_RATE * max(1 - len(history.loss) / epochs, 1 / epochs)
+
+    return network.fit(*training, epochs=epochs, batch_size=batch, optimizer=optimizer, validation_data=test, rng=rng,
+                       callbacks=[lower_the_rate])
 
 
 class NumPyLayer:
-    """The same layer in plain NumPy, with a copy of a fastbp layer's weights and biases."""
+    """A layer in plain NumPy, with a copy of a fastbp layer's weights and biases."""
 
     def __init__(self, layer: Dense):
         self.weights, self.biases = layer.weights.copy(), layer.biases.copy()
@@ -105,8 +83,44 @@ class NumPyLayer:
         return dvalues @ self.weights.T if self.need_dinputs else None
 
 
+class NumPyNetwork:
+    """A network with its training in plain NumPy, with a copy of a fastbp network's weights and biases."""
+
+    def __init__(self, network: Sequential):
+        self.layers = [NumPyLayer(layer) for layer in network.layers]
+        self.velocities = [np.zeros_like(values) for values in network.parameters()]
+
+    def forward(self, inputs: np.ndarray) -> np.ndarray:
+        for layer in self.layers:
+            inputs = layer.forward(inputs)
+        return inputs
+
+    def backward(self, dvalues: np.ndarray) -> np.ndarray | None:
+        for layer in reversed(self.layers):
+            dvalues = layer.backward(dvalues)
+        return dvalues
+
+    def step(self, images: np.ndarray, labels: np.ndarray) -> float:
+        """Forward, loss, backward, and momentum; returns the loss."""
+        loss, gradient = softmax_cross_entropy(self.forward(images), labels)
+        self.backward(gradient)
+        arrays = [pair for layer in self.layers for pair in ((layer.weights, layer.dweights), (layer.biases, layer.dbiases))]
+        for velocity, (values, gradients) in zip(self.velocities, arrays, strict=True):
+            velocity *= MOMENTUM
+            velocity -= LEARNING_RATE * gradients
+            values += velocity
+        return loss
+
+    def epoch(self, digits: Digits, batch: int, rng: np.random.Generator) -> None:
+        """Steps over all images, in batches that are drawn anew."""
+        order = rng.permutation(len(digits.labels))
+        for start in range(0, len(order), batch):
+            part = order[start:start + batch]
+            self.step(digits.images[part], digits.labels[part])
+
+
 def softmax_cross_entropy(scores: np.ndarray, labels: np.ndarray) -> tuple[float, np.ndarray]:
-    """The mean loss of scores (n, 10), and its gradient with respect to them."""
+    """The mean loss of scores (n, 10), and its gradient with respect to them, in plain NumPy."""
     samples = np.arange(len(labels))
     scores = scores - scores.max(axis=1, keepdims=True)
     gradient = np.exp(scores)
@@ -116,89 +130,6 @@ def softmax_cross_entropy(scores: np.ndarray, labels: np.ndarray) -> tuple[float
     gradient[samples, labels] -= 1
     gradient /= len(labels)
     return float(loss), gradient
-
-
-class Momentum:
-    """Stochastic gradient descent with momentum."""
-
-    def __init__(self, network: Network):
-        self.network = network
-        self.velocities = [np.zeros_like(array) for layer in network.layers for array in (layer.weights, layer.biases)]
-
-    def step(self, rate: float) -> None:
-        """Change the weights and biases in place by their last gradients."""
-        for velocity, (values, gradients) in zip(self.velocities, self.network.parameters(), strict=True):
-            velocity *= MOMENTUM
-            velocity -= rate * gradients
-            values += velocity
-
-
-def training_step(network: Network, optimizer: Momentum, digits: Digits, rate: float) -> tuple[float, float]:
-    """Forward, loss, backward, update. Returns the loss and the accuracy before the update."""
-    scores = network.forward(digits.images)
-    loss, gradient = softmax_cross_entropy(scores, digits.labels)
-    network.backward(gradient)
-    optimizer.step(rate)
-    return loss, accuracy(scores, digits.labels)
-
-
-def accuracy(scores: np.ndarray, labels: np.ndarray) -> float:
-    """The fraction of samples whose label has the highest score."""
-    return float((scores.argmax(axis=1) == labels).mean())
-
-
-def train(network: Network, training: Digits, test: Digits, epochs: int, batch: int,
-          rng: np.random.Generator) -> History:
-    """Train in mini-batches that are drawn anew each epoch, with a progress bar on a terminal."""
-    history, optimizer = History([], [], [], []), Momentum(network)
-    progress = tqdm(range(epochs), "Training", unit="epoch", disable=None)
-    for epoch in progress:
-        order, rate = rng.permutation(len(training.labels)), LEARNING_RATE * (1 - epoch / epochs)
-        parts = [order[start:start + batch] for start in range(0, len(order), batch)]
-        steps = [training_step(network, optimizer, Digits(training.images[part], training.labels[part]), rate)
-                 for part in parts]
-        loss, correct = np.average(steps, axis=0, weights=[len(part) for part in parts])
-        scores = network.forward(test.images)
-        numbers = loss, correct, softmax_cross_entropy(scores, test.labels)[0], accuracy(scores, test.labels)
-        for values, number in zip(history, numbers, strict=True):
-            values.append(float(number))
-        progress.set_postfix(loss=f"{loss:.4f}", test_accuracy=f"{history.test_accuracy[-1]:.3f}")
-    return history
-
-
-def gradient_error(network: Network, digits: Digits, rng: np.random.Generator,
-                   samples: int = 64, places: int = 300) -> float:
-    """The largest error of the gradients against central differences, relative to each array's largest gradient.
-
-    network: float64, with need_dinputs. Up to `places` random places are changed of each of its weights and biases and
-    of the images, by ±1e-5, which moves a hidden neuron's z by less than 1e-4. So that none crosses the kink of ReLU at
-    z = 0, where the differences would have no gradient to agree with, the samples are ones with every |z| above 1e-4.
-    """
-    hidden, change = network.layers[0], 1e-5
-    z = dense_forward(digits.images.astype(np.float64), hidden.weights, hidden.biases)
-    chosen = np.flatnonzero((np.abs(z) > 1e-4).all(axis=1))[:samples]
-    images, labels = digits.images[chosen].astype(np.float64), digits.labels[chosen]
-
-    def loss():
-        return softmax_cross_entropy(network.forward(images), labels)
-
-    dimages = network.backward(loss()[1])
-    errors = []
-    for values, gradients in [*network.parameters(), (images, dimages)]:
-        places_here = rng.permutation(values.size)[:places]
-        differences = [_central_difference(values, place, change, lambda: loss()[0]) for place in places_here]
-        errors.append(np.abs(differences - gradients.flat[places_here]).max() / np.abs(gradients).max())
-    return float(np.max(errors))        # NaN if any is
-
-
-def _central_difference(values, place, change, function):
-    before = values.flat[place]
-    values.flat[place] = before + change
-    above = function()
-    values.flat[place] = before - change
-    below = function()
-    values.flat[place] = before
-    return (above - below) / (2 * change)
 
 
 def median_seconds(functions: list[Callable[[], object]], turns: int = 6, seconds: float = 0.05) -> list[float]:
@@ -217,24 +148,18 @@ def median_seconds(functions: list[Callable[[], object]], turns: int = 6, second
     return [float(np.median(taken)) for taken in times]
 
 
-def step_times(digits: Digits, batch: int, rng: np.random.Generator) -> Iterator[tuple[str, list[float]]]:
-    """(what, [seconds with fastbp, seconds in plain NumPy]) for a whole training step, and for its layers alone."""
-    digits = Digits(digits.images[:batch], digits.labels[:batch])
-    ours = fastbp_network(rng)
-    networks = ours, Network(*map(NumPyLayer, ours.layers))
-    _, gradient = softmax_cross_entropy(ours.forward(digits.images), digits.labels)
-
-    def step(network):
-        optimizer = Momentum(network)       # at rate 0, so that all steps do the same work
-        network.forward(digits.images)
-        network.backward(gradient)
-        return lambda: training_step(network, optimizer, digits, rate=0.0)
-
-    def layers(network):
-        return lambda: (network.forward(digits.images), network.backward(gradient))
-
-    yield "whole step", median_seconds([step(network) for network in networks])
-    yield "layers only", median_seconds([layers(network) for network in networks])
+def times(digits: Digits, batch: int, rng: np.random.Generator) -> Iterator[tuple[str, list[float]]]:
+    """(what, [seconds with fastbp, seconds in plain NumPy]) for an epoch, and for the layers of a batch alone."""
+    ours = make_network(rng)
+    theirs, optimizer = NumPyNetwork(ours), SGD(LEARNING_RATE, momentum=MOMENTUM)
+    yield f"epoch, batches of {batch}", median_seconds([
+        lambda: ours.fit(*digits, epochs=1, batch_size=batch, optimizer=optimizer, rng=rng, progress=False),
+        lambda: theirs.epoch(digits, batch, rng)])
+    for images in sorted({batch, len(digits.labels)}):
+        some, dscores = digits.images[:images], rng.standard_normal((images, SIZES[-1]), np.float32)
+        yield f"layers only, {images} images", median_seconds([
+            lambda network=network, some=some, dscores=dscores: (network.forward(some), network.backward(dscores))
+            for network in (ours, theirs)])
 
 
 def plot(history: History, path: Path) -> None:
@@ -246,7 +171,7 @@ def plot(history: History, path: Path) -> None:
     figure.suptitle("Training a 64-128-10 network on handwritten digits")
     epochs = range(1, len(history.loss) + 1)
     marker = "o" if len(epochs) == 1 else ""
-    curves = ("Loss", history.loss, history.test_loss), ("Accuracy", history.accuracy, history.test_accuracy)
+    curves = (("Loss", history.loss, history.validation_loss), ("Accuracy", history.accuracy, history.validation_accuracy))
     for axes, (name, training, test) in zip(figure.subplots(1, 2), curves, strict=True):
         axes.plot(epochs, training, marker=marker, label="training, mean over the epoch")
         axes.plot(epochs, test, marker=marker, label="test, after the epoch")
@@ -320,14 +245,16 @@ def _prepare():
 
 def _train(options, training, test):
     rng = np.random.default_rng(options.seed)
+    network = make_network(rng)
+    print(f"{network.summary()}\n")
     start = time.perf_counter()
-    history = train(fastbp_network(rng), training, test, options.epochs, options.batch, rng)
+    history = train(network, training, test, options.epochs, options.batch, rng)
     print(f"Trained for {options.epochs} epochs in batches of {options.batch} in {time.perf_counter() - start:.2f} s\n")
     return history
 
 
 def _report_accuracy(options, history, tested):
-    reached = history.test_accuracy[-1]
+    reached = history.validation_accuracy[-1]
     expected = (options.epochs, options.batch, options.seed) == (EPOCHS, BATCH, SEED)
     enough = reached >= ACCURACY or not expected
     note = "" if not expected else f"; at least {ACCURACY} expected" + ("" if enough else ": FAILED")
@@ -336,8 +263,7 @@ def _report_accuracy(options, history, tested):
 
 
 def _report_gradients(digits):
-    rng = np.random.default_rng(0)
-    error = gradient_error(fastbp_network(rng, np.float64, need_dinputs=True), digits, rng)
+    error = make_network(np.random.default_rng(0)).check_gradients(digits.images[:CHECKED], digits.labels[:CHECKED])
     right = error < GRADIENT_ERROR
     print(f"Gradient check   {error:.1e}  largest relative error against central differences in float64; "
           f"below {GRADIENT_ERROR:.0e} expected" + ("" if right else ": FAILED"))
@@ -345,8 +271,6 @@ def _report_gradients(digits):
 
 
 def _report_times(training, batch):
-    print(f"\n{'Median time of a training step':<36}{'fastbp':>12}{'plain NumPy':>16}{'ratio':>9}")
-    for images in sorted({min(batch, TRAINED_ON), TRAINED_ON}):
-        for what, (ours, theirs) in step_times(training, images, np.random.default_rng(0)):
-            name = f"{images} images, {what}"
-            print(f"  {name:<34}{ours * 1e6:>9.0f} µs{theirs * 1e6:>13.0f} µs{theirs / ours:>9.2f}")
+    print(f"\n{'Median time':<36}{'fastbp':>12}{'plain NumPy':>16}{'ratio':>9}")
+    for what, (ours, theirs) in times(training, min(batch, TRAINED_ON), np.random.default_rng(0)):
+        print(f"  {what:<34}{ours * 1e6:>9,.0f} µs{theirs * 1e6:>13,.0f} µs{theirs / ours:>9.2f}")

@@ -127,14 +127,14 @@ def warmup(*dtypes: DTypeLike) -> None:
     for dtype in wanted:
         if dtype not in operands.FLOATS:
             raise TypeError(f"dtypes holds {dtype}, expected float32 or float64")
-    for entries in (_FORWARD, _BACKWARD, _RELU):
+    for entries in (TRAIN, _FORWARD, _BACKWARD, _RELU, OPTIMIZE, LOSS):
         for dtype in wanted:
             _ = entries[dtype]
     for dtype in wanted:
         _link.bind_rare(_NUMBA_TYPE[dtype])
 
 
-def _run(compiled, *arguments):
+def run(compiled, *arguments):
     """Call a compiled function, after compiling what it turns out to need; returns its status."""
     status = compiled(*arguments)
     while status >= _link.UNBOUND:
@@ -150,11 +150,6 @@ def units(dtype):
     kind = _NUMBA_TYPE[dtype]
     passes = entry.dense_of(kind)
     return passes.forward[kind].bound_address(), passes.backward[kind].bound_address()
-
-
-def run_job(entries, dtype, *arguments):
-    """The same of TRAIN, OPTIMIZE or LOSS, for a NumPy dtype: they take the addresses of records."""
-    return _run(entries[dtype], *arguments)
 
 
 def _forward(inputs, weights, biases, out, activation, spare=None, precision=None):
@@ -192,7 +187,7 @@ def _forward_any(inputs, weights, biases, out, activation, precision):
     arguments = [a.astype(dtype, copy=False) for a in (*operands.as_factors(inputs, weights, precision), row)]
     output = operands.result(out, shape, dtype, arguments)
     s = output if activation != GELU else empty(shape, dtype)
-    _run(compiled, *arguments, biases is not None, output, s, s is not output, activation)
+    run(compiled, *arguments, biases is not None, output, s, s is not output, activation)
     delivered = operands.deliver(output, out)
     return delivered, delivered if s is output else s
 
@@ -250,7 +245,7 @@ def _backward_any(dvalues, s, inputs, weights, out, activation, need_dinputs, pr
     results = [operands.result(o, shape, dtype, (dvalues, mask, inputs, weights))
                for o, shape in zip(outs, shapes, strict=True)]
     dinputs, dweights, dbiases = results
-    _run(compiled, dvalues, dvalues if mask is None else mask, mask is not None, inputs, weights,
+    run(compiled, dvalues, dvalues if mask is None else mask, mask is not None, inputs, weights,
          dinputs, need_dinputs, dweights, dbiases, activation)
     if not need_dinputs:
         return None, dweights, dbiases
@@ -283,5 +278,5 @@ def _relu(dvalues, z, out):
     mask = values if dvalues is z else np.ascontiguousarray(z)
     usable = out is not None and out.flags.c_contiguous and not any(np.may_share_memory(out, a) for a in (values, mask))
     output = out if usable else np.empty(z.shape, z.dtype)
-    _run(compiled, values.reshape(-1), mask.reshape(-1), output.reshape(-1))
+    run(compiled, values.reshape(-1), mask.reshape(-1), output.reshape(-1))
     return operands.deliver(output, out)

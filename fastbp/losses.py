@@ -180,4 +180,4 @@ def _run(kind, scores, targets, weights, numbers, sums):
     job = Job(-(-len(scores) // kernels.ROWS), *scores.shape, address_of(scores), scores.strides[0], kind, addresses[0],
               targets_row, *addresses[1:])
     words = np.array(job, np.int64)
-    functional.run_job(functional.LOSS, scores.dtype, address_of(words))
+    functional.run(functional.LOSS[scores.dtype], address_of(words))

@@ -68,7 +68,8 @@ class Optimizer:
             _check_pair(i, values, gradient, parameters[0])
         work = [np.ascontiguousarray(a) for a in parameters]
         step = self.bind(work, [np.ascontiguousarray(g) for g in gradients], [a.ndim > 1 and len(a) > 1 for a in work])
-        functional.run_job(functional.OPTIMIZE, work[0].dtype, step.address) if work else None
+        if work:
+            functional.run(functional.OPTIMIZE[work[0].dtype], step.address)
         for values, changed in zip(parameters, work, strict=True):
             if changed is not values:
                 np.copyto(values, changed)

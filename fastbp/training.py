@@ -39,6 +39,7 @@ class Run:
         self.parts, self.loss, self.batch = parts, loss, batch
         dense = [part for part in parts if part.weights is not None]
         self.dtype = dense[0].weights.dtype
+        self._train = functional.TRAIN[self.dtype]      # first: while it is compiled, another process is at work on the passes
         self.outputs = dense[-1].weights.shape[1]
         self._buffers = []
         self._shards = 1 if optimizer is None else blocking.shards(batch, sum(p.weights.size for p in dense))
@@ -96,7 +97,7 @@ class Run:
 
     def advance(self, batches: int) -> bool:
         """Up to so many steps; whether the epoch goes on. Raises as finish."""
-        status = functional.run_job(functional.TRAIN, self.dtype, address_of(self._job), batches)
+        status = functional.run(self._train, address_of(self._job), batches)
         if status == NOT_FINITE:
             raise FloatingPointError
         return self.rows_done < len(self.data[0])

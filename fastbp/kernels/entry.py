@@ -71,7 +71,7 @@ def elementwise(dtype):
 @cache
 def train(dtype):
     """train(address of a Training, batches); returns a status."""
-    unit = training.train[dtype].address
+    unit = _bound(training.train[dtype])
 
     def entry(job, batches):
         return _link.call(unit(), (job, batches))
