@@ -2,14 +2,10 @@
 
 A ratio is the time of the fastest of the others over fastbp's: above 1, fastbp is faster.
 """
-import re
 import statistics
-from pathlib import Path
 
 import contest
 
-README = Path(__file__).parents[2] / "README.md"
-MARKS = "<!-- written by scripts/compare --readme -->", "<!-- end -->"
 SHAPES = [(1, 4, 3), (3, 4, 3), (300, 2, 64), (32, 64, 64), (200, 64, 100), (64, 784, 128), (128, 784, 512), (1, 1024, 1024),
           (16, 1024, 1024), (256, 512, 512), (100, 333, 77), (1023, 257, 129), (1024, 1024, 1024), (4096, 784, 256),
           (65536, 64, 64), (20000, 784, 128), (100000, 16, 16), (2048, 4096, 1024)]
@@ -25,7 +21,7 @@ def main():
     tables = [table(shapes, peers, dtype, threads, chosen.precision or dtype, chosen.turns)
               for dtype in chosen.dtype for threads in contest.thread_counts(chosen.threads)]
     if chosen.readme:
-        write("\n".join([contest.machine() + ". Microseconds a step:", *tables]))
+        contest.write_readme("compare", "\n".join([contest.machine() + ". Microseconds a step:", *tables]))
 
 
 def table(shapes, peers, dtype, threads, precision, turns):
@@ -51,15 +47,6 @@ def table(shapes, peers, dtype, threads, precision, turns):
 
 def microseconds(seconds):
     return f"{seconds * 1e6:.1f}" if seconds < 1e-4 else f"{seconds * 1e6:,.0f}"
-
-
-def write(text):
-    """Put the text between the README's marks."""
-    start, end = map(re.escape, MARKS)
-    readme, count = re.subn(f"{start}.*?{end}", lambda _: f"{MARKS[0]}\n{text}{MARKS[1]}", README.read_text(), flags=re.S)
-    if count != 1:
-        raise SystemExit(f"{README} has {count} places between {MARKS[0]} and {MARKS[1]}, expected one")
-    README.write_text(readme)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import argparse
 import importlib.util
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -16,7 +17,8 @@ from pathlib import Path
 import numpy as np
 
 PEERS = ("numpy", "torch", "jax")
-PACKAGES = ("fastbp", "numba", *PEERS)
+PACKAGES = ("fastbp", "numba", "sklearn", *PEERS)
+README = Path(__file__).parents[2] / "README.md"
 SECONDS = 0.05                  # of steps in a turn
 MOST_STEPS = 1000
 QUIET = 0.12                    # seconds between turns: OpenBLAS's threads go on spinning for 0.1 after its last product
@@ -97,22 +99,27 @@ STEPS = {"fastbp": fastbp_steps, "numpy": numpy_steps, "torch": torch_steps, "ja
 
 
 def work(name, threads, dtype, precision, constants):
-    """Answer lines of JSON: a shape builds the step, null times it."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
+    """Answer for an implementation of a layer's step."""
     if constants:
         from fastbp.kernels import blocking
         for constant, value in constants.items():
             setattr(blocking, constant, value)
     steps = []
+
+    def prepare(shape):
+        steps[:] = STEPS[name](*operands(*shape, dtype), threads, precision)
+        return min(timed(step, 3 * [0]) for step in steps)
+
+    answer(prepare, lambda: min(timed(step) for step in steps))
+
+
+def answer(prepare, seconds):
+    """Answer lines of JSON with one of a number: what is to be prepared, or null for seconds()."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
     for line in sys.stdin:
-        shape = json.loads(line)
-        if shape:
-            steps = STEPS[name](*operands(*shape, dtype), threads, precision)
-            answer = min(timed(step, 3 * [0]) for step in steps)
-        else:
-            answer = min(timed(step) for step in steps)
-        print(json.dumps(answer), file=answers, flush=True)
+        wanted = json.loads(line)
+        print(json.dumps(prepare(wanted) if wanted else seconds()), file=answers, flush=True)
 
 
 def timed(step, turns=None):
@@ -135,7 +142,7 @@ def timed(step, turns=None):
 class Contestant:
     """An implementation in a process of its own; `constants` change fastbp's blocking table there."""
 
-    def __init__(self, name, threads, dtype="float32", precision="float32", constants=None, cache=None):
+    def __init__(self, name, threads, dtype="float32", precision="float32", constants=None, cache=None, script=__file__):
         self.name = name
         env = os.environ | {f"{v}_NUM_THREADS": str(threads) for v in ("OMP", "OPENBLAS", "MKL", "NUMBA", "FASTBP")}
         if threads == 1:
@@ -144,7 +151,7 @@ class Contestant:
             env["FASTBP_CACHE_DIR"] = cache
         cpus = sorted(os.sched_getaffinity(0))[:threads] if hasattr(os, "sched_setaffinity") else None
         arguments = [name, str(threads), dtype, precision, json.dumps(constants or {})]
-        self._process = subprocess.Popen([sys.executable, __file__, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        self._process = subprocess.Popen([sys.executable, script, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                          text=True, env=env, preexec_fn=cpus and (lambda: os.sched_setaffinity(0, cpus)))
 
     def ask(self, shape=None):
@@ -183,7 +190,17 @@ def installed(names):
 def machine():
     """The CPU, and the versions of what is installed, in one line."""
     from fastbp import _config
-    return _config.machine(filter(importlib.util.find_spec, PACKAGES))
+    return _config.machine({"sklearn": "scikit-learn"}.get(name, name) for name in PACKAGES if importlib.util.find_spec(name))
+
+
+def write_readme(script, text):
+    """Put the text between the README's marks of a script."""
+    start, end = f"<!-- written by scripts/{script} --readme -->", "<!-- end -->"
+    readme, count = re.subn(f"{re.escape(start)}.*?{re.escape(end)}", lambda _: f"{start}\n{text}{end}", README.read_text(),
+                            flags=re.S)
+    if count != 1:
+        raise SystemExit(f"{README} has {count} places between {start} and {end}, expected one")
+    README.write_text(readme)
 
 
 def options(description):
