@@ -205,7 +205,7 @@ def _backward(dvalues, z, inputs, weights, out, precision):
         mdi, mdw, mdb = matrix(dinputs), matrix(dweights), matrix(dbiases)
         status = _link.call(unit(), (md, mz, mx, mw, mdi, mdw, mdb, activation, MOST_THREADS))
         if status == _link.REFUSED:
-            _check_backward(md, mz, mx, mw, mdi, mdw, mdb, activation)
+            _check_backward(md, mz, mx, mw, mdi, mdw, mdb)
             d_rows, y_rows, x_rows, w_rows = copy_d(d), copy_z(y), copy_x(x), copy_w(w)
             md, mz, mx, mw = matrix(d_rows), matrix(y_rows), matrix(x_rows), matrix(w_rows)
             di, dw, db = np.empty((mx.rows, mx.cols), kind), np.empty((mw.rows, mw.cols), kind), np.empty((1, mw.cols), kind)

@@ -152,10 +152,10 @@ def units(dtype):
     return passes.forward[kind].bound_address(), passes.backward[kind].bound_address()
 
 
-def _forward(inputs, weights, biases, out, activation, spare=None, precision=None):
+def _forward(inputs, weights, biases, out, activation, spare=None, precision=None, spare_slope=None):
     """(output, s), s as `_backward` takes it. The short way.
 
-    `spare` is an array to write to in place of a new one, if it fits: a layer's last result.
+    `spare` and `spare_slope` are arrays to write to in place of new ones, if they fit: a layer's last results.
     """
     row = weights if biases is None else biases
     if type(inputs) is ndarray and type(weights) is ndarray and type(row) is ndarray and out is None:
@@ -166,7 +166,10 @@ def _forward(inputs, weights, biases, out, activation, spare=None, precision=Non
                 output = spare
                 if spare is None or spare.dtype is not dtype or len(spare) != len(inputs):
                     output = empty((len(inputs), weights.shape[1]), dtype)
-                s = output if activation != GELU else empty(output.shape, dtype)
+                s = output
+                if activation == GELU:
+                    fits = spare_slope is not None and spare_slope.shape == output.shape and spare_slope.dtype is dtype
+                    s = spare_slope if fits else empty(output.shape, dtype)
                 if not compiled(inputs, weights, row, biases is not None, output, s, s is not output, activation):
                     return output, s
     return _forward_any(inputs, weights, biases, out, activation, precision)

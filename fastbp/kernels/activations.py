@@ -8,6 +8,7 @@
     tanh            tanh(z)                                 1 - s²                              s = y
     gelu            z (1 + tanh(u)) / 2,                    s                                   s = dy/dz
                     u = sqrt(2/π) (z + 0.044715 z³)
+                    (1 + tanh(u)) / 2 is sigmoid(2 u), which has no difference to lose digits in
 
 (Maas, Hannun and Ng, Rectifier nonlinearities, ICML 2013, for leaky_relu; Hendrycks and Gimpel, Gaussian error linear units,
 arXiv:1606.08415, section 2, for gelu, in the form that needs no error function.)
@@ -45,7 +46,10 @@ _TANH_IS_1, _GELU_IS_LINEAR = 20.0, 30.0          # from these on, to the last b
 
 @cache
 def exponentials(dtype):
-    """(exp, expm1) of tiles of a Numba float type, off by at most 2 units in the last place (expm1: 3)."""
+    """(exp, expm1) of tiles of a Numba float type, off by at most 2 units in the last place (expm1: 3).
+
+    expm1 is inf from half the largest number on.
+    """
     least, most, ln2_high, ln2_low, terms, magic = _EXP[dtype]
     series = tuple(1 / math.factorial(k + 1) for k in range(terms))
 
@@ -112,11 +116,11 @@ def _build(dtype):
                 else:
                     near = clamped(z, -_GELU_IS_LINEAR, _GELU_IS_LINEAR)
                     square = near * near
-                    t = tanh(_GELU_SCALE * near * (1.0 + _GELU_CUBE * square))
-                    result = 0.5 * z * (1.0 + t)
+                    share = sigmoid(2.0 * _GELU_SCALE * near * (1.0 + _GELU_CUBE * square))
+                    result = clamped(z, -_GELU_IS_LINEAR, math.inf) * share     # -inf * 0 would be a NaN
                     if slope.data != 0:
-                        inner = 0.5 * _GELU_SCALE * (1.0 + 3.0 * _GELU_CUBE * square)
-                        derivative = 0.5 * (1.0 + t) + near * (1.0 - t * t) * inner
+                        inner = 2.0 * _GELU_SCALE * (1.0 + 3.0 * _GELU_CUBE * square)
+                        derivative = share + near * share * (1.0 - share) * inner
                         tile.store(derivative, slopes + j * size, 0, 1, cols - j)
                 tile.store(result, address + j * size, 0, 1, cols - j)
         return _link.OK
