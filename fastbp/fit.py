@@ -70,8 +70,8 @@ def _epoch(run, order, epoch, bar):
                 bar.update(epoch + rows / len(run.data[0]) - bar.n)
     except FloatingPointError:
         raise FloatingPointError(
-            f"the loss is not finite in batch {run.rows_done // run.batch + 1} of epoch {epoch + 1}, expected a finite one: the "
-            "weights are as they were before that batch; try a lower learning rate, or look for NaN and inf in the data "
+            f"the loss is not finite in batch {run.rows_done // run.batch + 1} of epoch {epoch + 1}, expected a finite one: "
+            "the weights are as they were before that batch; try a lower learning rate, or look for NaN and inf in the data "
             "(check_finite=False trains on)") from None
 
 

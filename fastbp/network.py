@@ -62,8 +62,9 @@ class Sequential:
 
     def gradients(self) -> list[np.ndarray]:
         """Of the last backward, in the order of parameters()."""
-        pairs = [(layer.weights, layer.dweights) for layer in self.dense], [(layer.biases, layer.dbiases) for layer in self.dense]
-        return [gradient for pair in zip(*pairs, strict=True) for values, gradient in pair if values is not None]
+        pairs = [pair for layer in self.dense
+                 for pair in ((layer.weights, layer.dweights), (layer.biases, layer.dbiases))]
+        return [gradient for values, gradient in pairs if values is not None]
 
     def forward(self, x: ArrayLike, training: bool = False) -> np.ndarray:
         """The scores (rows, n_outputs) of x (rows, n_inputs), layer by layer, for a training loop of one's own.
@@ -203,5 +204,6 @@ def _check(layers, loss):
             raise TypeError(f"layers[{i}] is {layer!r}, expected a Dense, DenseReLU, Dropout or ReLU")
     brought = {"SoftmaxCrossEntropy": "softmax", "BinaryCrossEntropy": "sigmoid"}.get(type(loss).__name__)
     if brought is not None and (before._kind != IDENTITY or isinstance(layers[-1], ReLU)):
-        raise ValueError(f"the last layer has activation {'relu' if before._kind == IDENTITY else before.activation!r}, expected "
-                         f"'identity': {type(loss).__name__} brings its {brought} with it")
+        activation = "relu" if before._kind == IDENTITY else before.activation
+        raise ValueError(f"the last layer has activation {activation!r}, expected 'identity': {type(loss).__name__} brings its "
+                         f"{brought} with it")

@@ -41,8 +41,8 @@ def load(path: str | os.PathLike):
 
     arrays, about = _storage.read(path)
     if about.get("format") != _FORMAT:
-        raise ValueError(f"{os.fspath(path)} is of format {about.get('format')!r}, expected {_FORMAT}: it is no network, or one of "
-                         "a later fastbp")
+        raise ValueError(f"{os.fspath(path)} is of format {about.get('format')!r}, expected {_FORMAT}: it is no network, or "
+                         "one of a later fastbp")
     try:
         layers = [_layer(described, arrays.get(f"{i}.weights"), arrays.get(f"{i}.biases"))
                   for i, described in enumerate(about["layers"])]
@@ -62,6 +62,7 @@ def _layer(described, weights, biases):
     layer = Dense(0, 0, activation=described["activation"], bias=biases is not None, dtype=weights.dtype,
                   need_dinputs=bool(described["need_dinputs"]), precision=described["precision"])
     if biases is not None and (biases.shape != (1, weights.shape[1]) or biases.dtype != weights.dtype):
-        raise ValueError(f"biases of {biases.dtype} have shape {biases.shape}, expected (1, {weights.shape[1]}) of {weights.dtype}")
+        raise ValueError(f"biases of {biases.dtype} have shape {biases.shape}, expected (1, {weights.shape[1]}) of "
+                         f"{weights.dtype}")
     layer.weights, layer.biases = np.array(weights), None if biases is None else np.array(biases)
     return layer

@@ -13,7 +13,6 @@ from .kernels.training import NOT_FINITE, Layer, Training
 from .losses import Loss
 from .optimizers import Optimizer
 
-
 _CALL = 0.01                    # seconds of a call of compiled code
 
 
@@ -55,14 +54,15 @@ class Run:
         numbers = address_of(self._numbers)
         gradient_factor, loss_factor = loss.factors(self.outputs)
         self._numbers[:8] = 0, *loss._bounds, gradient_factor, loss_factor, l2, shared, 0
-        self._set(layers=address_of(self._layers), count=len(parts), first=first, inputs=inputs, work=sum(p.weights.size for p in dense), batch=batch, loss=loss._kind,
-                  loss_numbers=numbers, gradient_factor=numbers + 24, loss_factor=numbers + 32, penalty=numbers + 40,
-                  results=numbers + 64, sums=address_of(self._sums), statuses=address_of(self._statuses),
-                  shards=self._shards, distance=self._distance, update=self._step.address if self._step else 0,
+        self._set(layers=address_of(self._layers), count=len(parts), first=first, inputs=inputs,
+                  work=sum(p.weights.size for p in dense), batch=batch, loss=loss._kind, loss_numbers=numbers,
+                  gradient_factor=numbers + 24, loss_factor=numbers + 32, penalty=numbers + 40, results=numbers + 64,
+                  sums=address_of(self._sums), statuses=address_of(self._statuses), shards=self._shards,
+                  distance=self._distance, update=self._step.address if self._step else 0,
                   progress=address_of(self._progress), check=check)
 
     def use(self, x: np.ndarray, targets: np.ndarray, weights: np.ndarray | None) -> None:
-        """Take data: x (rows, inputs) of the network's dtype with contiguous rows, targets and weights as losses.py makes them."""
+        """Take data: x (rows, inputs) of the network's dtype with contiguous rows, targets and weights as losses.py has."""
         labels = targets.ndim == 1
         self.data = x, targets, weights
         self._set(rows=len(x), x=address_of(x), x_row=x.strides[0], targets=address_of(targets),
@@ -135,7 +135,7 @@ class Run:
                               self._shards, self._distance)
 
     def _make_gradients(self, dense):
-        """(dweights, dbiases) of each layer, of the first shard; those of the others lie at the same distance from each other."""
+        """(dweights, dbiases) of each layer, of the first shard; those of the others lie at equal distances after them."""
         shapes = [shape for p in dense for shape in (p.weights.shape, (1, p.weights.shape[1]))]
         line = CACHE_LINE // self.dtype.itemsize
         ends = np.cumsum([0] + [-(-rows * cols // line) * line for rows, cols in shapes])
