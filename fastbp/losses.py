@@ -176,7 +176,7 @@ def _run(kind, scores, targets, weights, numbers, sums):
     """The kernel, which writes over the scores."""
     numbers = np.array(numbers)
     addresses = [0 if a is None else address_of(a) for a in (targets, weights, numbers, sums)]
-    targets_row = targets.strides[0] if targets is not None and targets.ndim == 2 else 0
+    targets_row = targets[:1].nbytes if targets is not None and targets.ndim == 2 else 0
     job = Job(-(-len(scores) // kernels.ROWS), *scores.shape, address_of(scores), scores.strides[0], kind, addresses[0],
               targets_row, *addresses[1:])
     words = np.array(job, np.int64)

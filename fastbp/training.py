@@ -63,10 +63,9 @@ class Run:
 
     def use(self, x: np.ndarray, targets: np.ndarray, weights: np.ndarray | None) -> None:
         """Take data: x (rows, inputs) of the network's dtype with contiguous rows, targets and weights as losses.py has."""
-        labels = targets.ndim == 1
-        self.data = x, targets, weights
+        self.data, targets_bytes = (x, targets, weights), targets[:1].nbytes
         self._set(rows=len(x), x=address_of(x), x_row=x.strides[0], targets=address_of(targets),
-                  targets_row=0 if labels else targets.strides[0], targets_bytes=targets.strides[0],
+                  targets_row=0 if targets.ndim == 1 else targets_bytes, targets_bytes=targets_bytes,
                   weights=0 if weights is None else address_of(weights))
         self._gathered = (self._room((self.batch, x.shape[1])), np.empty((self.batch, *targets.shape[1:]), targets.dtype),
                           np.empty(self.batch))
