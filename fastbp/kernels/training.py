@@ -231,7 +231,7 @@ def _build_steps(dtype):
 
     @kernel
     def weight_of(job, start, rows):
-        """The sum of the weights of a batch, after gathering them."""
+        """The sum of the weights of a batch, after gathering them; 1 if all are 0, so that its loss and gradients are 0, too."""
         if job.weights == 0:
             return float(rows)
         weights = job.weights + 8 * start
@@ -240,7 +240,7 @@ def _build_steps(dtype):
         weight = 0.0
         for i in range(rows):
             weight += number(weights + 8 * i)
-        return weight
+        return weight if weight > 0.0 else 1.0
 
     @kernel
     def all_shards(job_address, start, rows, key, memory):
