@@ -1,4 +1,4 @@
-"""Optimisers: they know their settings and what they remember of each array; a step is one compiled pass (kernels/optimizers.py).
+"""Optimisers: they know their settings and what they remember of each array; a step is one pass (kernels/optimizers.py).
 
 An optimiser is for the parameters of one network: its first step makes room beside each array for what it remembers of it.
 """
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from . import _link, functional
+from . import functional
 from ._operands import FLOATS, address_of, empty
 from .kernels import optimizers as kernels
 from .kernels.optimizers import Array, Rates, Settings, Update

@@ -231,7 +231,7 @@ def _build_steps(dtype):
 
     @kernel
     def weight_of(job, start, rows):
-        """The sum of the weights of a batch, after gathering them; 1 if all are 0, so that its loss and gradients are 0, too."""
+        """The sum of the weights of a batch, after gathering them; 1 if all are 0, so that loss and gradients are 0, too."""
         if job.weights == 0:
             return float(rows)
         weights = job.weights + 8 * start
