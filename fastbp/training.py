@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from . import functional
-from ._operands import BFLOAT16, CACHE_LINE, address_of, empty
+from ._operands import CACHE_LINE, address_of, empty, multiplied
 from .kernels import blocking, losses
 from .kernels.activations import GELU, IDENTITY
 from .kernels.training import NOT_FINITE, Layer, Training
@@ -155,7 +155,7 @@ class Run:
                 records.append(Layer(inputs, neurons, 0, 0, 0, 0, 0, 0, 0, address_of(y), 0, 0, int(part.rate * 2**63),
                                      address_of(factor)))
             else:
-                forward, backward = functional.units(self.dtype if part.precision is None else BFLOAT16)
+                forward, backward = functional.units(multiplied(self.dtype, part.precision))
                 slope = self._keep(self._room((batch, neurons))) if part.activation == GELU else None
                 dweights, dbiases = next(gradients)
                 records.append(Layer(inputs, neurons, part.activation, forward, backward, address_of(part.weights),
