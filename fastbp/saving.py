@@ -16,6 +16,7 @@ def save(network, path):
     The suffix says how: .safetensors (which other programs read, too) or .npz. The file is written next to it and then
     renamed, so that a crash leaves what was there. Raises ValueError for another suffix, OSError where it cannot be written.
     """
+    network.parts()                 # assigned arrays become what load takes, or raise
     arrays, layers = {}, []
     for i, layer in enumerate(network.layers):
         described = {"type": type(layer).__name__}
@@ -46,9 +47,13 @@ def load(path: str | os.PathLike):
     try:
         layers = [_layer(described, arrays.get(f"{i}.weights"), arrays.get(f"{i}.biases"))
                   for i, described in enumerate(about["layers"])]
+        unknown = arrays.keys() - {f"{i}.{name}" for i, layer in enumerate(layers) for name in ("weights", "biases")
+                                   if isinstance(layer, Dense)}
+        if unknown:
+            raise ValueError(f"there are arrays that belong to no layer: {', '.join(sorted(unknown))}")
         loss = None if about["loss"] is None else LOSSES[about["loss"]]()
         return Sequential(layers, loss, l2=about["l2"])
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise ValueError(f"{os.fspath(path)} does not describe a network: {error!r}") from error
 
 
