@@ -10,6 +10,8 @@ from .losses import as_weights
 from .optimizers import Optimizer
 from .training import Run
 
+_BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} epochs [{elapsed}<{remaining}{postfix}]"
+
 
 @dataclass
 class History:
@@ -48,7 +50,7 @@ def fit(network, x, y, *, epochs, batch_size, optimizer, sample_weight, validati
               check=check_finite, key=int(rng.integers(1 << 62)))
     run.use(*data)
     history = History()
-    bar = tqdm(total=epochs, desc="Training", unit="epoch", disable=None if progress else True)
+    bar = tqdm(total=epochs, desc="Training", disable=None if progress else True, smoothing=0, bar_format=_BAR)
     try:
         for epoch in range(epochs):
             order = rng.permutation(len(data[0])) if shuffle else None
@@ -88,7 +90,7 @@ def _note(network, run, validation, history, bar):
     told = {name: number for name, number in numbers.items() if number is not None}
     for name, number in told.items():
         getattr(history, name).append(number)
-    bar.set_postfix({name: f"{number:.4f}" for name, number in told.items()})
+    bar.set_postfix({name: f"{number:.4f}" for name, number in told.items()}, refresh=False)
 
 
 def _as_data(network, x, y, sample_weight):
