@@ -31,6 +31,8 @@ class Run:
 
     l2: of a penalty l2 / 2 * Σ w² of all weights; shared: divided by the weight of a batch's rows, as scikit-learn has it.
     Without an optimiser only gradients are computed. check: stop at a loss that is not finite. key: of the dropouts.
+    gradients: of the last step, of weights and biases; values: what each part computed in it, but that a last part without an
+    activation has the gradient of the loss in its place.
     """
 
     def __init__(self, parts: Sequence[Part], inputs: int, loss: Loss, optimizer: Optimizer | None, batch: int, *,
@@ -146,10 +148,10 @@ class Run:
 
     def _records(self, inputs, batch):
         """The Layer of each part, with memory for a batch."""
-        records, gradients = [], iter(self._all_gradients)
+        records, gradients, self.values = [], iter(self._all_gradients), []
         for part in self.parts:
             neurons = inputs if part.weights is None else part.weights.shape[1]
-            y = self._keep(self._room((batch, neurons)))
+            self.values.append(y := self._room((batch, neurons)))
             if part.weights is None:
                 self._keep(factor := np.array([1 / (1 - part.rate)]))
                 records.append(Layer(inputs, neurons, 0, 0, 0, 0, 0, 0, 0, address_of(y), 0, 0, int(part.rate * 2**63),
