@@ -33,7 +33,7 @@ class Loss:
 
     def evaluate(self, scores: ArrayLike, targets: ArrayLike,
                  sample_weight: ArrayLike | None = None) -> tuple[float, float, np.ndarray]:
-        """(loss, how many of the rows or elements are right, gradient): scores above 0 or the highest are the answers."""
+        """(loss, how many of the rows or elements are right, gradient): those above 0, or the first highest, are answers."""
         scores = _as_scores(scores)
         rows, outputs = scores.shape
         targets, weights = self.as_targets(targets, rows, outputs, scores.dtype), as_weights(sample_weight, rows)
