@@ -10,6 +10,8 @@ from .losses import as_weights
 from .optimizers import Optimizer
 from .training import Run
 
+_BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} epochs [{elapsed}<{remaining}{postfix}]"
+
 
 @dataclass
 class History:
@@ -37,6 +39,10 @@ def fit(network, x, y, *, epochs, batch_size, optimizer, sample_weight, validati
             raise ValueError(f"{name} is {value!r}, expected an integer of at least 1")
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"optimizer is {optimizer!r}, expected one such as Adam()")
+    callbacks = list(callbacks)
+    for callback in callbacks:
+        if not callable(callback):
+            raise TypeError(f"callbacks holds {callback!r}, expected functions of the network and the History")
     data = _as_data(network, x, y, sample_weight)
     validation = _as_validation(network, validation_data)
     rng = np.random.default_rng(rng)
@@ -44,13 +50,14 @@ def fit(network, x, y, *, epochs, batch_size, optimizer, sample_weight, validati
               check=check_finite, key=int(rng.integers(1 << 62)))
     run.use(*data)
     history = History()
-    bar = tqdm(total=epochs, desc="Training", unit="epoch", disable=None if progress else True)
+    bar = tqdm(total=epochs, desc="Training", disable=None if progress else True, smoothing=0, bar_format=_BAR)
     try:
         for epoch in range(epochs):
             order = rng.permutation(len(data[0])) if shuffle else None
             _epoch(run, order, epoch, bar)
             _note(network, run, validation, history, bar)
-            if any([callback(network, history) is True for callback in callbacks]):
+            answers = [callback(network, history) for callback in callbacks]
+            if any(isinstance(answer, bool | np.bool_) and answer for answer in answers):
                 break
     except KeyboardInterrupt:
         history.interrupted = True
@@ -70,25 +77,20 @@ def _epoch(run, order, epoch, bar):
                 bar.update(epoch + rows / len(run.data[0]) - bar.n)
     except FloatingPointError:
         raise FloatingPointError(
-            f"the loss is not finite in batch {run.rows_done // run.batch + 1} of epoch {epoch + 1}, expected a finite one: the "
-            "weights are as they were before that batch; try a lower learning rate, or look for NaN and inf in the data "
+            f"the loss is not finite in batch {run.rows_done // run.batch + 1} of epoch {epoch + 1}, expected a finite one: "
+            "the weights are as they were before that batch; try a lower learning rate, or look for NaN and inf in the data "
             "(check_finite=False trains on)") from None
 
 
 def _note(network, run, validation, history, bar):
-    """Add an epoch to the history."""
-    history.loss.append(run.mean_loss)
-    told = {"loss": f"{run.mean_loss:.4f}"}
-    if run.accuracy is not None:
-        history.accuracy.append(run.accuracy)
+    """Add an epoch to the history, all of it after the work that Ctrl-C may end."""
+    numbers = {"loss": run.mean_loss, "accuracy": run.accuracy}
     if validation is not None:
-        loss, accuracy = network.evaluate(*validation)
-        history.validation_loss.append(loss)
-        told["validation_loss"] = f"{loss:.4f}"
-        if accuracy is not None:
-            history.validation_accuracy.append(accuracy)
-            told["validation_accuracy"] = f"{accuracy:.3f}"
-    bar.set_postfix(told)
+        numbers["validation_loss"], numbers["validation_accuracy"] = network.evaluate(*validation)
+    told = {name: number for name, number in numbers.items() if number is not None}
+    for name, number in told.items():
+        getattr(history, name).append(number)
+    bar.set_postfix({name: f"{number:.4f}" for name, number in told.items()}, refresh=False)
 
 
 def _as_data(network, x, y, sample_weight):
@@ -111,4 +113,4 @@ def _as_validation(network, validation_data):
     x, y, *weights = validation_data
     x = network.as_inputs("validation_data: x", x)
     network.loss.as_targets(y, len(x), network.n_outputs, network.dtype)
-    return x, y, weights[0] if weights else None
+    return x, y, as_weights(weights[0] if weights else None, len(x))

@@ -3,7 +3,7 @@ import numpy as np
 
 from . import functional
 from .kernels.activations import LEAKY_RELU, RELU
-from .training import Part, Run
+from .training import Run
 
 _CHANGE = 1e-5
 
@@ -12,21 +12,19 @@ def check_gradients(network, x, y, *, places=100, rng=0):
     """The largest error of a network's gradients, relative to the largest gradient of each array, in float64.
 
     Up to `places` random places of each array of weights and biases are changed by ±1e-5, in a float64 copy of the network,
-    for the samples of x (rows, n_inputs) and y; its Dropout drops the same each time. Of samples that are so near the kink of
-    a ReLU, z = 0, that a change could take them across it, where the differences have no gradient to agree with, none are
-    used. The result is some 1e-7 or less where all is well. Raises ValueError where no sample is left.
+    for the samples of x (rows, n_inputs) and y; its Dropout drops the same each time. Samples that are so near the kink of a
+    ReLU, z = 0, that a change could take them across it, where the differences have no gradient to agree with, weigh nothing.
+    The result is some 1e-7 or less where all is well. Raises ValueError where no sample is left.
     """
     parts = [part._replace(precision=None, **{name: None if array is None else array.astype(np.float64)
                                               for name, array in (("weights", part.weights), ("biases", part.biases))})
              for part in network.parts()]
-    x = network.as_inputs("x", x).astype(np.float64)
+    x = network.as_inputs("x", x).astype(np.float64, order="C")
     targets = network.loss.as_targets(y, len(x), network.n_outputs, np.dtype(np.float64))
-    chosen = _far_from_kinks(parts, x)
-    if not len(chosen):
-        raise ValueError(f"x has {len(x)} rows that are all at the kink of a ReLU, expected others")
     rng = np.random.default_rng(rng)
-    run = Run(parts, network.n_inputs, network.loss, None, len(chosen), check=False)
-    run.use(np.ascontiguousarray(x[chosen]), np.ascontiguousarray(targets[chosen]), None)
+    weights = np.ones(len(x))
+    run = Run(parts, network.n_inputs, network.loss, None, len(x), check=False)
+    run.use(x, targets, weights)
 
     def loss():
         run.start()
@@ -34,6 +32,10 @@ def check_gradients(network, x, y, *, places=100, rng=0):
         run.advance(1)
         return run.mean_loss
 
+    loss()
+    weights[:] = _far_from_kinks(run, x)
+    if not weights.any():
+        raise ValueError(f"x has {len(x)} rows that are all at the kink of a ReLU, expected others")
     loss()
     gradients = [gradient.copy() for gradient in run.gradients]
     arrays = [array for part in parts for array in (part.weights, part.biases) if array is not None]
@@ -58,13 +60,11 @@ def _central_difference(values, place, function):
     return (above - below) / (2 * _CHANGE)
 
 
-def _far_from_kinks(parts: list[Part], x):
-    """The samples of which no z of a ReLU is near 0."""
+def _far_from_kinks(run, x):
+    """Whether no z of a ReLU is near 0, of each sample of the run's last step."""
     far = np.ones(len(x), bool)
-    for part in parts:
-        if part.weights is not None:
-            z = functional.dense_forward(x, part.weights, part.biases)
-            if part.activation in (RELU, LEAKY_RELU):
-                far &= (np.abs(z) > 10 * _CHANGE * max(1, np.abs(x).max(initial=0))).all(axis=1)
-            x = functional._forward(x, part.weights, part.biases, None, part.activation)[0]
-    return np.flatnonzero(far)
+    for part, inputs in zip(run.parts, [x, *run.values], strict=False):
+        if part.activation in (RELU, LEAKY_RELU):
+            z = functional.dense_forward(inputs, part.weights, part.biases)
+            far &= (np.abs(z) > 10 * _CHANGE * max(1, np.abs(inputs).max(initial=0))).all(axis=1)
+    return far

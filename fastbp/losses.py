@@ -33,7 +33,7 @@ class Loss:
 
     def evaluate(self, scores: ArrayLike, targets: ArrayLike,
                  sample_weight: ArrayLike | None = None) -> tuple[float, float, np.ndarray]:
-        """(loss, how many of the rows or elements are right, gradient): scores above 0 or the highest are the answers."""
+        """(loss, how many of the rows or elements are right, gradient): those above 0, or the first highest, are answers."""
         scores = _as_scores(scores)
         rows, outputs = scores.shape
         targets, weights = self.as_targets(targets, rows, outputs, scores.dtype), as_weights(sample_weight, rows)
@@ -176,7 +176,7 @@ def _run(kind, scores, targets, weights, numbers, sums):
     """The kernel, which writes over the scores."""
     numbers = np.array(numbers)
     addresses = [0 if a is None else address_of(a) for a in (targets, weights, numbers, sums)]
-    targets_row = targets.strides[0] if targets is not None and targets.ndim == 2 else 0
+    targets_row = targets[:1].nbytes if targets is not None and targets.ndim == 2 else 0
     job = Job(-(-len(scores) // kernels.ROWS), *scores.shape, address_of(scores), scores.strides[0], kind, addresses[0],
               targets_row, *addresses[1:])
     words = np.array(job, np.int64)

@@ -25,14 +25,16 @@ class Sequential:
     loss: what to train for, SoftmaxCrossEntropy(), BinaryCrossEntropy() or MeanSquaredError(); None: only to predict.
     l2: of a penalty l2 / 2 * Σ w² of all weights, without biases, that is added to the loss.
 
-    Raises TypeError for what is no such layer or loss, ValueError for layers that do not fit each other, or for a last layer
-    whose activation the loss brings with it.
+    Raises TypeError for what is no such layer or loss, ValueError for layers that do not fit each other, for one that is there
+    twice, or for a last layer whose activation the loss brings with it. Weights and biases may be assigned later: what is not
+    an array of the network's dtype, in C order, that can be written, is replaced by a copy that is, when it is used.
     """
 
     def __init__(self, layers: Iterable[Dense | Dropout | ReLU], loss: Loss | None = None, *, l2: float = 0.0):
         self.layers = list(layers)
         self.loss, self.l2 = loss, float(l2)
         _check(self.layers, loss)
+        self.dtype = _dtype(self.dense)
         if not 0 <= self.l2 < np.inf:
             raise ValueError(f"l2 is {l2!r}, expected a number of 0 or more")
 
@@ -40,10 +42,6 @@ class Sequential:
     def dense(self) -> list[Dense]:
         """The dense layers."""
         return [layer for layer in self.layers if isinstance(layer, Dense)]
-
-    @property
-    def dtype(self) -> np.dtype:
-        return self.dense[0].weights.dtype
 
     @property
     def n_inputs(self) -> int:
@@ -63,8 +61,9 @@ class Sequential:
 
     def gradients(self) -> list[np.ndarray]:
         """Of the last backward, in the order of parameters()."""
-        pairs = [(layer.weights, layer.dweights) for layer in self.dense], [(layer.biases, layer.dbiases) for layer in self.dense]
-        return [gradient for pair in zip(*pairs, strict=True) for values, gradient in pair if values is not None]
+        pairs = [pair for layer in self.dense
+                 for pair in ((layer.weights, layer.dweights), (layer.biases, layer.dbiases))]
+        return [gradient for values, gradient in pairs if values is not None]
 
     def forward(self, x: ArrayLike, training: bool = False) -> np.ndarray:
         """The scores (rows, n_outputs) of x (rows, n_inputs), layer by layer, for a training loop of one's own.
@@ -143,7 +142,12 @@ class Sequential:
     # ---- what the network is to training.py and gradients.py
 
     def parts(self) -> list[Part]:
-        """The layers as training.py takes them. Weights and biases that are not in C order are replaced by copies that are."""
+        """The layers as training.py takes them; ValueError if what was assigned does not fit any more."""
+        for layer in self.dense:
+            layer.weights = np.require(layer.weights, self.dtype, "CW")
+            if layer.biases is not None:
+                layer.biases = operands.as_biases(np.require(layer.biases, self.dtype, "CW"), layer.weights.shape[-1])
+        _check(self.layers, self.loss)
         parts = []
         for layer in self.layers:
             if isinstance(layer, ReLU):
@@ -151,8 +155,6 @@ class Sequential:
             elif isinstance(layer, Dropout):
                 parts.append(Part(None, rate=layer.rate))
             else:
-                layer.weights = _in_order(layer.weights, self.dtype)
-                layer.biases = None if layer.biases is None else _in_order(layer.biases, self.dtype)
                 parts.append(Part(layer.weights, layer.biases, layer._kind, layer.precision))
         return parts
 
@@ -185,31 +187,44 @@ class Sequential:
             raise ValueError(f"loss is None, expected one for {what}, as in Sequential(layers, SoftmaxCrossEntropy())")
 
 
-def _in_order(array, dtype):
-    return np.ascontiguousarray(array, dtype)
+def _dtype(dense):
+    """That of all weights."""
+    dtype = dense[0].weights.dtype
+    if dtype not in operands.FLOATS:
+        raise ValueError(f"the layers' weights are of {dtype}, expected float32 or float64")
+    for layer in dense:
+        if layer.weights.dtype != dtype:
+            raise ValueError(f"a layer's weights are of {layer.weights.dtype}, expected {dtype}: as those of the first")
+    return dtype
 
 
 def _check(layers, loss):
-    if not layers or not isinstance(layers[-1], Dense | ReLU) or not any(isinstance(layer, Dense) for layer in layers):
+    for i, layer in enumerate(layers):
+        if not isinstance(layer, Dense | Dropout | ReLU):
+            raise TypeError(f"layers[{i}] is {layer!r}, expected a Dense, DenseReLU, Dropout or ReLU")
+        if any(layer is other for other in layers[:i]):
+            raise ValueError(f"layers[{i}] is there before, expected a layer of its own")
+    if not layers or isinstance(layers[-1], Dropout) or not any(isinstance(layer, Dense) for layer in layers):
         raise ValueError("layers ends with no Dense, expected one: its output are the scores")
     if loss is not None and not isinstance(loss, Loss):
         raise TypeError(f"loss is {loss!r}, expected a loss such as SoftmaxCrossEntropy(), or None")
     before = None
     for i, layer in enumerate(layers):
         if isinstance(layer, Dense):
+            if layer.weights.ndim != 2:
+                raise ValueError(f"layers[{i}] has weights of shape {layer.weights.shape}, expected (n_inputs, n_neurons)")
             if before is not None and len(layer.weights) != before.weights.shape[1]:
                 raise ValueError(f"layers[{i}] has {len(layer.weights)} inputs, expected {before.weights.shape[1]}: the layer "
                                  "before has as many neurons")
-            if before is not None and layer.weights.dtype != before.weights.dtype:
-                raise ValueError(f"layers[{i}] is of {layer.weights.dtype}, expected {before.weights.dtype}: as the others")
             before = layer
         elif isinstance(layer, ReLU):
             previous = layers[i - 1] if i else None
             if not isinstance(previous, Dense) or previous._kind != IDENTITY:
                 raise ValueError(f"layers[{i}] is a ReLU, expected it after a Dense without an activation")
-        elif not isinstance(layer, Dropout):
-            raise TypeError(f"layers[{i}] is {layer!r}, expected a Dense, DenseReLU, Dropout or ReLU")
+    if not before.weights.shape[1]:
+        raise ValueError("the last Dense has 0 neurons, expected at least one")
     brought = {"SoftmaxCrossEntropy": "softmax", "BinaryCrossEntropy": "sigmoid"}.get(type(loss).__name__)
     if brought is not None and (before._kind != IDENTITY or isinstance(layers[-1], ReLU)):
-        raise ValueError(f"the last layer has activation {'relu' if before._kind == IDENTITY else before.activation!r}, expected "
-                         f"'identity': {type(loss).__name__} brings its {brought} with it")
+        activation = "relu" if before._kind == IDENTITY else before.activation
+        raise ValueError(f"the last layer has activation {activation!r}, expected 'identity': {type(loss).__name__} brings its "
+                         f"{brought} with it")

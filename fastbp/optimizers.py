@@ -1,4 +1,4 @@
-"""Optimisers: they know their settings and what they remember of each array; a step is one compiled pass (kernels/optimizers.py).
+"""Optimisers: they know their settings and what they remember of each array; a step is one pass (kernels/optimizers.py).
 
 An optimiser is for the parameters of one network: its first step makes room beside each array for what it remembers of it.
 """
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from . import _link, functional
+from . import functional
 from ._operands import FLOATS, address_of, empty
 from .kernels import optimizers as kernels
 from .kernels.optimizers import Array, Rates, Settings, Update
@@ -83,9 +83,13 @@ class Optimizer:
         if self._states is None:
             self.remember([[_zeros(a) for _ in range(kernels.STATES[self._kind])] for a in parameters])
             self._shapes = [a.shape for a in parameters]
-        shapes = [a.shape for a in parameters]
+            self._dtypes = [a.dtype for a in parameters]
+        shapes, dtypes = [a.shape for a in parameters], [a.dtype for a in parameters]
         if self._shapes is not None and shapes != self._shapes:
             raise ValueError(f"parameters have shapes {shapes}, expected those of the optimiser's first step, {self._shapes}: "
+                             "another network needs an optimiser of its own")
+        if self._shapes is not None and dtypes != self._dtypes:
+            raise ValueError(f"parameters are of {dtypes[0]}, expected {self._dtypes[0]}, as at the optimiser's first step: "
                              "another network needs an optimiser of its own")
         return Step(self, parameters, gradients, penalised, shards, distance)
 

@@ -16,6 +16,7 @@ def save(network, path):
     The suffix says how: .safetensors (which other programs read, too) or .npz. The file is written next to it and then
     renamed, so that a crash leaves what was there. Raises ValueError for another suffix, OSError where it cannot be written.
     """
+    network.parts()                 # assigned arrays become what load takes, or raise
     arrays, layers = {}, []
     for i, layer in enumerate(network.layers):
         described = {"type": type(layer).__name__}
@@ -41,14 +42,18 @@ def load(path: str | os.PathLike):
 
     arrays, about = _storage.read(path)
     if about.get("format") != _FORMAT:
-        raise ValueError(f"{os.fspath(path)} is of format {about.get('format')!r}, expected {_FORMAT}: it is no network, or one of "
-                         "a later fastbp")
+        raise ValueError(f"{os.fspath(path)} is of format {about.get('format')!r}, expected {_FORMAT}: it is no network, or "
+                         "one of a later fastbp")
     try:
         layers = [_layer(described, arrays.get(f"{i}.weights"), arrays.get(f"{i}.biases"))
                   for i, described in enumerate(about["layers"])]
+        unknown = arrays.keys() - {f"{i}.{name}" for i, layer in enumerate(layers) for name in ("weights", "biases")
+                                   if isinstance(layer, Dense)}
+        if unknown:
+            raise ValueError(f"there are arrays that belong to no layer: {', '.join(sorted(unknown))}")
         loss = None if about["loss"] is None else LOSSES[about["loss"]]()
         return Sequential(layers, loss, l2=about["l2"])
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise ValueError(f"{os.fspath(path)} does not describe a network: {error!r}") from error
 
 
@@ -62,6 +67,7 @@ def _layer(described, weights, biases):
     layer = Dense(0, 0, activation=described["activation"], bias=biases is not None, dtype=weights.dtype,
                   need_dinputs=bool(described["need_dinputs"]), precision=described["precision"])
     if biases is not None and (biases.shape != (1, weights.shape[1]) or biases.dtype != weights.dtype):
-        raise ValueError(f"biases of {biases.dtype} have shape {biases.shape}, expected (1, {weights.shape[1]}) of {weights.dtype}")
+        raise ValueError(f"biases of {biases.dtype} have shape {biases.shape}, expected (1, {weights.shape[1]}) of "
+                         f"{weights.dtype}")
     layer.weights, layer.biases = np.array(weights), None if biases is None else np.array(biases)
     return layer

@@ -6,13 +6,12 @@ from typing import NamedTuple
 import numpy as np
 
 from . import functional
-from ._operands import BFLOAT16, CACHE_LINE, address_of, empty
+from ._operands import CACHE_LINE, address_of, empty, multiplied
 from .kernels import blocking, losses
 from .kernels.activations import GELU, IDENTITY
 from .kernels.training import NOT_FINITE, Layer, Training
 from .losses import Loss
 from .optimizers import Optimizer
-
 
 _CALL = 0.01                    # seconds of a call of compiled code
 
@@ -32,6 +31,8 @@ class Run:
 
     l2: of a penalty l2 / 2 * Σ w² of all weights; shared: divided by the weight of a batch's rows, as scikit-learn has it.
     Without an optimiser only gradients are computed. check: stop at a loss that is not finite. key: of the dropouts.
+    gradients: of the last step, of weights and biases; values: what each part computed in it, but that a last part without an
+    activation has the gradient of the loss in its place.
     """
 
     def __init__(self, parts: Sequence[Part], inputs: int, loss: Loss, optimizer: Optimizer | None, batch: int, *,
@@ -56,18 +57,18 @@ class Run:
         numbers = address_of(self._numbers)
         gradient_factor, loss_factor = loss.factors(self.outputs)
         self._numbers[:8] = 0, *loss._bounds, gradient_factor, loss_factor, l2, shared, 0
-        self._set(layers=address_of(self._layers), count=len(parts), first=first, inputs=inputs, work=sum(p.weights.size for p in dense), batch=batch, loss=loss._kind,
-                  loss_numbers=numbers, gradient_factor=numbers + 24, loss_factor=numbers + 32, penalty=numbers + 40,
-                  results=numbers + 64, sums=address_of(self._sums), statuses=address_of(self._statuses),
-                  shards=self._shards, distance=self._distance, update=self._step.address if self._step else 0,
+        self._set(layers=address_of(self._layers), count=len(parts), first=first, inputs=inputs,
+                  work=sum(p.weights.size for p in dense), batch=batch, loss=loss._kind, loss_numbers=numbers,
+                  gradient_factor=numbers + 24, loss_factor=numbers + 32, penalty=numbers + 40, results=numbers + 64,
+                  sums=address_of(self._sums), statuses=address_of(self._statuses), shards=self._shards,
+                  distance=self._distance, update=self._step.address if self._step else 0,
                   progress=address_of(self._progress), check=check)
 
     def use(self, x: np.ndarray, targets: np.ndarray, weights: np.ndarray | None) -> None:
-        """Take data: x (rows, inputs) of the network's dtype with contiguous rows, targets and weights as losses.py makes them."""
-        labels = targets.ndim == 1
-        self.data = x, targets, weights
+        """Take data: x (rows, inputs) of the network's dtype with contiguous rows, targets and weights as losses.py has."""
+        self.data, targets_bytes = (x, targets, weights), targets[:1].nbytes
         self._set(rows=len(x), x=address_of(x), x_row=x.strides[0], targets=address_of(targets),
-                  targets_row=0 if labels else targets.strides[0], targets_bytes=targets.strides[0],
+                  targets_row=0 if targets.ndim == 1 else targets_bytes, targets_bytes=targets_bytes,
                   weights=0 if weights is None else address_of(weights))
         self._gathered = (self._room((self.batch, x.shape[1])), np.empty((self.batch, *targets.shape[1:]), targets.dtype),
                           np.empty(self.batch))
@@ -136,7 +137,7 @@ class Run:
                               self._shards, self._distance)
 
     def _make_gradients(self, dense):
-        """(dweights, dbiases) of each layer, of the first shard; those of the others lie at the same distance from each other."""
+        """(dweights, dbiases) of each layer, of the first shard; those of the others lie at equal distances after them."""
         shapes = [shape for p in dense for shape in (p.weights.shape, (1, p.weights.shape[1]))]
         line = CACHE_LINE // self.dtype.itemsize
         ends = np.cumsum([0] + [-(-rows * cols // line) * line for rows, cols in shapes])
@@ -148,16 +149,16 @@ class Run:
 
     def _records(self, inputs, batch):
         """The Layer of each part, with memory for a batch."""
-        records, gradients = [], iter(self._all_gradients)
+        records, gradients, self.values = [], iter(self._all_gradients), []
         for part in self.parts:
             neurons = inputs if part.weights is None else part.weights.shape[1]
-            y = self._keep(self._room((batch, neurons)))
+            self.values.append(y := self._room((batch, neurons)))
             if part.weights is None:
                 self._keep(factor := np.array([1 / (1 - part.rate)]))
                 records.append(Layer(inputs, neurons, 0, 0, 0, 0, 0, 0, 0, address_of(y), 0, 0, int(part.rate * 2**63),
                                      address_of(factor)))
             else:
-                forward, backward = functional.units(self.dtype if part.precision is None else BFLOAT16)
+                forward, backward = functional.units(multiplied(self.dtype, part.precision))
                 slope = self._keep(self._room((batch, neurons))) if part.activation == GELU else None
                 dweights, dbiases = next(gradients)
                 records.append(Layer(inputs, neurons, part.activation, forward, backward, address_of(part.weights),

@@ -73,18 +73,27 @@ def _build(dtype):
             part = tile.load(row, scores + j * size, 0, 1, cols - j)
             tile.store(part * factor, scores + j * size, 0, 1, cols - j)
 
+    @inlined
+    def beats_those_before(scores, label):
+        """Whether the score of a label is above those of lower labels: of equal ones the first is the answer."""
+        size, k = tile.itemsize(row), 0
+        z = tile.load_scalar(row, scores + label * size)
+        while k < label and tile.load_scalar(row, scores + k * size) < z:
+            k += 1
+        return k == label
+
     @kernel
     def of_label(scores, cols, target, weight, least, most_loss):
         """(loss, right) of a row whose target is a label."""
         size = tile.itemsize(row)
         label = read(target, _Word).value
-        z = tile.load_scalar(row, scores + label * size)
+        z, is_first = tile.load_scalar(row, scores + label * size), beats_those_before(scores, label)
         most, shares = softmax_row(scores, cols)
         scale_row(scores, cols, weight / shares)
         p = scores + label * size
         tile.store_scalar(row, p, tile.load_scalar(row, p) - weight)
         loss = math.log(shares) - (z - most)
-        return min(max(loss, least), most_loss), z == most
+        return min(max(loss, least), most_loss), is_first and z == most
 
     @kernel
     def of_shares(scores, cols, target, weight, least, most_loss):
@@ -97,7 +106,7 @@ def _build(dtype):
             weighted += t * tile.load_scalar(row, scores + j * size)
             if t > tile.load_scalar(row, target + label * size):
                 label = j
-        z = tile.load_scalar(row, scores + label * size)
+        z, is_first = tile.load_scalar(row, scores + label * size), beats_those_before(scores, label)
         most, shares = softmax_row(scores, cols)
         scale_row(scores, cols, weight * together / shares)
         for j in range(0, cols, tile.width(row)):
@@ -105,7 +114,7 @@ def _build(dtype):
             t = tile.load(row, target + j * size, 0, 1, cols - j)
             tile.store(part - weight * t, scores + j * size, 0, 1, cols - j)
         loss = together * (math.log(shares) + most) - weighted
-        return min(max(loss, least), most_loss), z == most
+        return min(max(loss, least), most_loss), is_first and z == most
 
     @kernel
     def of_numbers(kind, scores, cols, target, weight, least, most_loss):

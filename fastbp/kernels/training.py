@@ -78,7 +78,7 @@ class Training(NamedTuple):
     statuses: int               # room for an integer for each
     sums: int                   # room for those of losses.py, of each
     update: int                 # the optimiser's Update; 0: only the gradients are wanted
-    results: int                # float64: the sum of the rows' losses, penalty included, that of their weights, and what is right
+    results: int                # float64: sums of the rows' losses, penalty included, of their weights, and of what is right
     progress: int               # the next row, and the key of the next dropout
     check: int                  # whether to stop at a loss that is not finite
 
@@ -231,7 +231,7 @@ def _build_steps(dtype):
 
     @kernel
     def weight_of(job, start, rows):
-        """The sum of the weights of a batch, after gathering them."""
+        """The sum of the weights of a batch, after gathering them; 1 if all are 0, so that loss and gradients are 0, too."""
         if job.weights == 0:
             return float(rows)
         weights = job.weights + 8 * start
@@ -240,7 +240,7 @@ def _build_steps(dtype):
         weight = 0.0
         for i in range(rows):
             weight += number(weights + 8 * i)
-        return weight
+        return weight if weight > 0.0 else 1.0
 
     @kernel
     def all_shards(job_address, start, rows, key, memory):
