@@ -78,7 +78,7 @@ class _SGD(_InPlace, SGDOptimizer):
 
     def before(self, optimizer):
         """An epoch: tell the other one what the loop may have changed."""
-        optimizer.learning_rate = self.learning_rate
+        optimizer._settings[0] = self.learning_rate         # unchecked: as it shrinks it may come to 0
 
     def after(self, optimizer):
         """An epoch: take over what it counted."""
