@@ -96,8 +96,9 @@ class _Adam(_InPlace, AdamOptimizer):
 
     def after(self, optimizer):
         """An epoch: take over what it counted."""
-        self.t = optimizer.iterations
-        self.learning_rate = self.learning_rate_init * np.sqrt(1 - self.beta_2**self.t) / (1 - self.beta_1**self.t)
+        if self.t != optimizer.iterations:
+            self.t = optimizer.iterations
+            self.learning_rate = self.learning_rate_init * np.sqrt(1 - self.beta_2**self.t) / (1 - self.beta_1**self.t)
 
 
 class _Rows:
