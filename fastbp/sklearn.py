@@ -128,7 +128,7 @@ class _Epochs:
             self._begin(optimizer, x.shape[1])
         optimizer.before(self._optimizer)
         targets = self._run.loss.as_targets(y, len(x), self._run.outputs, x.dtype)
-        weights = None if sample_weight is None else np.ascontiguousarray(sample_weight, np.float64)
+        weights = None if sample_weight is None else self._as_weights(sample_weight)
         self._run.use(x, targets, weights)
         self._run.start(order)
         try:
@@ -136,7 +136,14 @@ class _Epochs:
                 pass
         finally:
             optimizer.after(self._optimizer)
-        return self._run.mean_loss
+        return np.float64(self._run.mean_loss)
+
+    def _as_weights(self, sample_weight):
+        """In float64; NumPy's error for a batch of no weight, as the means of scikit-learn's losses raise it."""
+        weights = np.ascontiguousarray(sample_weight, np.float64)
+        batches = np.add.reduceat(weights, np.arange(0, len(weights), self._batch_size))[np.newaxis]
+        np.average(batches, axis=0, weights=batches)
+        return weights
 
     def _begin(self, optimizer, inputs):
         estimator = self._estimator
