@@ -30,7 +30,7 @@ __all__ = ["MLPClassifier", "MLPRegressor"]
 
 _LOOP = BaseMultilayerPerceptron._fit_stochastic
 _REPLACED = "gen_batches", "_safe_indexing", "SGDOptimizer", "AdamOptimizer"
-if not set(_REPLACED) <= set(_LOOP.__code__.co_names):
+if not (set(_REPLACED) <= set(_LOOP.__code__.co_names) and "sample_weight" in _LOOP.__code__.co_varnames):
     raise ImportError("scikit-learn's training loop is not as expected: this fastbp is for scikit-learn 1.7 to 1.9")
 
 _ACTIVATIONS = {"identity": "identity", "logistic": "sigmoid", "tanh": "tanh", "relu": "relu"}
