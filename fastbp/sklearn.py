@@ -3,8 +3,10 @@
 Parameters, checks, random stream, learning-rate schedules, early stopping, warnings and attributes are scikit-learn's own code:
 its training loop runs with four of the names that it uses replaced, so that it meets an epoch as one batch, and what it takes
 for backpropagation of that batch are the epoch's steps in compiled code. Where fastbp has no kernel (sparse data, the Poisson
-loss, weights of another dtype than the data's) and for lbfgs it is scikit-learn's code throughout.
+loss, arrays of another dtype than the data's, of other shapes, or that cannot be written) and for lbfgs it is scikit-learn's
+code throughout.
 """
+from itertools import chain, pairwise
 from types import FunctionType
 
 import numpy as np
@@ -30,18 +32,20 @@ __all__ = ["MLPClassifier", "MLPRegressor"]
 
 _LOOP = BaseMultilayerPerceptron._fit_stochastic
 _REPLACED = "gen_batches", "_safe_indexing", "SGDOptimizer", "AdamOptimizer"
-if not set(_REPLACED) <= set(_LOOP.__code__.co_names):
+if not (set(_REPLACED) <= set(_LOOP.__code__.co_names) and "sample_weight" in _LOOP.__code__.co_varnames):
     raise ImportError("scikit-learn's training loop is not as expected: this fastbp is for scikit-learn 1.7 to 1.9")
 
 _ACTIVATIONS = {"identity": "identity", "logistic": "sigmoid", "tanh": "tanh", "relu": "relu"}
-_LOSSES = {"softmax": losses.SOFTMAX, "logistic": losses.BINARY, "identity": losses.SQUARED}    # by the output's activation
+_LOSSES = {("softmax", "log_loss"): losses.SOFTMAX, ("logistic", "log_loss"): losses.BINARY,     # by the output's activation,
+           ("identity", "squared_error"): losses.SQUARED}                               # and what the parameters say
+_OUTPUTS = {output for output, _ in _LOSSES}
 
 
 class _Loss(Loss):
     """A loss as scikit-learn counts it: cross-entropies of probabilities that are clipped, summed over the outputs."""
 
-    def __init__(self, output, dtype):
-        self._kind = _LOSSES[output]
+    def __init__(self, kind, dtype):
+        self._kind = kind
         epsilon = float(np.finfo(dtype).eps)
         self._bounds = -np.log(1 - epsilon), -np.log(epsilon)
 
@@ -63,32 +67,33 @@ class _InPlace:
         if grads:
             super().update_params(params, grads)
 
-    def _on_arrays(self, kind, params, states, **settings):
-        """An Optimizer that remembers in these arrays: `states` of each array, all weights first, then all biases."""
-        layers = len(params) // 2
-        optimizer = Optimizer(kind, learning_rate=self.learning_rate_init, decay=0.0, weight_decay=0.0, corrected=0.0, **settings)
+    def _on_arrays(self, kind, **settings):
+        """An Optimizer that remembers in this one's arrays."""
+        states = list(zip(*_states(self), strict=True))         # of each array, all weights first, then all biases
+        layers = len(states) // 2
+        optimizer = Optimizer(kind, learning_rate=self.learning_rate_init, decay=0.0, weight_decay=0.0, corrected=0.0,
+                              **settings)
         return optimizer.remember([states[i] for k in range(layers) for i in (k, layers + k)])
 
 
 class _SGD(_InPlace, SGDOptimizer):
-    def compiled(self, params):
+    def compiled(self):
         """The Optimizer of this one's arrays and settings."""
         kind = optimizers.NESTEROV if self.nesterov else optimizers.MOMENTUM
-        return self._on_arrays(kind, params, [[v] for v in self.velocities], beta=self.momentum, beta2=0.0, epsilon=0.0)
+        return self._on_arrays(kind, beta=self.momentum, beta2=0.0, epsilon=0.0)
 
     def before(self, optimizer):
         """An epoch: tell the other one what the loop may have changed."""
-        optimizer.learning_rate = self.learning_rate
+        optimizer._settings[0] = self.learning_rate         # unchecked: as it shrinks it may come to 0
 
     def after(self, optimizer):
         """An epoch: take over what it counted."""
 
 
 class _Adam(_InPlace, AdamOptimizer):
-    def compiled(self, params):
+    def compiled(self):
         """The Optimizer of this one's arrays and settings."""
-        states = [list(pair) for pair in zip(self.ms, self.vs, strict=True)]
-        return self._on_arrays(optimizers.ADAM, params, states, beta=self.beta_1, beta2=self.beta_2, epsilon=self.epsilon)
+        return self._on_arrays(optimizers.ADAM, beta=self.beta_1, beta2=self.beta_2, epsilon=self.epsilon)
 
     def before(self, optimizer):
         """An epoch: tell the other one what the loop may have changed."""
@@ -96,8 +101,14 @@ class _Adam(_InPlace, AdamOptimizer):
 
     def after(self, optimizer):
         """An epoch: take over what it counted."""
-        self.t = optimizer.iterations
-        self.learning_rate = self.learning_rate_init * np.sqrt(1 - self.beta_2**self.t) / (1 - self.beta_1**self.t)
+        if self.t != optimizer.iterations:
+            self.t = optimizer.iterations
+            self.learning_rate = self.learning_rate_init * np.sqrt(1 - self.beta_2**self.t) / (1 - self.beta_1**self.t)
+
+
+def _states(optimizer):
+    """What an optimiser of scikit-learn remembers: lists with an array for each array of the parameters."""
+    return [optimizer.velocities] if isinstance(optimizer, SGDOptimizer) else [optimizer.ms, optimizer.vs]
 
 
 class _Rows:
@@ -127,7 +138,7 @@ class _Epochs:
             self._begin(optimizer, x.shape[1])
         optimizer.before(self._optimizer)
         targets = self._run.loss.as_targets(y, len(x), self._run.outputs, x.dtype)
-        weights = None if sample_weight is None else np.ascontiguousarray(sample_weight, np.float64)
+        weights = None if sample_weight is None else self._as_weights(sample_weight)
         self._run.use(x, targets, weights)
         self._run.start(order)
         try:
@@ -135,7 +146,14 @@ class _Epochs:
                 pass
         finally:
             optimizer.after(self._optimizer)
-        return self._run.mean_loss
+        return np.float64(self._run.mean_loss)
+
+    def _as_weights(self, sample_weight):
+        """In float64; NumPy's error for a batch of no weight, as the means of scikit-learn's losses raise it."""
+        weights = np.ascontiguousarray(sample_weight, np.float64)
+        batches = np.add.reduceat(weights, np.arange(0, len(weights), self._batch_size))[np.newaxis]
+        np.average(batches, axis=0, weights=batches)
+        return weights
 
     def _begin(self, optimizer, inputs):
         estimator = self._estimator
@@ -143,8 +161,8 @@ class _Epochs:
             optimizer.__class__ = _SGD if isinstance(optimizer, SGDOptimizer) else _Adam
         *hidden, last = _parts(estimator)
         parts = [*(part._replace(activation=_activation(estimator.activation)) for part in hidden), last]
-        self._optimizer = optimizer.compiled(estimator.coefs_ + estimator.intercepts_)
-        loss = _Loss(estimator.out_activation_, estimator.coefs_[0].dtype)
+        self._optimizer = optimizer.compiled()
+        loss = _Loss(_LOSSES[estimator.out_activation_, estimator.loss], estimator.coefs_[0].dtype)
         self._run = Run(parts, inputs, loss, self._optimizer, self._batch_size, l2=estimator.alpha, shared=True, check=False)
 
 
@@ -164,7 +182,7 @@ class _Compiled:
     _epochs = None
 
     def _fit_stochastic(self, X, y, sample_weight, *others):
-        if not self._has_kernels(X):
+        if not self._has_steps(X, *others[-2:]):
             return super()._fit_stochastic(X, y, sample_weight, *others)
         self._epochs = _Epochs(self)
         loop = FunctionType(_LOOP.__code__, _LOOP.__globals__ | self._epochs.names)
@@ -191,10 +209,24 @@ class _Compiled:
         return softmax(scores) if self.out_activation_ == "softmax" else scores
 
     def _has_kernels(self, X):
-        """Whether fastbp computes with that X and the estimator's arrays and loss."""
+        """Whether fastbp computes the outputs for that X with the estimator's arrays."""
         arrays = self.coefs_ + self.intercepts_
-        return (isinstance(X, np.ndarray) and X.dtype in FLOATS and X.ndim == 2 and self.out_activation_ in _LOSSES
-                and all(isinstance(a, np.ndarray) and a.dtype == X.dtype and a.flags.c_contiguous for a in arrays))
+        if not (isinstance(X, np.ndarray) and X.dtype in FLOATS and X.ndim == 2 and self.out_activation_ in _OUTPUTS
+                and all(isinstance(a, np.ndarray) and a.dtype == X.dtype and a.flags.c_contiguous for a in arrays)):
+            return False
+        sizes = [X.shape[1], *(b.size for b in self.intercepts_)]
+        return [a.shape for a in arrays] == [*pairwise(sizes), *((size,) for size in sizes[1:])]
+
+    def _has_steps(self, X, layer_units, incremental):
+        """Whether fastbp trains the estimator with that X: a network of these sizes, or going on with one."""
+        if not (self._has_kernels(X) and (self.out_activation_, self.loss) in _LOSSES
+                and [X.shape[1], *(b.size for b in self.intercepts_)] == layer_units):
+            return False
+        lists = [self.coefs_ + self.intercepts_]
+        if incremental and hasattr(self, "_optimizer"):
+            lists += _states(self._optimizer)
+        return (all([a.shape for a in arrays] == [a.shape for a in lists[0]] for arrays in lists)
+                and all(a.dtype == X.dtype and a.flags.carray for a in chain(*lists)))
 
 
 class MLPClassifier(_Compiled, _Classifier):
