@@ -19,7 +19,7 @@ from .profiler import profile
 from .saving import load
 
 __version__ = "0.1.0"
-__all__ = ["Adam", "AdamW", "BinaryCrossEntropy", "Dense", "DenseReLU", "Dropout", "MeanSquaredError", "ReLU", "SGD", "Sequential",
-           "SoftmaxCrossEntropy", "dense_backward", "dense_forward", "dense_relu_backward", "dense_relu_forward",
-           "get_num_threads", "load", "profile", "relu_backward", "relu_forward", "set_num_threads", "show_config", "softmax",
-           "warmup"]
+__all__ = ["Adam", "AdamW", "BinaryCrossEntropy", "Dense", "DenseReLU", "Dropout", "MeanSquaredError", "ReLU", "SGD",
+           "Sequential", "SoftmaxCrossEntropy", "dense_backward", "dense_forward", "dense_relu_backward",
+           "dense_relu_forward", "get_num_threads", "load", "profile", "relu_backward", "relu_forward", "set_num_threads",
+           "show_config", "softmax", "warmup"]

@@ -26,7 +26,8 @@ _KINDS = ("forward", "backward", "pack", "product", "wide", "narrow", "flat", "i
           "relu", "relu_chunk", "round", "turned_rows", "turned", "plain_forward", "plain_backward", "few_forward", "activate",
           "loss", "losses", "update", "optimize", "dropout", "train",
           "steps", "shard")
-_NAMES = ("spread", "team", "clock", "record", *(f"{kind}-{dtype}" for kind in _KINDS for dtype in ("float32", "float64", "bfloat16")))
+_TYPES = "float32", "float64", "bfloat16"
+_NAMES = ("spread", "team", "clock", "record", *(f"{kind}-{dtype}" for kind in _KINDS for dtype in _TYPES))
 _units = {}
 _queue = None                   # the units that are yet to be bound, while one is
 

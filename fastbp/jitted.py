@@ -6,16 +6,16 @@ import numpy as np
 from numba import njit, types
 from numba.core.errors import TypingError
 from numba.extending import overload
-from numba.np.numpy_support import as_dtype, from_dtype
+from numba.np.numpy_support import from_dtype
 
 from . import _jit, _link
 from ._operands import BFLOAT16
-from .kernels import dense, losses
+from .kernels import losses
 from .kernels.activations import GELU, IDENTITY
 from .kernels.blocking import MOST_THREADS
 from .kernels.entry import dense_of
 from .kernels.losses import Loss
-from .kernels.matrix import NO_MATRIX, keep, matrix, only_if
+from .kernels.matrix import keep, matrix, only_if
 from .kernels.record import in_memory
 from .kernels.tile import BFLOAT16 as PAIRS
 
@@ -155,9 +155,9 @@ def _value_and_gradient(kind, plan, loss):
             dinputs = np.empty(h.shape if k > 0 else (0, 0), kind)
             dweights, dbiases = np.empty(w.shape, kind), np.empty((1, w.shape[1]), kind)
             s = slopes[k + 1] if activations[k] == GELU else activity[k + 1]
-            _check_status(_link.call(unit(), (matrix(dvalues), only_if(activations[k] != IDENTITY, matrix(s)), matrix(h), matrix(w),
-                                              only_if(k > 0, matrix(dinputs)), matrix(dweights), matrix(dbiases), activations[k],
-                                              MOST_THREADS)))
+            of_s, of_dinputs = only_if(activations[k] != IDENTITY, matrix(s)), only_if(k > 0, matrix(dinputs))
+            _check_status(_link.call(unit(), (matrix(dvalues), of_s, matrix(h), matrix(w), of_dinputs, matrix(dweights),
+                                              matrix(dbiases), activations[k], MOST_THREADS)))
             keep(dvalues)
             keep(s)
             keep(h)

@@ -1,4 +1,6 @@
-"""What goes over a matrix column by column of vectors: an activation's derivative with the sums of its columns, and sums of matrices."""
+"""What goes over a matrix column by column of vectors: dvalues times an activation's derivative, with sums of columns, and sums
+of matrices.
+"""
 from typing import NamedTuple
 
 from .. import _link

@@ -1,7 +1,7 @@
 """A dense layer, forward and backward, as jobs on matrices.
 
 forward     y = activation(x @ weights + biases)
-backward    dz = dvalues * dy/dz, as activations.py has it, dbiases = its column sums, dinputs = dz @ weights.T, dweights = x.T @ dz
+backward    dz = dvalues * dy/dz (activations.py), dbiases = its column sums, dinputs = dz @ weights.T, dweights = x.T @ dz
             (the chain rule of Rumelhart, Hinton and Williams, Nature 323, 1986, in matrices)
 
 Each unit first looks whether its operands fit, and refuses what it cannot compute: the caller then finds out what it is.
@@ -32,7 +32,9 @@ def forward_fits(x, weights, biases, y, slope, itemsize):
         return False
     if biases.data != 0 and (biases.rows != 1 or biases.cols != weights.cols or overlap(y, biases, itemsize)):
         return False
-    if slope.data != 0 and (not fits(slope, y.rows, y.cols, itemsize) or any_overlap((x, weights, biases), (slope, y), itemsize)):
+    if slope.data != 0 and not fits(slope, y.rows, y.cols, itemsize):
+        return False
+    if slope.data != 0 and any_overlap((x, weights, biases), (slope, y), itemsize):
         return False
     return not overlap(y, x, itemsize) and not overlap(y, weights, itemsize)
 
@@ -76,7 +78,9 @@ def _build_forward(dtype):
             return activate_unbound()
         threads = min(most_threads, blocking.product_threads(1, x, weights))
         if blocking.few_neurons(tiles.wide, x, y.cols):
-            return few_forward((x, weights, biases, y, slope, activation, threads)) if inner_products() != 0 else inner_unbound()
+            if inner_products() == 0:
+                return inner_unbound()
+            return few_forward((x, weights, biases, y, slope, activation, threads))
         in_place = blocking.in_place(tiles.flat, x.rows, y.cols, x.cols * y.cols * size) and weights.col_step == size
         if in_place and flat() == 0:
             return flat_unbound()
@@ -187,7 +191,8 @@ def _by_results(dtype):
             dz_right = right_of_dz(tiles, dz, inputs, copy)
             dz_panels = dz_right.data if dz_right.row_step == 0 and not few_neurons else 0
             kept = only_if(int(dinputs.data != 0 or dz_panels == 0), dz)
-            of_dz = columns.mask_job(tiles, from_row(dvalues, i, rows), activation, s_block, kept, dz_panels, dbiases.data, later)
+            dvalues_block = from_row(dvalues, i, rows)
+            of_dz = columns.mask_job(tiles, dvalues_block, activation, s_block, kept, dz_panels, dbiases.data, later)
             add(memory, mask(), of_dz)
             barrier(memory)
             if few_neurons:

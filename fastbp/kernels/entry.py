@@ -45,7 +45,7 @@ def forward(dtype):
 
 @cache
 def backward(dtype):
-    """backward(dvalues, s, has_s, x, weights, dinputs, has_dinputs, dweights, dbiases, activation) on 2-D arrays; returns a status."""
+    """backward(dvalues, s, has_s, x, weights, dinputs, has_dinputs, dweights, dbiases, activation) on 2-D arrays: a status."""
     unit, a = _bound(dense_of(dtype).backward[dtype]), _array(dtype, 2)
 
     def entry(dvalues, s, has_s, x, weights, dinputs, has_dinputs, dweights, dbiases, activation):

@@ -63,7 +63,7 @@ def worker_bytes(tiles, inputs, neurons):
 
 @kernel
 def turn(tiles, source, activation, s, target):
-    """target = source.T, times the derivative that s tells if that is there; the last block of target's columns is filled up."""
+    """target = source.T, times the derivative that s tells; the last block of target's columns is filled up."""
     square = tiles.square
     size, lanes = tile.itemsize(square), tile.lanes(square)
     for j in range(0, source.cols, lanes):
@@ -184,8 +184,8 @@ def _build_backward(dtype):
         parts = memory + REGION_BYTES
         begin(memory)
         add(memory, work(), Turned(tasks, x.rows, inputs, neurons, rows_each, x.data, x.row_step,
-                                   weights.data, weights.row_step, activation, s.data, s.row_step, dvalues.data, dvalues.row_step,
-                                   dinputs.data, dinputs.row_step, parts, part, parts + tasks * part))
+                                   weights.data, weights.row_step, activation, s.data, s.row_step, dvalues.data,
+                                   dvalues.row_step, dinputs.data, dinputs.row_step, parts, part, parts + tasks * part))
         barrier(memory)
         sums = Matrix(parts, inputs + 1, neurons, neurons * size, size)
         add(memory, add_up(), sum_job(corner(sums, inputs, neurons), tasks, part, dweights))

@@ -30,7 +30,8 @@ def of_pass(kind: int, call: Call) -> Work:
         return Work(2 * x * call.neurons, size * (x + weights + y))
     if kind == BACKWARD:
         products, written = (2, x) if call.dinputs else (1, 0)
-        return Work(2 * products * x * call.neurons + y, size * (x + products * weights + y * (1 + (call.activation > 0)) + written))
+        read = x + products * weights + y * (1 + (call.activation > 0))
+        return Work(2 * products * x * call.neurons + y, size * (read + written))
     return Work(0, 2 * size * y)
 
 

@@ -4,12 +4,12 @@ A ratio is the time of another over fastbp's: above 1, fastbp is faster. Each tr
 for the same number of epochs on the same data, with all cores.
 """
 import argparse
-import json
 import statistics
 import sys
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
 import contest
@@ -22,7 +22,8 @@ CONTESTANTS = ("fastbp", *PEERS)
 JOBS = {
     "digits, defaults": ("digits", "float64", {}, {"sklearn": 4}),
     "digits, defaults, float32": ("digits", "float32", {}, {"sklearn": 4, "torch": 4}),
-    "digits, 256 and 128, batch 64": ("digits", "float64", {"hidden_layer_sizes": [256, 128], "batch_size": 64}, {"sklearn": 4}),
+    "digits, 256 and 128, batch 64": ("digits", "float64", {"hidden_layer_sizes": [256, 128], "batch_size": 64},
+                                      {"sklearn": 4}),
     "50 000 × 100, hidden 256": ("normal", "float64", {"hidden_layer_sizes": [256], "max_iter": 5}, {"sklearn": 1.7}),
 }
 PARAMETERS = 10_000_000
@@ -66,7 +67,7 @@ def torch_fit():
         torch.manual_seed(0)
         x, y = torch.from_numpy(x), torch.from_numpy(y.astype(np.int64))
         sizes = [x.shape[1], *parameters.get("hidden_layer_sizes", [100]), 10]
-        layers = [layer for ends in zip(sizes, sizes[1:], strict=False) for layer in (nn.Linear(*ends, dtype=x.dtype), nn.ReLU())]
+        layers = [layer for ends in pairwise(sizes) for layer in (nn.Linear(*ends, dtype=x.dtype), nn.ReLU())]
         model, batch = nn.Sequential(*layers[:-1]), parameters.get("batch_size", 200)
         optimizer = torch.optim.Adam(model.parameters(), lr=0.001)
         for _ in range(epochs):
