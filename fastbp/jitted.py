@@ -3,9 +3,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+from llvmlite import ir
 from numba import njit, types
 from numba.core.errors import TypingError
-from numba.extending import overload
+from numba.extending import intrinsic, overload
 from numba.np.numpy_support import from_dtype
 
 from . import _jit, _link
@@ -27,7 +28,8 @@ class Jitted(NamedTuple):
     value_and_gradient(parameters, x, y): (loss, gradients), the mean loss without penalty and dropout, and the gradients with
     respect to the parameters, a tuple like them. y as the loss takes it: (rows,) integers or (rows, n_outputs).
     parameters: tuple(network.parameters()), or arrays like them, in C order and of the network's dtype.
-    x and y may be of any dtype of real numbers. Both functions raise ValueError for shapes that do not fit.
+    x and y may be of any dtype of real numbers. Both functions raise ValueError for shapes that do not fit. A function that calls
+    them is compiled in each process: they hold a network, which Numba's cache would not notice to be another one.
     """
 
     forward: Callable
@@ -71,6 +73,16 @@ def _units(kind, plan):
 _compiled = njit(**_jit.FLAGS)
 
 
+@intrinsic
+def _of_this_process(typing_context):
+    """Keep Numba from caching whatever calls this: a later process may have another network under the same names."""
+    def generate(context, builder, signature, args):
+        address = context.add_dynamic_addr(builder, 1, info="a network of fastbp")
+        builder.asm(ir.FunctionType(ir.VoidType(), [address.type]), "", "r", [address], True)      # so that it is not left out
+        return context.get_dummy_value()
+    return types.void(), generate
+
+
 @_compiled
 def _check_status(status):
     if status == _link.NO_MEMORY:
@@ -101,6 +113,7 @@ def _layer(kind, plan):
 
     @_compiled
     def layer(parameters, h, k, training):
+        _of_this_process()
         w, b = parameters[weights[k]], parameters[weights[k] + biased[k]]
         _check_shapes(w, b, shapes[k], biased[k])
         y = np.empty((h.shape[0], shapes[k][1]), kind)
