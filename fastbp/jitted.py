@@ -28,8 +28,8 @@ class Jitted(NamedTuple):
     value_and_gradient(parameters, x, y): (loss, gradients), the mean loss without penalty and dropout, and the gradients with
     respect to the parameters, a tuple like them. y as the loss takes it: (rows,) integers or (rows, n_outputs).
     parameters: tuple(network.parameters()), or arrays like them, in C order and of the network's dtype.
-    x and y may be of any dtype of real numbers. Both functions raise ValueError for shapes that do not fit. A function that calls
-    them is compiled in each process: they hold a network, which Numba's cache would not notice to be another one.
+    x and y may be of any dtype of real numbers. Both functions raise ValueError for shapes that do not fit. A function that
+    calls them is compiled in each process: they hold a network, and Numba's cache would not notice another one.
     """
 
     forward: Callable

@@ -13,38 +13,39 @@ NETWORKS = {
 
 
 class Training(Benchmark):
-    params = [list(NETWORKS), ["float32", "float64"]]
-    param_names = ["network", "dtype"]
+    params = [list(NETWORKS)]
+    param_names = ["network"]
 
-    def prepare(self, network, dtype):
+    def prepare(self, network):
         rows, self.batch, sizes = NETWORKS[network]
         *hidden, last = pairwise(sizes)
-        layers = [*(function("DenseReLU", rng=0, dtype=dtype)(*ends) for ends in hidden),
-                  function("Dense", rng=0, dtype=dtype)(*last)]
+        layers = [*(function("DenseReLU", rng=0)(*ends) for ends in hidden), function("Dense", rng=0)(*last)]
         self.network = function("Sequential", loss=function("SoftmaxCrossEntropy")())(layers)
         self.optimizer, self.rng = function("Adam")(), np.random.default_rng(0)
-        self.inputs, self.labels = normal(rows, sizes[0], dtype=dtype), np.arange(rows) % sizes[-1]
+        self.inputs, self.labels = normal(rows, sizes[0]), np.arange(rows) % sizes[-1]
         return [self.epoch]
 
     def epoch(self):
         self.network.fit(self.inputs, self.labels, epochs=1, batch_size=self.batch, optimizer=self.optimizer, rng=self.rng,
                          progress=False)
 
-    def time_epoch(self, network, dtype):
+    def time_epoch(self, network):
         self.epoch()
 
 
 class Optimizers(Benchmark):
-    params = [["SGD", "Adam"], [10_000, 10_000_000]]
-    param_names = ["optimizer", "parameters"]
+    """Of ten million parameters."""
 
-    def prepare(self, optimizer, parameters):
-        self.values, self.gradient = normal(1, parameters), normal(2, parameters // 2).reshape(1, parameters)
+    params = [["SGD", "Adam"]]
+    param_names = ["optimizer"]
+
+    def prepare(self, optimizer):
+        self.values, self.gradient = normal(10_000, 1000), normal(1000, 10_000).reshape(10_000, 1000)
         self.optimizer = function(optimizer)(1e-6)
         return [self.step]
 
     def step(self):
         self.optimizer.update([self.values], [self.gradient])
 
-    def time_step(self, optimizer, parameters):
+    def time_step(self, optimizer):
         self.step()

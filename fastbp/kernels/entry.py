@@ -79,23 +79,18 @@ def train(dtype):
     return _jit.entry(entry, types.intp(types.intp, types.intp), f"python_train-{dtype}")
 
 
-@cache
-def optimize(dtype):
-    """optimize(address of an Update); returns a status."""
-    unit = optimizers.step[dtype].address
+def _of_record(units, name):
+    """A function of a dtype: function(address of a record), by a unit of these; it returns a status."""
+    @cache
+    def build(dtype):
+        unit = units[dtype].address
 
-    def entry(job):
-        return _link.call(unit(), (job,))
+        def entry(job):
+            return _link.call(unit(), (job,))
 
-    return _jit.entry(entry, types.intp(types.intp), f"python_optimize-{dtype}")
+        return _jit.entry(entry, types.intp(types.intp), f"python_{name}-{dtype}")
+
+    return build
 
 
-@cache
-def loss(dtype):
-    """loss(address of a Loss), on as many threads as it is worth; returns a status."""
-    unit = losses.run_all[dtype].address
-
-    def entry(job):
-        return _link.call(unit(), (job,))
-
-    return _jit.entry(entry, types.intp(types.intp), f"python_loss-{dtype}")
+optimize, loss = _of_record(optimizers.step, "optimize"), _of_record(losses.run_all, "loss")     # an Update, a Loss
