@@ -14,6 +14,7 @@ from .losses import Loss
 from .optimizers import Optimizer
 
 _CALL = 0.01                    # seconds of a call of compiled code
+_AT = {name: i for i, name in enumerate(Training._fields)}
 
 
 class Part(NamedTuple):
@@ -42,7 +43,7 @@ class Run:
         self.dtype = dense[0].weights.dtype
         self._train = functional.TRAIN[self.dtype]      # first: while it is compiled, another process is at work on the passes
         self.outputs = dense[-1].weights.shape[1]
-        self._buffers = []
+        self._buffers, self._gathered, self._batches = [], None, 1
         self._shards = 1 if optimizer is None else blocking.shards(batch, sum(p.weights.size for p in dense))
         self._all_gradients = self._make_gradients(dense)
         self.gradients = [g for p, pair in zip(dense, self._all_gradients, strict=True)
@@ -70,10 +71,11 @@ class Run:
         self._set(rows=len(x), x=address_of(x), x_row=x.strides[0], targets=address_of(targets),
                   targets_row=0 if targets.ndim == 1 else targets_bytes, targets_bytes=targets_bytes,
                   weights=0 if weights is None else address_of(weights))
-        self._gathered = (self._room((self.batch, x.shape[1])), np.empty((self.batch, *targets.shape[1:]), targets.dtype),
-                          np.empty(self.batch))
-        gathered, gathered_targets, gathered_weights = map(address_of, self._gathered)
-        self._set(gathered=gathered, gathered_targets=gathered_targets, gathered_weights=gathered_weights)
+        if self._gathered is None:                      # targets are of one kind in all epochs
+            self._gathered = (self._room((self.batch, x.shape[1])),
+                              np.empty((self.batch, *targets.shape[1:]), targets.dtype), np.empty(self.batch))
+            gathered, gathered_targets, gathered_weights = map(address_of, self._gathered)
+            self._set(gathered=gathered, gathered_targets=gathered_targets, gathered_weights=gathered_weights)
 
     def start(self, order: np.ndarray | None = None, targets_order: np.ndarray | None = None) -> None:
         """Begin an epoch over the rows in that order, of int64, which targets and weights may be in already."""
@@ -88,12 +90,15 @@ class Run:
 
         Raises FloatingPointError for a loss that is not finite, before that batch's step.
         """
-        batches, goes_on = 1, True
+        goes_on = True
         while goes_on:
             start = time.perf_counter()
-            goes_on = self.advance(batches)
+            goes_on = self.advance(self._batches)
             took = time.perf_counter() - start
-            batches = 2 * batches if took < _CALL / 2 else max(1, batches // 2) if took > _CALL else batches
+            if took > _CALL:
+                self._batches = max(1, self._batches // 2)
+            elif took < _CALL / 2 and goes_on:
+                self._batches *= 2
             yield self.rows_done
 
     def advance(self, batches: int) -> bool:
@@ -124,7 +129,7 @@ class Run:
 
     def _set(self, **fields):
         for name, value in fields.items():
-            self._job[Training._fields.index(name)] = value
+            self._job[_AT[name]] = value
 
     def _room(self, shape):
         return empty(shape, self.dtype)

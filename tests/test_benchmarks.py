@@ -44,7 +44,7 @@ def test_every_benchmark_is_of_a_class_that_warms_up(modules, base):
                 assert value.__module__ == module.__name__, f"{module.__name__} imports {value}, so asv lists it twice"
                 found.append(value)
     assert {value.__module__.rpartition(".")[2] for value in found} == \
-        {"against_numpy", "batches", "kernels", "memory", "networks", "profiling", "start"}
+        {"against_numpy", "batches", "kernels", "memory", "networks", "profiling", "start", "training"}
 
 
 def test_a_setup_of_its_own_is_refused(base):
