@@ -47,13 +47,14 @@ def set_num_threads(n: int) -> None:
 
 
 def get_num_threads() -> int:
-    """The number of threads that kernels may use: the last set_num_threads, else FASTBP_NUM_THREADS, else the cores
-    that this process may use. Without a safe threading layer, kernels run serially whatever this number is.
+    """The number of threads that kernels may use: the last set_num_threads, else FASTBP_NUM_THREADS, else the cores that this
+    process may use, or NUMBA_NUM_THREADS if that is less. Without a safe threading layer, kernels run serially whatever this
+    number is.
     """
     global _wanted
     with _lock:
         if _wanted is None:
-            _wanted = _from_environment() or _cpu.cores()
+            _wanted = _from_environment() or min(_cpu.cores(), numba.config.NUMBA_NUM_THREADS)
         return _wanted
 
 

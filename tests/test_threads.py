@@ -126,6 +126,13 @@ def test_any_number_of_threads_from_1_is_taken(threads, n):
     assert threads.get_num_threads() == n and type(threads.get_num_threads()) is int
 
 
+def test_numbas_number_of_threads_is_the_most_unless_told_otherwise(threads, monkeypatch):
+    monkeypatch.setattr(_threads.numba.config, "NUMBA_NUM_THREADS", 1)
+    assert threads.get_num_threads() == 1
+    threads.set_num_threads(2)
+    assert threads.get_num_threads() == 2
+
+
 @pytest.mark.parametrize("n", [True, np.True_, 2.0, "2", None, [2], np.array([2])])
 def test_the_number_of_threads_must_be_an_integer(threads, n):
     with pytest.raises(TypeError, match="^n was .*expected an integer of at least 1$"):
