@@ -149,6 +149,7 @@ def test_the_number_of_threads_must_be_positive(threads, n):
 
 def test_the_default_is_every_core_that_may_be_used(threads, monkeypatch):
     monkeypatch.setattr(_cpu, "cores", lambda: 12)
+    monkeypatch.setattr(_threads.numba.config, "NUMBA_NUM_THREADS", 16)
     assert threads.get_num_threads() == 12
 
 
