@@ -39,7 +39,7 @@ class Loss(NamedTuple):
     scores: int
     scores_row: int
     kind: int
-    targets: int                # of labels, 64-bit integers, or of rows of numbers; 0: only the softmax or sigmoid of the scores
+    targets: int                # of labels, 64-bit integers, or of rows of numbers; 0: only softmax or sigmoid of the scores
     targets_row: int            # 0: labels
     weights: int                # float64, one for each row; 0: all are 1
     numbers: int                # float64: the factor of the gradient, and the least and the largest loss of an element
@@ -94,7 +94,8 @@ def _build(dtype):
         for j in range(cols):
             t = tile.load_scalar(row, target + j * size)
             together += t
-            weighted += t * tile.load_scalar(row, scores + j * size)
+            if t != 0:                                  # a class that is masked by a score of -inf has none
+                weighted += types.float64(t) * tile.load_scalar(row, scores + j * size)
             if t > tile.load_scalar(row, target + label * size):
                 label = j
         z = tile.load_scalar(row, scores + label * size)
@@ -104,7 +105,7 @@ def _build(dtype):
             part = tile.load(row, scores + j * size, 0, 1, cols - j)
             t = tile.load(row, target + j * size, 0, 1, cols - j)
             tile.store(part - weight * t, scores + j * size, 0, 1, cols - j)
-        loss = together * (math.log(shares) + most) - weighted
+        loss = together * math.log(shares) + (together * most - weighted)
         return min(max(loss, least), most_loss), z == most
 
     @kernel
