@@ -10,9 +10,8 @@ from ._operands import BFLOAT16, CACHE_LINE, address_of, empty
 from .kernels import blocking, losses
 from .kernels.activations import GELU, IDENTITY
 from .kernels.training import NOT_FINITE, Layer, Training
-from .losses import Loss
+from .losses import Loss, row_bytes
 from .optimizers import Optimizer
-
 
 _CALL = 0.01                    # seconds of a call of compiled code
 
@@ -55,18 +54,18 @@ class Run:
         numbers = address_of(self._numbers)
         gradient_factor, loss_factor = loss.factors(self.outputs)
         self._numbers[:8] = 0, *loss._bounds, gradient_factor, loss_factor, l2, shared, 0
-        self._set(layers=address_of(self._layers), count=len(parts), first=first, inputs=inputs, work=sum(p.weights.size for p in dense), batch=batch, loss=loss._kind,
-                  loss_numbers=numbers, gradient_factor=numbers + 24, loss_factor=numbers + 32, penalty=numbers + 40,
-                  results=numbers + 64, sums=address_of(self._sums), statuses=address_of(self._statuses),
+        self._set(layers=address_of(self._layers), count=len(parts), first=first, inputs=inputs,
+                  work=sum(p.weights.size for p in dense), batch=batch, loss=loss._kind, loss_numbers=numbers,
+                  gradient_factor=numbers + 24, loss_factor=numbers + 32, penalty=numbers + 40, results=numbers + 64, sums=address_of(self._sums), statuses=address_of(self._statuses),
                   shards=self._shards, distance=self._distance, update=self._step.address if self._step else 0,
                   progress=address_of(self._progress), check=check)
 
     def use(self, x: np.ndarray, targets: np.ndarray, weights: np.ndarray | None) -> None:
-        """Take data: x (rows, inputs) of the network's dtype with contiguous rows, targets and weights as losses.py makes them."""
+        """Take data: x (rows, inputs) of the network's dtype with contiguous rows; targets, weights as losses.py makes them."""
         labels = targets.ndim == 1
         self.data = x, targets, weights
         self._set(rows=len(x), x=address_of(x), x_row=x.strides[0], targets=address_of(targets),
-                  targets_row=0 if labels else targets.strides[0], targets_bytes=targets.strides[0],
+                  targets_row=0 if labels else row_bytes(targets), targets_bytes=row_bytes(targets),
                   weights=0 if weights is None else address_of(weights))
         self._gathered = (self._room((self.batch, x.shape[1])), np.empty((self.batch, *targets.shape[1:]), targets.dtype),
                           np.empty(self.batch))
@@ -135,7 +134,7 @@ class Run:
                               self._shards, self._distance)
 
     def _make_gradients(self, dense):
-        """(dweights, dbiases) of each layer, of the first shard; those of the others lie at the same distance from each other."""
+        """(dweights, dbiases) of each layer, of the first shard; those of the others lie at the same distance each."""
         shapes = [shape for p in dense for shape in (p.weights.shape, (1, p.weights.shape[1]))]
         line = CACHE_LINE // self.dtype.itemsize
         ends = np.cumsum([0] + [-(-rows * cols // line) * line for rows, cols in shapes])
