@@ -56,13 +56,16 @@ class Run:
         self._numbers[:8] = 0, *loss._bounds, gradient_factor, loss_factor, l2, shared, 0
         self._set(layers=address_of(self._layers), count=len(parts), first=first, inputs=inputs,
                   work=sum(p.weights.size for p in dense), batch=batch, loss=loss._kind, loss_numbers=numbers,
-                  gradient_factor=numbers + 24, loss_factor=numbers + 32, penalty=numbers + 40, results=numbers + 64, sums=address_of(self._sums), statuses=address_of(self._statuses),
-                  shards=self._shards, distance=self._distance, update=self._step.address if self._step else 0,
+                  gradient_factor=numbers + 24, loss_factor=numbers + 32, penalty=numbers + 40, results=numbers + 64,
+                  sums=address_of(self._sums), statuses=address_of(self._statuses), shards=self._shards,
+                  distance=self._distance, update=self._step.address if self._step else 0,
                   progress=address_of(self._progress), check=check)
 
     def use(self, x: np.ndarray, targets: np.ndarray, weights: np.ndarray | None) -> None:
         """Take data: x (rows, inputs) of the network's dtype with contiguous rows; targets, weights as losses.py makes them."""
         labels = targets.ndim == 1
+        if self.parts[0].weights is None:
+            x = np.ascontiguousarray(x)                     # a dropout goes over the rows as if they followed one another
         self.data = x, targets, weights
         self._set(rows=len(x), x=address_of(x), x_row=x.strides[0], targets=address_of(targets),
                   targets_row=0 if labels else row_bytes(targets), targets_bytes=row_bytes(targets),
