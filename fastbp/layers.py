@@ -1,12 +1,13 @@
 """Layers: they know their state and the order of calls; the arithmetic is functional.py's."""
 import operator
+from numbers import Real
 from sys import getrefcount
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from . import functional
-from ._operands import BFLOAT16, FLOATS, empty, float_dtype, multiplied
+from ._operands import BFLOAT16, FLOATS, as_array, check_shape, empty, float_dtype, multiplied
 from .kernels.activations import IDENTITY, NAMES
 
 
@@ -158,29 +159,36 @@ class Dropout:
     """
 
     def __init__(self, rate: float, *, rng: np.random.Generator | int | None = None):
-        if not 0 <= rate < 1:
+        if not isinstance(rate, Real) or not 0 <= rate < 1:
             raise ValueError(f"rate is {rate!r}, expected a number from 0 and below 1")
         self.rate, self._rng = float(rate), np.random.default_rng(rng)
-        self.output = self.dinputs = self._factors = None
+        self.output = self.dinputs = self._stays = self._factor = None
 
     def forward(self, inputs: ArrayLike, training: bool = True) -> np.ndarray:
         """The output, of the shape and float dtype of inputs; with training=False the inputs themselves."""
-        inputs = np.asarray(inputs)
+        inputs = as_array("inputs", inputs)
+        self._stays = None
         if training:
             dtype = float_dtype(inputs)
-            stay = self._rng.random(inputs.shape, np.float32 if dtype == np.float32 else np.float64) >= self.rate
-            self._factors = stay * np.asarray(1 / (1 - self.rate), dtype)
-        else:
-            self._factors = None
-        self.output = inputs if self._factors is None else inputs * self._factors
+            self._stays, self._factor = self._rng.random(inputs.shape, dtype) >= self.rate, dtype.type(1 / (1 - self.rate))
+        self.output = self._passed(inputs)
         return self.output
 
     def backward(self, dvalues: ArrayLike) -> np.ndarray:
-        """dinputs: dvalues where the last forward let the inputs pass, times the same. RuntimeError before the first one."""
+        """dinputs: dvalues where the last forward let the inputs pass, times the same.
+
+        RuntimeError before the first one, ValueError for dvalues of another shape than the last output's.
+        """
         if self.output is None:
             raise RuntimeError("backward of Dropout was called before forward, expected forward first")
-        self.dinputs = np.asarray(dvalues) if self._factors is None else dvalues * self._factors
+        dvalues = as_array("dvalues", dvalues)
+        check_shape("dvalues", dvalues, self.output.shape, "that is the shape of the output")
+        self.dinputs = self._passed(dvalues)
         return self.dinputs
+
+    def _passed(self, values):
+        """The 0 is assigned, not multiplied, so that an inf there becomes 0."""
+        return values if self._stays is None else np.where(self._stays, values * self._factor, 0)
 
 
 def _activation(name):

@@ -2,6 +2,8 @@
 
 Each takes scores, what the last layer computes, and brings what comes between these and the loss with it.
 """
+import math
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -33,17 +35,21 @@ class Loss:
 
     def evaluate(self, scores: ArrayLike, targets: ArrayLike,
                  sample_weight: ArrayLike | None = None) -> tuple[float, float, np.ndarray]:
-        """(loss, how many of the rows or elements are right, gradient): those above 0, or the first highest, are answers."""
+        """(loss, how many of the rows or elements are right, gradient): those above 0, or the first highest, are answers.
+
+        Of no rows or outputs the loss is NaN, as a mean of nothing is.
+        """
         scores = _as_scores(scores)
         rows, outputs = scores.shape
         targets, weights = self.as_targets(targets, rows, outputs, scores.dtype), as_weights(sample_weight, rows)
+        if not scores.size:
+            return float("nan"), 0.0, scores
         weight = float(rows if weights is None else weights.sum())
         gradient_factor, loss_factor = self.factors(outputs)
         sums = np.zeros((-(-rows // kernels.ROWS), 2))
-        if rows and outputs:
-            _run(self._kind, scores, targets, weights, (gradient_factor / weight, *self._bounds), sums)
-        losses, right = np.add.accumulate(sums)[-1].tolist() if len(sums) else (0.0, 0.0)
-        return losses * loss_factor / weight if rows else float("nan"), right, scores
+        _run(self._kind, scores, targets, weights, (gradient_factor / weight, *self._bounds), sums)
+        losses, right = np.add.accumulate(sums)[-1].tolist()
+        return losses * loss_factor / weight, right, scores
 
     def predictions(self, scores: ArrayLike) -> np.ndarray:
         """What the scores (rows, outputs) mean: here, themselves."""
@@ -148,15 +154,20 @@ def softmax(scores: ArrayLike) -> np.ndarray:
 
 
 def as_weights(sample_weight: ArrayLike | None, rows: int) -> np.ndarray | None:
-    """Weights (rows,) of float64, or None; ValueError for others, negative ones or only zeros."""
+    """Weights (rows,) of float64, or None; ValueError for others, negative or infinite ones or only zeros."""
     if sample_weight is None:
         return None
-    weights = operands.as_array("sample_weight", sample_weight)
+    weights = operands.as_array("sample_weight", sample_weight).astype(np.float64)
     if weights.shape != (rows,):
         raise ValueError(f"sample_weight has shape {weights.shape}, expected ({rows},): a weight for each row")
     if rows and not (weights.min() >= 0 and 0 < weights.sum() < np.inf):
-        raise ValueError("sample_weight has a negative number or no positive one, expected weights of 0 or more")
-    return np.ascontiguousarray(weights, np.float64)
+        raise ValueError("sample_weight has numbers that are negative or not finite, or only zeros, expected others")
+    return weights
+
+
+def row_bytes(targets: np.ndarray) -> int:
+    """The distance of the rows of targets, as `as_targets` makes them: the stride of a single row may be anything, also 0."""
+    return targets.itemsize * math.prod(targets.shape[1:])
 
 
 def _as_scores(scores):
@@ -176,7 +187,7 @@ def _run(kind, scores, targets, weights, numbers, sums):
     """The kernel, which writes over the scores."""
     numbers = np.array(numbers)
     addresses = [0 if a is None else address_of(a) for a in (targets, weights, numbers, sums)]
-    targets_row = targets[:1].nbytes if targets is not None and targets.ndim == 2 else 0
+    targets_row = row_bytes(targets) if targets is not None and targets.ndim == 2 else 0
     job = Job(-(-len(scores) // kernels.ROWS), *scores.shape, address_of(scores), scores.strides[0], kind, addresses[0],
               targets_row, *addresses[1:])
     words = np.array(job, np.int64)

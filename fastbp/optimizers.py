@@ -1,7 +1,8 @@
-"""Optimisers: they know their settings and what they remember of each array; a step is one pass (kernels/optimizers.py).
+"""Optimisers: they know their settings and what they remember of arrays; a step is one compiled pass (kernels/optimizers.py).
 
 An optimiser is for the parameters of one network: its first step makes room beside each array for what it remembers of it.
 """
+import operator
 from collections.abc import Sequence
 
 import numpy as np
@@ -82,20 +83,16 @@ class Optimizer:
         """
         if self._states is None:
             self.remember([[_zeros(a) for _ in range(kernels.STATES[self._kind])] for a in parameters])
-            self._shapes = [a.shape for a in parameters]
-            self._dtypes = [a.dtype for a in parameters]
-        shapes, dtypes = [a.shape for a in parameters], [a.dtype for a in parameters]
-        if self._shapes is not None and shapes != self._shapes:
-            raise ValueError(f"parameters have shapes {shapes}, expected those of the optimiser's first step, {self._shapes}: "
-                             "another network needs an optimiser of its own")
-        if self._shapes is not None and dtypes != self._dtypes:
-            raise ValueError(f"parameters are of {dtypes[0]}, expected {self._dtypes[0]}, as at the optimiser's first step: "
-                             "another network needs an optimiser of its own")
+            self._arrays = [(a.dtype, a.shape) for a in parameters]
+        arrays = [(a.dtype, a.shape) for a in parameters]
+        if self._arrays is not None and arrays != self._arrays:
+            raise ValueError(f"parameters are {_described(arrays)}, expected those of the optimiser's first step, "
+                             f"{_described(self._arrays)}: another network needs an optimiser of its own")
         return Step(self, parameters, gradients, penalised, shards, distance)
 
     def remember(self, states: Sequence[Sequence[np.ndarray]]) -> "Optimizer":
         """Keep what is remembered of each array in these; returns the optimiser itself."""
-        self._states, self._shapes = states, None
+        self._states, self._arrays = states, None
         return self
 
 
@@ -164,6 +161,10 @@ class AdamW(Adam):
         self._settings[Settings._fields.index("weight_decay")] = _number("weight_decay", weight_decay, _NATURAL)
 
 
+def _described(arrays):
+    return ", ".join(f"{dtype} {shape}" for dtype, shape in arrays)
+
+
 def _zeros(array):
     zeros = empty((1, array.size), array.dtype)
     zeros[:] = 0
@@ -172,7 +173,7 @@ def _zeros(array):
 
 def _number(name, value, expected, is_right=None):
     try:
-        number = float(value)
+        number = float(operator.pos(value))             # which a string has not, though float would read it
     except (TypeError, ValueError):
         raise TypeError(f"{name} is {value!r}, expected {expected}") from None
     if not (is_right or _IS[expected])(number):

@@ -10,7 +10,7 @@ from ._operands import CACHE_LINE, address_of, empty, multiplied
 from .kernels import blocking, losses
 from .kernels.activations import GELU, IDENTITY
 from .kernels.training import NOT_FINITE, Layer, Training
-from .losses import Loss
+from .losses import Loss, row_bytes
 from .optimizers import Optimizer
 
 _CALL = 0.01                    # seconds of a call of compiled code
@@ -66,10 +66,12 @@ class Run:
                   progress=address_of(self._progress), check=check)
 
     def use(self, x: np.ndarray, targets: np.ndarray, weights: np.ndarray | None) -> None:
-        """Take data: x (rows, inputs) of the network's dtype with contiguous rows, targets and weights as losses.py has."""
-        self.data, targets_bytes = (x, targets, weights), targets[:1].nbytes
+        """Take data: x (rows, inputs) of the network's dtype with contiguous rows; targets, weights as losses.py makes them."""
+        if self.parts[0].weights is None:
+            x = np.ascontiguousarray(x)                 # a dropout goes over the rows as if they followed one another
+        self.data = x, targets, weights
         self._set(rows=len(x), x=address_of(x), x_row=x.strides[0], targets=address_of(targets),
-                  targets_row=0 if targets.ndim == 1 else targets_bytes, targets_bytes=targets_bytes,
+                  targets_row=0 if targets.ndim == 1 else row_bytes(targets), targets_bytes=row_bytes(targets),
                   weights=0 if weights is None else address_of(weights))
         if self._gathered is None:                      # targets are of one kind in all epochs
             self._gathered = (self._room((self.batch, x.shape[1])),

@@ -103,7 +103,8 @@ def _build(dtype):
         for j in range(cols):
             t = tile.load_scalar(row, target + j * size)
             together += t
-            weighted += t * tile.load_scalar(row, scores + j * size)
+            if t != 0:                                  # a class that is masked by a score of -inf has none
+                weighted += types.float64(t) * tile.load_scalar(row, scores + j * size)
             if t > tile.load_scalar(row, target + label * size):
                 label = j
         z, is_first = tile.load_scalar(row, scores + label * size), beats_those_before(scores, label)
@@ -113,7 +114,7 @@ def _build(dtype):
             part = tile.load(row, scores + j * size, 0, 1, cols - j)
             t = tile.load(row, target + j * size, 0, 1, cols - j)
             tile.store(part - weight * t, scores + j * size, 0, 1, cols - j)
-        loss = together * (math.log(shares) + most) - weighted
+        loss = together * math.log(shares) + (together * most - weighted)
         return min(max(loss, least), most_loss), is_first and z == most
 
     @kernel
