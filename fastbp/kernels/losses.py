@@ -39,7 +39,7 @@ class Loss(NamedTuple):
     scores: int
     scores_row: int
     kind: int
-    targets: int                # of labels, 64-bit integers, or of rows of numbers; 0: only the softmax or sigmoid of the scores
+    targets: int                # of labels, 64-bit integers, or of rows of numbers; 0: only softmax or sigmoid of the scores
     targets_row: int            # 0: labels
     weights: int                # float64, one for each row; 0: all are 1
     numbers: int                # float64: the factor of the gradient, and the least and the largest loss of an element
