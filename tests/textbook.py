@@ -115,7 +115,7 @@ class Network:
             else:
                 biases = None if layer.biases is None else layer.biases.astype(np.float64)
                 self.parts.append(["dense", layer.weights.astype(np.float64), biases, layer.activation])
-        self.loss, self.l2 = LOSSES[type(network.loss).__name__], network.l2
+        self.loss, self.l2 = LOSSES.get(type(network.loss).__name__), network.l2
         self.states = {}
 
     @property
