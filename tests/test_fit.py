@@ -409,12 +409,21 @@ def test_targets_that_are_not_finite(dtype):
         make(loss="squared", dtype=dtype).fit(x, y, epochs=1, batch_size=16, optimizer=fastbp.SGD(), shuffle=False)
 
 
+def test_without_a_penalty_no_square_of_a_weight_counts(dtype):
+    """It may be infinite where the loss is not."""
+    x, y = data(dtype=dtype)
+    network = make((5, 3), dtype=dtype)
+    network.layers[0].weights *= 1e30 if dtype == np.float32 else 1e200
+    history = network.fit(0 * x, y, epochs=2, batch_size=16, optimizer=fastbp.SGD())
+    assert np.isfinite(history.loss).all() and np.isfinite(network.evaluate(0 * x, y)[0])
+
+
 @pytest.mark.parametrize("loss", ["softmax", "squared"])
 def test_a_learning_rate_too_high_ends_the_training(dtype, loss):
     x, y = data(loss=loss, dtype=dtype)
     network, told = make(loss=loss, dtype=dtype), []
     with pytest.raises(FloatingPointError, match="not finite in batch . of epoch .*try a lower learning rate"):
-        network.fit(x, y, epochs=10_000, batch_size=16, optimizer=fastbp.SGD(1e25),
+        network.fit(x, y, epochs=10_000, batch_size=16, optimizer=fastbp.SGD(1e25), rng=0,
                     callbacks=[lambda _, history: told.append(history.loss[-1])])
     assert np.isfinite(told).all()
     assert np.isfinite(np.concatenate([a.ravel() for a in network.parameters()])).all()
