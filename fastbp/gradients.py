@@ -39,8 +39,8 @@ def check_gradients(network, x, y, *, places=100, rng=0):
     loss()
     gradients = [gradient.copy() for gradient in run.gradients]
     arrays = [array for part in parts for array in (part.weights, part.biases) if array is not None]
-    return max(_error(values, gradient, loss, rng.permutation(values.size)[:places])
-               for values, gradient in zip(arrays, gradients, strict=True))
+    return float(np.max([_error(values, gradient, loss, rng.permutation(values.size)[:places])
+                         for values, gradient in zip(arrays, gradients, strict=True)]))     # of a NaN too
 
 
 def _error(values, gradient, loss, places):

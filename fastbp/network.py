@@ -145,9 +145,10 @@ class Sequential:
         """The layers as training.py takes them; ValueError if what was assigned does not fit any more."""
         for layer in self.dense:
             layer.weights = np.require(layer.weights, self.dtype, "CW")
-            if layer.biases is not None:
-                layer.biases = operands.as_biases(np.require(layer.biases, self.dtype, "CW"), layer.weights.shape[-1])
         _check(self.layers, self.loss)
+        for layer in self.dense:
+            if layer.biases is not None:
+                layer.biases = operands.as_biases(np.require(layer.biases, self.dtype, "CW"), layer.weights.shape[1])
         parts = []
         for layer in self.layers:
             if isinstance(layer, ReLU):

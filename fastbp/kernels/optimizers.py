@@ -158,7 +158,7 @@ def _build_step(dtype):
         squares = 0.0
         for i in range(job.tasks):
             squares += number(job.sums + 8 * i)
-        put_number(job.l2 + 8, 0.5 * number(job.l2) * squares)
+        put_number(job.l2 + 8, 0.5 * number(job.l2) * squares if number(job.l2) > 0.0 else 0.0)     # squares may be inf
         write(job.steps, (load(job.steps) + 1,))
         release(slot)
         return _link.OK
