@@ -9,7 +9,8 @@ from . import functional
 from ._operands import CACHE_LINE, address_of, empty, multiplied
 from .kernels import blocking, losses
 from .kernels.activations import GELU, IDENTITY
-from .kernels.training import NOT_FINITE, Layer, Training
+from .kernels.network import Layer, Training
+from .kernels.training import NOT_FINITE
 from .losses import Loss, row_bytes
 from .optimizers import Optimizer
 
