@@ -89,11 +89,13 @@ class Sequential:
         optimizer: SGD, Adam or AdamW, which goes on where it stopped if it was used before.
         sample_weight: (rows,), of the rows in the loss.
         validation_data: (x, y) or (x, y, sample_weight), whose loss is computed after each epoch.
-        shuffle: take the rows in another order each epoch; the data are not copied, unless their dtype is not the network's.
+        shuffle: take the rows in another order each epoch; the data are not copied, unless their dtype is not the network's,
+        or rows of x are not contiguous or go backwards.
         rng: a numpy.random.Generator, a seed, or None for fresh entropy, of the order and of a Dropout.
         progress: show a bar, on a terminal.
         check_finite: whether to stop at a loss that is not finite, before its step.
         callbacks: called after each epoch with the network and the History so far; one that returns True ends the training.
+        They may change weights in place, but the training does not see arrays that they assign.
 
         Ctrl-C ends the training after the batch that it meets, with a RuntimeWarning; what was learnt stays.
         Raises FloatingPointError where the loss is not finite, saying in which batch of which epoch; ValueError or TypeError

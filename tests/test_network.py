@@ -237,6 +237,16 @@ def test_evaluate(rng, dtype, loss):
     assert network.evaluate(x.tolist(), y.tolist())[0] == pytest.approx(value, rel=1e-5)
 
 
+def test_a_single_row_of_targets_of_any_stride(dtype):
+    """The stride of an axis of length 1 means nothing: it is 0 of y[np.newaxis]."""
+    network, x = make(dtype=dtype), np.ones(5, dtype)
+    shares = np.array([0.2, 0.5, 0.3], dtype)
+    expected = network.evaluate(x, [shares.tolist()])
+    for y in (shares[np.newaxis], np.broadcast_to(shares, (1, 3)), np.repeat([shares], 9, axis=0)[::5][:1]):
+        assert network.evaluate(x, y) == expected
+        assert network.check_gradients(x, y) < 1e-6
+
+
 def test_evaluating_no_rows():
     loss, accuracy = make().evaluate(np.empty((0, 5)), np.empty(0, int))
     assert np.isnan(loss) and accuracy is None
