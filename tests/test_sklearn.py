@@ -92,7 +92,7 @@ def assert_alike(mine, other, rtol=1e-9, name="estimator"):
         assert_array_equal(mine.get_state()[1], other.get_state()[1])
         assert mine.get_state()[2] == other.get_state()[2]
     elif isinstance(other, float):
-        assert isinstance(mine, float), name
+        assert type(mine) is type(other), name
         assert mine == pytest.approx(other, rel=rtol, abs=rtol, nan_ok=True), name
     elif isinstance(other, list | tuple):
         assert type(mine) is type(other) and len(mine) == len(other), name
@@ -204,6 +204,16 @@ def test_parameters(task, parameters):
     assert_alike(*estimators, rtol=1e-8)
 
 
+@pytest.mark.parametrize("task", ["binary", "classes", "labels"])
+def test_losses_are_of_clipped_probabilities(task):
+    x, y = data(task)
+    estimators = pair(task, activation="identity", hidden_layer_sizes=(), learning_rate_init=1.0, solver="sgd", alpha=0)
+    both(estimators, "fit", 1000 * x, y)
+    assert_alike(*estimators, rtol=1e-3)                            # log(1 - p) is rough where p is nearly 1
+    at_most = {"binary": 1, "classes": 1, "labels": 3}[task] * -np.log(np.finfo(float).eps)
+    assert 1 < estimators[0].loss_curve_[0] < at_most
+
+
 @pytest.mark.parametrize("task", NAMES)
 @pytest.mark.parametrize("early_stopping", [False, True])
 def test_sample_weight(task, early_stopping):
@@ -303,8 +313,8 @@ def test_dtypes_in_turns(solver):
 
 @pytest.mark.parametrize("lay_out", [
     np.asfortranarray, lambda a: np.repeat(a, 2, axis=0)[::2], lambda a: a[::-1], lambda a: a.astype(">f8"),
-    lambda a: a.astype(np.float32), lambda a: a.tolist(),
-], ids=["Fortran", "strided", "reversed", "big-endian", "float32", "list"])
+    lambda a: a.astype(np.float32), lambda a: a.astype(np.float16), lambda a: a.tolist(),
+], ids=["Fortran", "strided", "reversed", "big-endian", "float32", "float16", "list"])
 def test_layouts_of_data_and_of_the_estimators_arrays(lay_out):
     x, y = data("classes")
     estimators = pair("classes")
@@ -315,6 +325,7 @@ def test_layouts_of_data_and_of_the_estimators_arrays(lay_out):
             e.coefs_ = [np.asarray(lay_out(a)) for a in e.coefs_]
         arguments = (x, y) if method == "partial_fit" else (x,)
         both(estimators, method, *arguments)
+        assert_predict_alike(estimators, lay_out(x), 1e-5)
     assert_alike(*estimators, rtol=1e-5)
 
 
@@ -409,7 +420,7 @@ def test_bad_data_are_the_same_errors():
 def test_diverging_is_the_same_error(task, early_stopping):
     estimators = pair(task, solver="sgd", learning_rate_init=1e200, early_stopping=early_stopping)
     error, _ = both(estimators, "fit", *data(task))
-    if not (early_stopping and NAMES[task] == "MLPRegressor"):      # which puts back the weights of the best epoch
+    if not early_stopping:                                          # which may put back the weights of the best epoch
         assert "Solver produced non-finite parameter weights" in str(error)
     assert estimators[0].n_iter_ == estimators[1].n_iter_
     assert_array_equal(np.isfinite(estimators[0].loss_curve_), np.isfinite(estimators[1].loss_curve_))
