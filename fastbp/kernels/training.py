@@ -78,7 +78,7 @@ class Training(NamedTuple):
     statuses: int               # room for an integer for each
     sums: int                   # room for those of losses.py, of each
     update: int                 # the optimiser's Update; 0: only the gradients are wanted
-    results: int                # float64: the sum of the rows' losses, penalty included, that of their weights, and what is right
+    results: int                # float64: the sums of the rows' losses, penalty included, and of their weights, and what is right
     progress: int               # the next row, and the key of the next dropout
     check: int                  # whether to stop at a loss that is not finite
 
@@ -273,18 +273,19 @@ def _build_steps(dtype):
         job = read(job_address, Training)
         rows, key = min(job.batch, job.rows - start), load(job.progress + 8)
         weight = weight_of(job, start, rows)
-        put_number(job.loss_numbers, number(job.gradient_factor) / weight)
+        divisor = weight if weight > 0.0 else 1.0           # rows of weight 0 have no loss and no gradient
+        put_number(job.loss_numbers, number(job.gradient_factor) / divisor)
         status, tasks, rows_each = all_shards(job_address, start, rows, key, memory)
         if status != _link.OK:
             return status
         total, right = added(job, rows, tasks, rows_each)
-        mean = total * number(job.loss_factor) / weight
+        mean = total * number(job.loss_factor) / divisor
         if job.check != 0 and not math.isfinite(mean):
             return NOT_FINITE
         penalty = 0.0
         if job.update != 0:
             update = read(job.update, Update)
-            put_number(update.l2, number(job.penalty) / weight if number(job.penalty + 8) != 0.0 else number(job.penalty))
+            put_number(update.l2, number(job.penalty) / divisor if number(job.penalty + 8) != 0.0 else number(job.penalty))
             write(job.update + 8 * _SHARDS, (tasks,))
             _link.call(optimize(), (job.update,))
             penalty = number(update.l2 + 8)
