@@ -9,6 +9,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import fastbp
 from fastbp import SGD, Adam, Dense, DenseReLU, Dropout, MeanSquaredError, Sequential, SoftmaxCrossEntropy
+from fastbp.kernels import blocking
 from fastbp.kernels.activations import GELU, IDENTITY, NAMES, RELU, TANH
 from fastbp.kernels.dropout import CHUNK
 from fastbp.training import Part, Run
@@ -131,6 +132,23 @@ def test_gradients_of_a_run(rng, dtype, places, rows, batch):
     run.advance(1)
     for gradient, exact in zip(run.gradients, reference_gradients(parts, x[:batch], targets[:batch], 11), strict=True):
         assert_allclose(gradient, exact, atol=200 * np.finfo(dtype).eps)
+
+
+def test_a_step_in_shards(rng, dtype):
+    """Each shard of a batch draws what stands at its own rows."""
+    parts = parts_of(rng, (7, 20, 33, 3), dtype, (0, 1, 2))
+    x, targets = rng.standard_normal((130, 7)).astype(dtype), rng.standard_normal((130, 3)).astype(dtype)
+    dense = [part for part in parts if part.weights is not None]
+    assert blocking.shards(130, sum(part.weights.size for part in dense)) > 1
+    before = [array.copy() for part in dense for array in (part.weights, part.biases)]
+    run = Run(parts, 7, MeanSquaredError(), SGD(1.0), 130, key=11)
+    run.use(x, targets, None)
+    run.start()
+    exact = reference_gradients(parts, x, targets, 11)
+    run.advance(1)
+    after = [array for part in dense for array in (part.weights, part.biases)]
+    for old, new, gradient in zip(before, after, exact, strict=True):
+        assert_allclose(old - new, gradient, atol=200 * np.finfo(dtype).eps)
 
 
 def network_of(sizes, rate, dtype, activation="relu"):

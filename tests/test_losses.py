@@ -113,6 +113,21 @@ def test_a_row_of_weight_0_is_as_if_it_were_not_there(rng, loss_type, dtype):
     assert_allclose(gradient[weights > 0], of_kept, rtol=1e-6)
 
 
+def test_a_batch_of_rows_of_weight_0_teaches_nothing(rng, loss_type):
+    """Nor does it end a training: its loss is that of nothing, not one that is not finite."""
+    scores_of = fastbp.Dense(4, 3, rng=0, dtype=np.float64)
+    network = fastbp.Sequential([scores_of], loss_type())
+    x, targets, weights = rng.standard_normal((96, 4)), targets_of(rng, loss_type, 96, 3), np.ones(96)
+    weights[32:64] = 0
+    seen = []
+    for rows in (slice(None), np.r_[0:32, 64:96]):
+        scores_of.weights[:], scores_of.biases[:] = 0.1, 0
+        network.fit(x[rows], targets[rows], epochs=2, batch_size=32, optimizer=fastbp.SGD(0.1), sample_weight=weights[rows],
+                    shuffle=False, progress=False)
+        seen.append(scores_of.weights.copy())
+    assert_array_equal(*seen)
+
+
 def test_weights_count_as_often_as_they_say(rng, loss_type):
     scores, targets = rng.standard_normal((5, 3)), targets_of(rng, loss_type, 5, 3)
     weights = np.array([1, 3, 2, 1, 4])
