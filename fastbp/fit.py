@@ -3,7 +3,6 @@ import warnings
 from dataclasses import dataclass, field
 
 import numpy as np
-from tqdm import tqdm
 
 from ._operands import has_contiguous_rows
 from .losses import as_weights
@@ -50,6 +49,8 @@ def fit(network, x, y, *, epochs, batch_size, optimizer, sample_weight, validati
               check=check_finite, key=int(rng.integers(1 << 62)))
     run.use(*data)
     history = History()
+    from tqdm import tqdm                               # here, as importing fastbp is to take no longer than importing Numba
+
     bar = tqdm(total=epochs, desc="Training", disable=None if progress else True, smoothing=0, bar_format=_BAR)
     try:
         for epoch in range(epochs):

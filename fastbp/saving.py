@@ -1,11 +1,15 @@
 """Networks as files: .safetensors or .npz, of arrays and a description of the layers; nothing in a file is ever executed."""
 import os
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from . import _storage
 from .layers import Dense, Dropout, ReLU
 from .losses import LOSSES
+
+if TYPE_CHECKING:
+    from .network import Sequential
 
 _FORMAT = 1
 
@@ -33,7 +37,7 @@ def save(network, path):
     _storage.write(path, arrays, {"format": _FORMAT, "layers": layers, "loss": loss, "l2": network.l2})
 
 
-def load(path: str | os.PathLike):
+def load(path: str | os.PathLike) -> "Sequential":
     """The network that `save` wrote: the same layers, bit for bit, loss and l2.
 
     Raises ValueError for a file that is damaged or no network of fastbp, FileNotFoundError and other OSError as they come.
