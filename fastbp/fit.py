@@ -49,7 +49,7 @@ def fit(network, x, y, *, epochs, batch_size, optimizer, sample_weight, validati
               check=check_finite, key=int(rng.integers(1 << 62)))
     run.use(*data)
     history = History()
-    from tqdm import tqdm                               # here, as importing fastbp is to take no longer than importing Numba
+    from tqdm import tqdm  # here, as importing fastbp is to take no longer than importing Numba
 
     bar = tqdm(total=epochs, desc="Training", disable=None if progress else True, smoothing=0, bar_format=_BAR)
     try:
