@@ -130,7 +130,8 @@ def _forward(inputs, weights, biases, out, activation, precision):
         if status == _link.REFUSED:
             _check_forward(mx, mw, mb, my)
             x_rows, w_rows, apart = copy_x(x), copy_w(w), np.empty((mx.rows, mw.cols), kind)
-            status = _link.call(unit(), (matrix(x_rows), matrix(w_rows), mb, matrix(apart), NO_MATRIX, activation, MOST_THREADS))
+            status = _link.call(unit(), (matrix(x_rows), matrix(w_rows), mb, matrix(apart), NO_MATRIX, activation,
+                                         MOST_THREADS))
             _copy(apart, y)
             keep(x_rows)
             keep(w_rows)
