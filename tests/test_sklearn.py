@@ -190,7 +190,7 @@ def test_activations_and_sizes(activation, solver, sizes):
     dict(early_stopping=True, shuffle=False), dict(early_stopping=True, validation_fraction=0.01),
     dict(max_iter=100, tol=0.05, n_iter_no_change=2), dict(random_state=np.random.RandomState(8)), dict(alpha=5.0),
     dict(solver="sgd", learning_rate="invscaling", learning_rate_init=1e-300, power_t=20), dict(loss="poisson"),
-], ids=str)
+], ids=lambda parameters: re.sub(" at 0x[0-9A-F]+", "", str(parameters)))
 @pytest.mark.parametrize("task", ["classes", "labels", "number"])
 def test_parameters(task, parameters):
     x, y = data(task)
