@@ -157,12 +157,12 @@ def as_weights(sample_weight: ArrayLike | None, rows: int) -> np.ndarray | None:
     """Weights (rows,) of float64, or None; ValueError for others, negative or infinite ones or only zeros."""
     if sample_weight is None:
         return None
-    weights = operands.as_array("sample_weight", sample_weight).astype(np.float64)
+    weights = operands.as_array("sample_weight", sample_weight).astype(np.float64, copy=False)
     if weights.shape != (rows,):
         raise ValueError(f"sample_weight has shape {weights.shape}, expected ({rows},): a weight for each row")
     if rows and not (weights.min() >= 0 and 0 < weights.sum() < np.inf):
         raise ValueError("sample_weight has numbers that are negative or not finite, or only zeros, expected others")
-    return weights
+    return np.ascontiguousarray(weights)
 
 
 def row_bytes(targets: np.ndarray) -> int:

@@ -68,8 +68,6 @@ class Run:
 
     def use(self, x: np.ndarray, targets: np.ndarray, weights: np.ndarray | None) -> None:
         """Take data: x (rows, inputs) of the network's dtype with contiguous rows; targets, weights as losses.py makes them."""
-        if self.parts[0].weights is None:
-            x = np.ascontiguousarray(x)                 # a dropout goes over the rows as if they followed one another
         self.data = x, targets, weights
         self._set(rows=len(x), x=address_of(x), x_row=x.strides[0], targets=address_of(targets),
                   targets_row=0 if targets.ndim == 1 else row_bytes(targets), targets_bytes=row_bytes(targets),
@@ -83,6 +81,9 @@ class Run:
     def start(self, order: np.ndarray | None = None, targets_order: np.ndarray | None = None) -> None:
         """Begin an epoch over the rows in that order, of int64, which targets and weights may be in already."""
         self._orders = order, targets_order
+        if order is None and self.parts[0].weights is None:
+            x, targets, weights = self.data             # a dropout goes over the rows as if they followed one another
+            self.use(np.ascontiguousarray(x), targets, weights)
         self._set(order=0 if order is None else address_of(order),
                   targets_order=0 if targets_order is None else address_of(targets_order))
         self._progress[0] = 0
