@@ -55,13 +55,7 @@ class Unit:
 
     def bind(self):
         """Compile the unit and those that it calls, or read them from the disk cache, unless that is done."""
-        with global_compiler_lock:
-            if _state.words[self._word]:
-                return
-            if _queue is None:
-                _bind_all(self)
-            else:
-                _queue.append(self)
+        bind(self)
 
     def bound_address(self):
         """Its address, after binding it, in Python."""
@@ -95,11 +89,21 @@ def units(kind, signature, build, dtypes=FLOATS, rare=False):
     return {dtype: Unit(kind, dtype, signature, partial(build, dtype), rare=rare) for dtype in dtypes}
 
 
-def _bind_all(unit):
-    """Bind a unit and all that it calls: last what another process compiles, and no address before all of them are known."""
+def bind(*some):
+    """Compile these units and those that they call, or read them from the disk cache, where that is not done."""
+    with global_compiler_lock:
+        some = [unit for unit in some if not _state.words[unit._word]]
+        if _queue is not None:
+            _queue.extend(some)
+        elif some:
+            _bind_all(some)
+
+
+def _bind_all(some):
+    """Bind units and all that they call: last what another process compiles, and no address before all of them are known."""
     global _queue
     _threads.prepare()
-    addresses, _queue = {}, [unit]
+    addresses, _queue = {}, some
     try:
         while _queue:
             unit = min(_queue, key=lambda unit: _ahead.is_expected(unit.name))

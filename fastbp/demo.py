@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import SGD, Dense, DenseReLU, Sequential, SoftmaxCrossEntropy, __version__, warmup
+from . import SGD, Dense, DenseReLU, Sequential, SoftmaxCrossEntropy, __version__
 from .fit import History
 
 SIZES = 64, 128, 10             # pixels, hidden neurons, digits
@@ -225,7 +225,7 @@ def run(options: argparse.Namespace) -> int:
     training, test = split(digits)
     print(f"fastbp {__version__}: a {'-'.join(map(str, SIZES))} network in float32 on handwritten digits, "
           f"{len(training.labels)} to train on and {len(test.labels)} to test on")
-    _prepare()
+    _prepare(training, options.batch)
     history = _train(options, training, test)
     reached = _report_accuracy(options, history, len(test.labels))
     right = _report_gradients(digits)
@@ -236,10 +236,13 @@ def run(options: argparse.Namespace) -> int:
     return 0 if reached and right else 1
 
 
-def _prepare():
+def _prepare(digits, batch):
     print("Compiling, or loading what an earlier run compiled ...", end=" ", flush=True)
     start = time.perf_counter()
-    warmup()
+    few = Digits(digits.images[:CHECKED], digits.labels[:CHECKED])
+    network = make_network(np.random.default_rng(0))
+    network.fit(*few, epochs=1, batch_size=batch, optimizer=SGD(), validation_data=few, progress=False)
+    network.check_gradients(*few)
     print(f"{time.perf_counter() - start:.1f} s")
 
 

@@ -8,6 +8,8 @@ dtypes  float32 and float64 are computed as they are, float16 as float32; of mix
 layout  any: C or Fortran order, strided, reversed, unaligned, read-only. Inputs are never changed.
 out     is always overwritten, never added to; it may overlap an input.
 """
+from itertools import chain
+
 import numpy as np
 from numba import types
 from numpy import ndarray
@@ -127,10 +129,10 @@ def warmup(*dtypes: DTypeLike) -> None:
     for dtype in wanted:
         if dtype not in operands.FLOATS:
             raise TypeError(f"dtypes holds {dtype}, expected float32 or float64")
-    for entries in (TRAIN, _FORWARD, _BACKWARD, _RELU, OPTIMIZE, LOSS):
-        for dtype in wanted:
-            _ = entries[dtype]
     for dtype in wanted:
+        training(dtype, [dtype])
+        for entries in (_FORWARD, _BACKWARD, _RELU, OPTIMIZE, LOSS):
+            _ = entries[dtype]
         _link.bind_rare(_NUMBA_TYPE[dtype])
 
 
@@ -145,11 +147,20 @@ def run(compiled, *arguments):
     return status
 
 
-def units(dtype):
-    """The addresses of the forward and the backward pass, for other kernels to call."""
-    kind = _NUMBA_TYPE[dtype]
-    passes = entry.dense_of(kind)
-    return passes.forward[kind].bound_address(), passes.backward[kind].bound_address()
+def training(dtype, kinds):
+    """(train, {kind: the addresses of its passes}): the compiled steps for a dtype of networks with products of these kinds.
+
+    All of it is bound at once, for another process to be at work on as much as it can.
+    """
+    passes = {kind: _passes(_NUMBA_TYPE[kind]) for kind in kinds}
+    _link.bind(entry.training.train[_NUMBA_TYPE[dtype]], *chain(*passes.values()))
+    return TRAIN[dtype], {kind: [unit.bound_address() for unit in units] for kind, units in passes.items()}
+
+
+def _passes(kind):
+    """The units of the forward and the backward pass, for other kernels to call."""
+    module = entry.dense_of(kind)
+    return module.forward[kind], module.backward[kind]
 
 
 def _forward(inputs, weights, biases, out, activation, spare=None, precision=None, spare_slope=None):

@@ -42,7 +42,8 @@ class Run:
         self.parts, self.loss, self.batch = parts, loss, batch
         dense = [part for part in parts if part.weights is not None]
         self.dtype = dense[0].weights.dtype
-        self._train = functional.TRAIN[self.dtype]      # first: while it is compiled, another process is at work on the passes
+        kinds = [multiplied(self.dtype, part.precision) for part in dense]
+        self._train, self._passes = functional.training(self.dtype, kinds)
         self.outputs = dense[-1].weights.shape[1]
         self._buffers, self._gathered, self._batches = [], None, 1
         self._shards = 1 if optimizer is None else blocking.shards(batch, sum(p.weights.size for p in dense))
@@ -167,7 +168,7 @@ class Run:
                 records.append(Layer(inputs, neurons, 0, 0, 0, 0, 0, 0, 0, address_of(y), 0, 0, int(part.rate * 2**63),
                                      address_of(factor)))
             else:
-                forward, backward = functional.units(multiplied(self.dtype, part.precision))
+                forward, backward = self._passes[multiplied(self.dtype, part.precision)]
                 slope = self._keep(self._room((batch, neurons))) if part.activation == GELU else None
                 dweights, dbiases = next(gradients)
                 records.append(Layer(inputs, neurons, part.activation, forward, backward, address_of(part.weights),
