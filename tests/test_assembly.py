@@ -5,7 +5,7 @@ import pytest
 from numba import njit, types
 
 from fastbp import _cpu, _jit
-from fastbp.kernels import amx, blocking, gemm, panels, tile
+from fastbp.kernels import amx, blocking, gemm, panels, peak, tile
 
 REGISTER = {"avx512": "zmm", "avx2": "ymm", "baseline": "xmm"}
 MULTIPLY = {"avx512": "vfmadd", "avx2": "vfmadd", "baseline": "mul"}
@@ -28,9 +28,9 @@ def multiplications(dtype):
     return MULTIPLY[_cpu.instruction_set()] + (".*pd" if dtype == types.float64 else ".*ps"), 1 + (dtype is tile.BFLOAT16)
 
 
-def loops_of(build, which, dtype, multiply):
-    function = njit(**_jit.FLAGS)(build(which, dtype))
-    function.compile(panels.SIGNATURE)
+def loops_of(function, signature, multiply):
+    function = njit(**_jit.FLAGS)(function)
+    function.compile(signature)
     return list(inner_loops(function.inspect_asm(function.signatures[0]), multiply))
 
 
@@ -38,7 +38,7 @@ def loops_of(build, which, dtype, multiply):
                                           if t is not tile.BFLOAT16 or which != "flat" and not _cpu.has_amx()], ids=str)
 def test_tile_stays_in_registers(dtype, which):
     multiply, a_vector = multiplications(dtype)
-    loops = loops_of(panels.build, which, dtype, multiply)
+    loops = loops_of(panels.build(which, dtype), panels.SIGNATURE, multiply)
     shape = getattr(blocking.tiles(dtype), which)
     counts = [sum(bool(re.match(multiply, line)) for line in loop) for loop in loops]
     unrolled = shape.rows * shape.vecs * blocking.UNROLL * a_vector
@@ -48,10 +48,18 @@ def test_tile_stays_in_registers(dtype, which):
         assert not [line for line in loop if re.search(r"[xyz]mm", line) and "(%rsp" in line]
 
 
+@pytest.mark.parametrize("dtype", gemm.DTYPES, ids=str)
+def test_the_peak_is_that_of_a_loop_without_anything_else(dtype):
+    """Addresses are counted up in integers."""
+    loops = loops_of(peak.build(dtype), peak.SIGNATURE, multiplications(dtype)[0])
+    assert loops
+    assert not [line for loop in loops for line in loop if re.match("v?cvt", line)]
+
+
 @pytest.mark.skipif(not _cpu.has_amx(), reason="not compiled for AMX: test_instruction_sets.py has a process that is")
 @pytest.mark.parametrize("which, products", [("wide", 4), ("narrow", 2)])
 def test_amx_loops_hold_little_else(which, products):
-    loops = loops_of(amx.build, which, tile.BFLOAT16, "tdpbf16ps")
+    loops = loops_of(amx.build(which, tile.BFLOAT16), panels.SIGNATURE, "tdpbf16ps")
     assert max(sum("tdpbf16ps" in line for line in loop) for loop in loops) % products == 0
     for loop in loops:
         assert sum("tileloadd" in line for line in loop) <= 2 * sum("tdpbf16ps" in line for line in loop)

@@ -160,7 +160,7 @@ def network_of(sizes, rate, dtype, activation="relu"):
 
 @pytest.mark.parametrize("activation", NAMES)
 @pytest.mark.parametrize("rows, batch, sizes", [
-    (130, 32, (7, 20, 3)), (300, 128, (9, 33, 20, 4)), (700, 256, (70, 400, 300, 5))], ids=["small", "shards", "large"])
+    (130, 32, (7, 20, 3)), (300, 128, (9, 33, 20, 4)), (300, 128, (70, 400, 300, 5))], ids=["small", "shards", "large"])
 def test_any_number_of_threads(dtype, activation, rows, batch, sizes):
     """Threads of a team, shards of a batch and queues within a pass: weights, losses and accuracies have the same bits."""
     rng, found = np.random.default_rng(0), set()

@@ -56,9 +56,9 @@ ROW_WORK = 128                  # and as what is left of a product for a row of 
 PLAIN_WORK = 128                # multiply-adds up to which plain loops are faster than tiles
 THREAD_WORK = 1 << 19           # multiply-adds that are worth a thread: some 10 us, twice what waking one takes,
 TEAM_WORK = 1 << 16             # and that are worth one that is at hand
-SHARDS = 2                      # of a training step's batch, 0.75 of the time of threads within each pass, with
+SHARDS = 2                      # of a training step's batch, 0.75 to 1 of the time of threads within each pass, with
 SHARD_ROWS = 32                 # rows each or more, and for networks of up to
-SHARD_PARAMETERS = 256          # numbers for each row: each shard packs all weights, and has gradients of its own to add up
+SHARD_PARAMETERS = 1024         # numbers for each row: each shard packs all weights, and has gradients of its own to add up
 MOST_THREADS = 1 << 20         # where a caller sets no bound
 TASKS_A_THREAD = 4              # tasks to aim at, so that a thread that was held up leaves its work to the others
 

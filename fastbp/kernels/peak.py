@@ -5,6 +5,7 @@ from numba import types
 
 from .. import _jit
 from . import blocking, tile
+from .matrix import matrix
 from .panels import add_products
 
 BYTES = 24 << 10                # of A and B, which stay in L1: a shorter depth leaves 3 % to the loop around it
@@ -29,14 +30,16 @@ def room(dtype):
     return (depth(dtype) * (shape.rows + width) + shape.rows * width) * dtype.bitwidth // 8
 
 
-@cache
-def peak(dtype):
-    """peak(memory, repeats) for a Numba float type or BFLOAT16; memory are zeros."""
+SIGNATURE = types.intp(types.Array(types.uint8, 1, "C"), types.intp)
+
+
+def build(dtype):
     shape, steps = blocking.tiles(dtype).wide, depth(dtype)
 
     def repeat(memory, repeats):
         size, height, width = tile.itemsize(shape), tile.height(shape), tile.width(shape)
-        a, b = memory.ctypes.data, memory.ctypes.data + steps * height * size
+        a = matrix(memory).data                         # signed: Numba makes floats of sums with ctypes.data, which is not
+        b = a + steps * height * size
         rows = tile.in_registers(tile.multiples(shape, size))
         acc = tile.zeros(shape)
         for _ in range(repeats):
@@ -44,5 +47,10 @@ def peak(dtype):
         tile.store(acc, b + steps * width * size, width * size, height, width)
         return 0
 
-    memory = types.Array(types.uint8, 1, "C")
-    return _jit.entry(repeat, types.intp(memory, types.intp), f"python_peak-{dtype}")
+    return repeat
+
+
+@cache
+def peak(dtype):
+    """peak(memory, repeats) for a Numba float type or BFLOAT16; memory are zeros."""
+    return _jit.entry(build(dtype), SIGNATURE, f"python_peak-{dtype}")
