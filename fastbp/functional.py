@@ -122,7 +122,7 @@ def relu_backward(dvalues: ArrayLike, z: ArrayLike, *, out: np.ndarray | None = 
 def warmup(*dtypes: DTypeLike) -> None:
     """Compile all kernels for these dtypes, float32 and float64 unless said, or read them from the disk cache.
 
-    Otherwise the first call of a function does that for its dtype, in 5 to 15 seconds or a fraction of one. Raises TypeError
+    Otherwise the first call of a function does that for its dtype, in 5 to 20 seconds or a fraction of one. Raises TypeError
     for another dtype.
     """
     wanted = [np.dtype(dtype) for dtype in dtypes] or operands.FLOATS

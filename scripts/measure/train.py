@@ -20,7 +20,7 @@ CONTESTANTS = ("fastbp", *PEERS)
 
 # name: data, dtype, parameters of scikit-learn's MLPClassifier, what the ratio to each is to be at least
 JOBS = {
-    "digits, defaults": ("digits", "float64", {}, {"sklearn": 4}),
+    "digits, defaults": ("digits", "float64", {}, {"sklearn": 4, "torch": 4}),
     "digits, defaults, float32": ("digits", "float32", {}, {"sklearn": 4, "torch": 4}),
     "digits, 256 and 128, batch 64": ("digits", "float64", {"hidden_layer_sizes": [256, 128], "batch_size": 64},
                                       {"sklearn": 4}),
