@@ -14,7 +14,7 @@ from .kernels.training import NOT_FINITE
 from .losses import Loss, row_bytes
 from .optimizers import Optimizer
 
-_CALL = 0.01                    # seconds of a call of compiled code
+_CALL = 0.03                    # seconds of a call of compiled code
 _AT = {name: i for i, name in enumerate(Training._fields)}
 
 
@@ -91,7 +91,7 @@ class Run:
         self._numbers[8:11] = 0
 
     def finish(self) -> Iterator[int]:
-        """Do what is left of the epoch, in calls of some 10 ms, between which Python looks for Ctrl-C: yields rows_done.
+        """Do what is left of the epoch, in calls of some 30 ms, between which Python looks for Ctrl-C: yields rows_done.
 
         Raises FloatingPointError for a loss that is not finite, before that batch's step.
         """

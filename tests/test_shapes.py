@@ -154,6 +154,19 @@ def test_both_sides_of_each_block_of_rows(rng, dtype, batch):
     check(rng, 30, batch, 20, dtype)                        # the rows of dweights
 
 
+def test_low_tiles_take_rows_of_which_they_leave_less_empty():
+    low_rows = blocking.low_rows.py_func
+    assert [low_rows(6, 24 + rest) for rest in range(6)] == [0, 7, 8, 3, 4, 0]
+    assert low_rows(6, 5) == low_rows(4, 9) == 0
+
+
+@pytest.mark.parametrize("rest", range(blocking.HIGH))
+def test_last_rows_in_high_tiles_and_in_low_ones(rng, dtype, rest):
+    """Of B in panels, and of few rows of dinputs as inner products."""
+    check(rng, 4 * blocking.HIGH + rest, 40, 70, dtype)
+    check(rng, 10 * blocking.HIGH + rest, 40, 70, dtype)
+
+
 @pytest.mark.parametrize("depth", DEPTHS)
 def test_both_sides_of_each_block_of_depth(rng, dtype, depth):
     check(rng, 7, depth, 70, dtype)                         # the depth of the forward pass

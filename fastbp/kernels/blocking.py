@@ -23,6 +23,7 @@ TILES = {
     "baseline": ((4, 2), (4, 1), (2, 4), 16),
 }
 
+HIGH, LOW = 6, 4                # rows of a tile, and of those for the last rows that would leave one of these empty in part
 DEPTH = 512                     # of a panel of B: tiles amortise loading C, and a panel stays in L2
 STRIP_PART = 5                  # of L2 for a strip of A and C, the rows that all panels of B go over in turn
 STRIP = 24                      # rows of one, or a multiple: whole tiles of any kind
@@ -255,6 +256,22 @@ def inner_block(columns, row_bytes):
 def first_narrow(tiles, j, j_end):
     """The column from which on a narrow panel is wide enough for what is left of the columns j … j_end."""
     return j + (j_end - j + tile.width(tiles.narrow) - 1) // tile.width(tiles.wide) * tile.width(tiles.wide)
+
+
+def low(shape):
+    """The shape of low tiles beside those of that shape; the same where there are none."""
+    return shape._replace(rows=LOW) if shape.rows == HIGH else shape
+
+
+@kernel
+def low_rows(height, rows):
+    """How many of so many rows, the last ones, low tiles take, because they leave less of them empty: 8 for 4 + 4, or 4."""
+    rest = rows % height
+    if height != HIGH or rows < height or rest == 0:
+        return 0
+    if rest + height <= 2 * LOW:
+        return rest + height
+    return rest if rest <= LOW else 0
 
 
 @kernel

@@ -14,6 +14,7 @@ from .workspace import read
 
 def _build(dtype):
     tiles, activate = blocking.tiles(dtype), activations.activate[dtype].address
+    low = blocking.low(tiles.wide)
 
     def inner(job_address, worker, task):
         """The job is a Product with Right(address, distance of two rows of B, …): row j of B is column j of B.T."""
@@ -24,7 +25,9 @@ def _build(dtype):
         elif i_end - i <= tile.height(tiles.flat):
             multiply(tiles.flat, job, i, i_end, j, j_end)
         else:
-            multiply(tiles.wide, job, i, i_end, j, j_end)
+            i_low = i_end - blocking.low_rows(tile.height(tiles.wide), i_end - i)
+            multiply(tiles.wide, job, i, i_low, j, j_end)
+            multiply(low, job, i_low, i_end, j, j_end)
         activate_block(tiles, job, activate(), i, i_end, j, j_end)
         return _link.OK
 

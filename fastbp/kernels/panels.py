@@ -1,7 +1,7 @@
 """Panels of B over rows of A, tile by tile in vector registers: the inner loops of a product (gemm.py).
 
     LOOP 3  panels of B    `width` columns of B and C; independent of each other
-    LOOP 2  row tiles      `height` rows of A and C; independent of each other
+    LOOP 2  row tiles      `height` rows of A and C, low ones for the last rows; independent of each other
     LOOP 1  depth          one rank-1 update of a tile in registers a step
 """
 from numba import types
@@ -18,6 +18,7 @@ SIGNATURE = types.intp(*[types.intp] * 9)
 
 def build(which, dtype):
     shape, is_flat = getattr(blocking.tiles(dtype), which), which == "flat"
+    low = blocking.low(shape)
 
     def panels(job_address, scratch, copied, i_start, i_end, j_start, j_end, p, p_end):
         """Rows i_start … i_end, from row `copied` on in scratch, of the panels from column j_start to j_end.
@@ -25,35 +26,50 @@ def build(which, dtype):
         Only flat tiles have B in place, and their rows of A are always copied.
         """
         job = read(job_address, Product)
-        height, width, size, depth = tile.height(shape), tile.width(shape), tile.itemsize(shape), p_end - p
-        rows, copied_rows = tile.in_registers(tile.multiples(shape, job.a_row)), tile.multiples(shape, size)
+        width, size = tile.width(shape), tile.itemsize(shape)
+        i_low = i_end - low_rows(shape, job, i_end - i_start)
         for j in range(j_start, j_end, width):                              # LOOP 3
             b, b_step = job.b + j * job.b_col, job.b_row
             is_packed = not is_flat or (job.edge != 0 and job.cols - j < width)
             if is_packed:
                 b, b_step = job.edge if is_flat else b, width * size
             b += p * b_step
-            a, c, copy = job.a + i_start * job.a_row + p * size, job.c + i_start * job.c_row + j * size, scratch
-            for i in range(i_start, i_end, height):                         # LOOP 2
-                if depth > blocking.SHALLOW_DEPTH:
-                    tile.prefetch(shape, c, job.c_row)
-                if job.share > 0:
-                    fetch_share(job, (i // height * blocking.blocks(job.cols, width) + j // width) * job.share)
-                acc = tile.zeros(shape)
-                if not is_flat and i < copied:
-                    acc = add_products(acc, depth, a, rows, size, b, width * size)
-                    a += height * job.a_row
-                elif is_packed:
-                    acc = add_products(acc, depth, copy, copied_rows, height * size, b, width * size)
-                    copy += copied_tile_bytes(shape, depth)
-                else:
-                    acc = add_products(acc, depth, copy, copied_rows, height * size, b, b_step)
-                    copy += copied_tile_bytes(shape, depth)
-                finish(acc, job, c, i_end - i, j, p, p_end)
-                c += height * job.c_row
+            row_tiles(shape, job, scratch, copied, i_start, i_low, i_end, j, p, p_end, b, b_step, is_packed)
+            if low != shape:
+                row_tiles(low, job, scratch, copied, i_low, i_end, i_end, j, p, p_end, b, b_step, is_packed)
         return _link.OK
 
+    @inlined
+    def row_tiles(shape, job, scratch, copied, i_start, i_stop, i_end, j, p, p_end, b, b_step, is_packed):
+        """Tiles of the rows i_start … i_stop of a panel; those from i_end on are another's."""
+        height, width, size, depth = tile.height(shape), tile.width(shape), tile.itemsize(shape), p_end - p
+        rows, copied_rows = tile.in_registers(tile.multiples(shape, job.a_row)), tile.multiples(shape, size)
+        a, c, copy = job.a + i_start * job.a_row + p * size, job.c + i_start * job.c_row + j * size, scratch
+        for i in range(i_start, i_stop, height):                            # LOOP 2
+            if depth > blocking.SHALLOW_DEPTH:
+                tile.prefetch(shape, c, job.c_row)
+            if job.share > 0:
+                fetch_share(job, (i // height * blocking.blocks(job.cols, width) + j // width) * job.share)
+            acc = tile.zeros(shape)
+            if not is_flat and i < copied:
+                acc = add_products(acc, depth, a, rows, size, b, width * size)
+                a += height * job.a_row
+            elif is_packed:
+                acc = add_products(acc, depth, copy, copied_rows, height * size, b, width * size)
+                copy += copied_tile_bytes(shape, depth)
+            else:
+                acc = add_products(acc, depth, copy, copied_rows, height * size, b, b_step)
+                copy += copied_tile_bytes(shape, depth)
+            finish(acc, job, c, i_end - i, j, p, p_end)
+            c += height * job.c_row
+
     return panels
+
+
+@kernel
+def low_rows(shape, job, rows):
+    """How many of a strip's rows low tiles take: none where columns of A are copied, for tiles of one height."""
+    return blocking.low_rows(tile.height(shape), rows) if job.a_step == tile.itemsize(shape) and job.b_row == 0 else 0
 
 
 @kernel
@@ -68,8 +84,11 @@ def copy_rows(tiles, shape, job, scratch, i_start, i_end, p, p_end):
     if job.a_step != tile.itemsize(shape):
         copy_columns(shape, tiles.column, job, scratch, i_start, i_end, p, p_end)
         return i_start
+    low = low_rows(shape, job, i_end - i_start)
+    if low > 0:
+        height, i_start = blocking.LOW, i_end - low
     first = i_start if job.b_row != 0 else i_start + (i_end - i_start) // height * height
-    copy_elements(shape, job, scratch, first, i_end, p, p_end)
+    copy_elements(shape, height, job, scratch, first, i_end, p, p_end)
     return first
 
 
@@ -98,12 +117,12 @@ def copy_columns(shape, column, job, scratch, i_start, i_end, p, p_end):
 
 
 @kernel
-def copy_elements(shape, job, scratch, first, i_end, p, p_end):
-    """Copy rows of A whose elements are anywhere."""
-    for i in range(first, i_end, tile.height(shape)):
-        target = scratch + (i - first) // tile.height(shape) * copied_tile_bytes(shape, p_end - p)
+def copy_elements(shape, height, job, scratch, first, i_end, p, p_end):
+    """Copy rows of A whose elements are anywhere, for tiles of that height."""
+    for i in range(first, i_end, height):
+        target = scratch + (i - first) // height * copied_tile_bytes(shape, p_end - p)
         for k in range(p, p_end):
-            for r in range(tile.height(shape)):
+            for r in range(height):
                 value = tile.zero(shape)
                 if i + r < i_end:
                     value = tile.load_scalar(shape, job.a + (i + r) * job.a_row + k * job.a_step)
