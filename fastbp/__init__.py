@@ -13,10 +13,9 @@ from .functional import (
 )
 from .layers import Dense, DenseReLU, Dropout, ReLU
 from .losses import BinaryCrossEntropy, MeanSquaredError, SoftmaxCrossEntropy, softmax
-from .network import Sequential
+from .network import Sequential, load
 from .optimizers import SGD, Adam, AdamW
 from .profiler import profile
-from .saving import load
 
 __version__ = "0.1.0"
 __all__ = ["Adam", "AdamW", "BinaryCrossEntropy", "Dense", "DenseReLU", "Dropout", "MeanSquaredError", "ReLU", "SGD",

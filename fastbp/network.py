@@ -138,7 +138,12 @@ class Sequential:
         return summary.table(self)
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write the network to a .safetensors or .npz file, which fastbp.load reads: saving.save."""
+        """Write the layers with their weights, biases and settings, the loss and l2 to `path`, which fastbp.load reads.
+
+        The suffix says how: .safetensors (which other programs read, too) or .npz. The file is written next to it and then
+        renamed, so that a crash leaves what was there. Raises ValueError for another suffix, OSError where it cannot be
+        written.
+        """
         saving.save(self, path)
 
     # ---- what the network is to training.py and gradients.py
@@ -188,6 +193,14 @@ class Sequential:
         """ValueError if there is none."""
         if self.loss is None:
             raise ValueError(f"loss is None, expected one for {what}, as in Sequential(layers, SoftmaxCrossEntropy())")
+
+
+def load(path: str | os.PathLike) -> Sequential:
+    """The network that `Sequential.save` wrote: the same layers, bit for bit, loss and l2.
+
+    Raises ValueError for a file that is damaged or no network of fastbp, FileNotFoundError and other OSError as they come.
+    """
+    return saving.load(path, Sequential)
 
 
 def _dtype(dense):

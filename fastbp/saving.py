@@ -1,6 +1,5 @@
 """Networks as files: .safetensors or .npz, of arrays and a description of the layers; nothing in a file is ever executed."""
 import os
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -8,18 +7,11 @@ from . import _storage
 from .layers import Dense, Dropout, ReLU
 from .losses import LOSSES
 
-if TYPE_CHECKING:
-    from .network import Sequential
-
 _FORMAT = 1
 
 
 def save(network, path):
-    """Write a network to `path`: its layers with their weights, biases and settings, its loss and its l2.
-
-    The suffix says how: .safetensors (which other programs read, too) or .npz. The file is written next to it and then
-    renamed, so that a crash leaves what was there. Raises ValueError for another suffix, OSError where it cannot be written.
-    """
+    """Sequential.save."""
     network.parts()                 # assigned arrays become what load takes, or raise
     arrays, layers = {}, []
     for i, layer in enumerate(network.layers):
@@ -37,13 +29,8 @@ def save(network, path):
     _storage.write(path, arrays, {"format": _FORMAT, "layers": layers, "loss": loss, "l2": network.l2})
 
 
-def load(path: str | os.PathLike) -> "Sequential":
-    """The network that `save` wrote: the same layers, bit for bit, loss and l2.
-
-    Raises ValueError for a file that is damaged or no network of fastbp, FileNotFoundError and other OSError as they come.
-    """
-    from .network import Sequential
-
+def load(path, network_of):
+    """network.load, where network_of(layers, loss, l2=l2) is made."""
     arrays, about = _storage.read(path)
     if about.get("format") != _FORMAT:
         raise ValueError(f"{os.fspath(path)} is of format {about.get('format')!r}, expected {_FORMAT}: it is no network, or "
@@ -56,7 +43,7 @@ def load(path: str | os.PathLike) -> "Sequential":
         if unknown:
             raise ValueError(f"there are arrays that belong to no layer: {', '.join(sorted(unknown))}")
         loss = None if about["loss"] is None else LOSSES[about["loss"]]()
-        return Sequential(layers, loss, l2=about["l2"])
+        return network_of(layers, loss, l2=about["l2"])
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise ValueError(f"{os.fspath(path)} does not describe a network: {error!r}") from error
 
