@@ -34,18 +34,18 @@ def build(which, dtype):
             if is_packed:
                 b, b_step = job.edge if is_flat else b, width * size
             b += p * b_step
-            row_tiles(shape, job, scratch, copied, i_start, i_low, i_end, j, p, p_end, b, b_step, is_packed)
+            row_tiles(shape, job, scratch, copied, i_start, i_low, j, p, p_end, b, b_step, is_packed)
             if low != shape:
-                row_tiles(low, job, scratch, copied, i_low, i_end, i_end, j, p, p_end, b, b_step, is_packed)
+                row_tiles(low, job, scratch, copied, i_low, i_end, j, p, p_end, b, b_step, is_packed)
         return _link.OK
 
     @inlined
-    def row_tiles(shape, job, scratch, copied, i_start, i_stop, i_end, j, p, p_end, b, b_step, is_packed):
-        """Tiles of the rows i_start … i_stop of a panel; those from i_end on are another's."""
+    def row_tiles(shape, job, scratch, copied, i_start, i_end, j, p, p_end, b, b_step, is_packed):
+        """The tiles of rows i_start … i_end in one panel."""
         height, width, size, depth = tile.height(shape), tile.width(shape), tile.itemsize(shape), p_end - p
         rows, copied_rows = tile.in_registers(tile.multiples(shape, job.a_row)), tile.multiples(shape, size)
         a, c, copy = job.a + i_start * job.a_row + p * size, job.c + i_start * job.c_row + j * size, scratch
-        for i in range(i_start, i_stop, height):                            # LOOP 2
+        for i in range(i_start, i_end, height):                            # LOOP 2
             if depth > blocking.SHALLOW_DEPTH:
                 tile.prefetch(shape, c, job.c_row)
             if job.share > 0:
