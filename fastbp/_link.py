@@ -21,11 +21,11 @@ from . import _ahead, _cache, _jit, _state, _threads
 OK, NO_MEMORY, REFUSED, UNBOUND = range(4)
 
 # The words of the units. Functions in users' caches rely on them: when they or a unit's signature change, change ABI.
-ABI = 8
+ABI = 9
 _KINDS = ("forward", "backward", "pack", "product", "wide", "narrow", "flat", "inner", "mask", "sum", "one_pass", "block_pass",
           "relu", "relu_chunk", "round", "turned_rows", "turned", "plain_forward", "plain_backward", "few_forward", "activate",
           "loss", "losses", "update", "optimize", "dropout", "train",
-          "steps", "shard")
+          "steps", "shard", "dinputs")
 _TYPES = "float32", "float64", "bfloat16"
 _NAMES = ("spread", "team", "clock", "record", *(f"{kind}-{dtype}" for kind in _KINDS for dtype in _TYPES))
 _units = {}

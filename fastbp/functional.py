@@ -20,6 +20,7 @@ from . import _operands as operands
 from ._operands import empty
 from .kernels import entry, tile
 from .kernels.activations import GELU, IDENTITY, RELU
+from .kernels.dinputs import backward_inputs
 
 Gradients = tuple[np.ndarray | None, np.ndarray, np.ndarray]
 
@@ -130,7 +131,8 @@ def warmup(*dtypes: DTypeLike) -> None:
         if dtype not in operands.FLOATS:
             raise TypeError(f"dtypes holds {dtype}, expected float32 or float64")
     for dtype in wanted:
-        training(dtype, [dtype])
+        for in_blocks in (False, True):
+            training(dtype, [dtype], in_blocks)
         for entries in (_FORWARD, _BACKWARD, _RELU, OPTIMIZE, LOSS):
             _ = entries[dtype]
         _link.bind_rare(_NUMBA_TYPE[dtype])
@@ -147,20 +149,22 @@ def run(compiled, *arguments):
     return status
 
 
-def training(dtype, kinds):
+def training(dtype, kinds, in_blocks):
     """(train, {kind: the addresses of its passes}): the compiled steps for a dtype of networks with products of these kinds.
 
-    All of it is bound at once, for another process to be at work on as much as it can.
+    in_blocks: dweights are not for the backward pass to compute. All of it is bound at once, for another process to be at work
+    on as much as it can: first the unit that tells how it begins.
     """
-    passes = {kind: _passes(_NUMBA_TYPE[kind]) for kind in kinds}
-    _link.bind(entry.training.train[_NUMBA_TYPE[dtype]], *chain(*passes.values()))
+    passes = {kind: _passes(_NUMBA_TYPE[kind], in_blocks) for kind in kinds}
+    units = [entry.training.train[_NUMBA_TYPE[dtype]], *chain(*passes.values())]
+    _link.bind(*(reversed(units) if in_blocks else units))
     return TRAIN[dtype], {kind: [unit.bound_address() for unit in units] for kind, units in passes.items()}
 
 
-def _passes(kind):
+def _passes(kind, in_blocks):
     """The units of the forward and the backward pass, for other kernels to call."""
     module = entry.dense_of(kind)
-    return module.forward[kind], module.backward[kind]
+    return module.forward[kind], backward_inputs[kind] if in_blocks else module.backward[kind]
 
 
 def _forward(inputs, weights, biases, out, activation, spare=None, precision=None, spare_slope=None):

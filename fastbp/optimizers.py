@@ -76,10 +76,11 @@ class Optimizer:
                 np.copyto(values, changed)
 
     def bind(self, parameters: Sequence[np.ndarray], gradients: Sequence[np.ndarray], penalised: Sequence[bool],
-             shards: int = 1, distance: int = 0) -> "Step":
+             shards: int = 1, distance: int = 0, products: Sequence[tuple[int, int]] | None = None) -> "Step":
         """What a compiled step needs to know: of arrays in C order, that stay where they are as long as it is used.
 
-        The gradient is the sum of `shards` arrays, each `distance` bytes after the one before.
+        The gradient is the sum of `shards` arrays, each `distance` bytes after the one before; or it is computed by a product:
+        products holds for each array the address of its Product (kernels/dweights.py) and the rows of a block, or zeros.
         """
         if self._states is None:
             self.remember([[_zeros(a) for _ in range(kernels.STATES[self._kind])] for a in parameters])
@@ -88,7 +89,7 @@ class Optimizer:
         if self._arrays is not None and arrays != self._arrays:
             raise ValueError(f"parameters are {_described(arrays)}, expected those of the optimiser's first step, "
                              f"{_described(self._arrays)}: another network needs an optimiser of its own")
-        return Step(self, parameters, gradients, penalised, shards, distance)
+        return Step(self, parameters, gradients, penalised, shards, distance, products or [(0, 0)] * len(parameters))
 
     def remember(self, states: Sequence[Sequence[np.ndarray]]) -> "Optimizer":
         """Keep what is remembered of each array in these; returns the optimiser itself."""
@@ -102,18 +103,22 @@ class Step:
     l2 is read by a step, and penalty written.
     """
 
-    def __init__(self, optimizer, parameters, gradients, penalised, shards, distance):
-        tasks, table = 0, []
-        for values, gradient, states, counts in zip(parameters, gradients, optimizer._states, penalised, strict=True):
+    def __init__(self, optimizer, parameters, gradients, penalised, shards, distance, products):
+        tasks, table, block_bytes = 0, [], 0
+        for values, gradient, states, counts, (product, rows) in zip(parameters, gradients, optimizer._states, penalised,
+                                                                     products, strict=True):
             velocity, square = (*map(address_of, states), 0, 0)[:2]
-            table.append(Array(tasks, values.size, address_of(values), address_of(gradient), velocity, square, counts))
-            tasks += -(-values.size // kernels.CHUNK)
+            chunk = rows * values.shape[1] if product else kernels.CHUNK
+            table.append(Array(tasks, chunk, values.size, address_of(values), address_of(gradient), velocity, square, counts,
+                               product))
+            tasks += -(-values.size // chunk)
+            block_bytes = max(block_bytes, chunk * values.itemsize if product else 0)
         self._numbers = np.zeros(2 + len(Rates._fields) + tasks)
         self._table = np.array(table, np.int64)
         numbers = address_of(self._numbers)
         self._job = np.array(Update(tasks, optimizer._kind, shards, distance, address_of(self._table), len(table),
                                     address_of(optimizer._settings), address_of(optimizer._steps), numbers + 16, numbers,
-                                    numbers + 40), np.int64)
+                                    numbers + 40, block_bytes, 0), np.int64)
         self._kept = optimizer, parameters, gradients
         self.address = address_of(self._job)
 

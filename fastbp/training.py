@@ -4,12 +4,14 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numba.np.numpy_support import from_dtype
 
 from . import functional
 from ._operands import CACHE_LINE, address_of, empty, multiplied
 from .kernels import blocking, losses
 from .kernels.activations import GELU, IDENTITY
 from .kernels.network import Layer, Training
+from .kernels.product import Product
 from .kernels.training import NOT_FINITE
 from .losses import Loss, row_bytes
 from .optimizers import Optimizer
@@ -43,13 +45,16 @@ class Run:
         dense = [part for part in parts if part.weights is not None]
         self.dtype = dense[0].weights.dtype
         kinds = [multiplied(self.dtype, part.precision) for part in dense]
-        self._train, self._passes = functional.training(self.dtype, kinds)
         self.outputs = dense[-1].weights.shape[1]
         self._buffers, self._gathered, self._batches = [], None, 1
         self._shards = 1 if optimizer is None else blocking.shards(batch, sum(p.weights.size for p in dense))
+        self._in_blocks = (optimizer is not None and self._shards == 1 and set(kinds) == {self.dtype} and blocking.in_blocks(
+            batch, max(p.weights.shape[1] for p in dense) * self.dtype.itemsize))
+        self._train, self._passes = functional.training(self.dtype, kinds, self._in_blocks)
         self._all_gradients = self._make_gradients(dense)
         self.gradients = [g for p, pair in zip(dense, self._all_gradients, strict=True)
                           for g in (pair if p.biases is not None else pair[:1])]
+        self._products = [self._make_product(part) if self._in_blocks else (0, 0, 0) for part in dense]
         self._step = self._bind(optimizer, dense)
         self._layers = np.array(self._records(inputs, batch), np.int64)
         self._numbers = np.zeros(16)
@@ -143,12 +148,20 @@ class Run:
         if optimizer is None:
             return None
         arrays = [(a, a is p.weights) for p in dense for a in (p.weights, p.biases) if a is not None]
-        return optimizer.bind([a for a, _ in arrays], self.gradients, [is_weights for _, is_weights in arrays],
-                              self._shards, self._distance)
+        products = iter(self._products)
+        return optimizer.bind([a for a, _ in arrays], self.gradients, [is_weights for _, is_weights in arrays], self._shards,
+                              self._distance, [next(products)[1:] if is_weights else (0, 0) for _, is_weights in arrays])
+
+    def _make_product(self, part):
+        """(panels of a batch's dz, room for a Product, rows of a block): where dweights are computed in blocks."""
+        neurons = part.weights.shape[1]
+        panels = self._keep(self._room((self.batch, neurons + CACHE_LINE // self.dtype.itemsize)))
+        product = self._keep(np.zeros(len(Product._fields), np.int64))
+        return address_of(panels), address_of(product), blocking.block_rows(from_dtype(self.dtype), self.batch, neurons)
 
     def _make_gradients(self, dense):
         """(dweights, dbiases) of each layer, of the first shard; those of the others lie at equal distances after them."""
-        shapes = [shape for p in dense for shape in (p.weights.shape, (1, p.weights.shape[1]))]
+        shapes = [shape for p in dense for shape in ((0, 0) if self._in_blocks else p.weights.shape, (1, p.weights.shape[1]))]
         line = CACHE_LINE // self.dtype.itemsize
         ends = np.cumsum([0] + [-(-rows * cols // line) * line for rows, cols in shapes])
         memory = self._keep(self._room((self._shards, int(ends[-1]))))
@@ -159,21 +172,22 @@ class Run:
 
     def _records(self, inputs, batch):
         """The Layer of each part, with memory for a batch."""
-        records, gradients, self.values = [], iter(self._all_gradients), []
+        records, gradients, products, self.values = [], iter(self._all_gradients), iter(self._products), []
         for part in self.parts:
             neurons = inputs if part.weights is None else part.weights.shape[1]
             self.values.append(y := self._room((batch, neurons)))
             if part.weights is None:
                 self._keep(factor := np.array([1 / (1 - part.rate)]))
                 records.append(Layer(inputs, neurons, 0, 0, 0, 0, 0, 0, 0, address_of(y), 0, 0, int(part.rate * 2**63),
-                                     address_of(factor)))
+                                     address_of(factor), 0, 0, 0))
             else:
                 forward, backward = self._passes[multiplied(self.dtype, part.precision)]
                 slope = self._keep(self._room((batch, neurons))) if part.activation == GELU else None
                 dweights, dbiases = next(gradients)
                 records.append(Layer(inputs, neurons, part.activation, forward, backward, address_of(part.weights),
                                      0 if part.biases is None else address_of(part.biases), address_of(dweights),
-                                     address_of(dbiases), address_of(y), 0 if slope is None else address_of(slope), 0, -1, 0))
+                                     address_of(dbiases), address_of(y), 0 if slope is None else address_of(slope), 0, -1, 0,
+                                     *next(products)))
             inputs = neurons
         return self._with_dvalues(records, batch)
 

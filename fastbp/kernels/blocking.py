@@ -56,10 +56,14 @@ ELEMENT_WORK = 8                # multiply-adds that take as long as copying an 
 ROW_WORK = 128                  # and as what is left of a product for a row of a layer of a few inputs and neurons
 PLAIN_WORK = 128                # multiply-adds up to which plain loops are faster than tiles
 THREAD_WORK = 1 << 19           # multiply-adds that are worth a thread: some 10 us, twice what waking one takes,
-TEAM_WORK = 1 << 16             # and that are worth one that is at hand
+TEAM_WORK = 1 << 15             # and that are worth one that is at hand
 SHARDS = 2                      # of a training step's batch, 0.75 to 1 of the time of threads within each pass, with
-SHARD_ROWS = 32                 # rows each or more, and for networks of up to
+SHARD_ROWS = 64                 # rows each or more, and for networks of up to
 SHARD_PARAMETERS = 1024         # numbers for each row: each shard packs all weights, and has gradients of its own to add up
+BLOCK_WORK = 1 << 18            # multiply-adds for a block of dweights: some 10 us, what a thread may wait for the last one,
+UPDATE_WORK = 32                # of which the update of an element takes as long as so many,
+COPY_COLS = 24                  # and copying x as so many columns of dz do;
+BLOCK_TILES = 4                 # and rows of tiles of dweights that L2 has room for, or they are not computed in blocks
 MOST_THREADS = 1 << 20         # where a caller sets no bound
 TASKS_A_THREAD = 4              # tasks to aim at, so that a thread that was held up leaves its work to the others
 
@@ -126,6 +130,19 @@ def threads(multiply_adds):
 def shards(batch, parameters):
     """Into how many shards to cut a batch of a training step (training.py): of sizes alone, never of the threads."""
     return max(1, min(SHARDS, batch // SHARD_ROWS)) if parameters <= batch * SHARD_PARAMETERS else 1
+
+
+def in_blocks(batch, row_bytes):
+    """Whether dweights of a training step are better computed in blocks: a batch's dz, with rows of so many bytes, and a block
+    stay in L2.
+    """
+    return max(batch, BLOCK_TILES * HIGH) * row_bytes <= _state.words[_state.L2]
+
+
+def block_rows(dtype, batch, neurons):
+    """Rows of dweights in a block: whole tiles."""
+    height = tiles(dtype).wide.rows
+    return max(1, round(BLOCK_WORK / (batch + UPDATE_WORK) / (neurons + COPY_COLS) / height)) * height
 
 
 @kernel

@@ -25,9 +25,9 @@ from .workspace import acquire, read, release
 NAMES = "softmax_cross_entropy", "binary_cross_entropy", "squared_error"
 SOFTMAX, BINARY, SQUARED = range(len(NAMES))
 
-ROWS = 64                       # of a task
+ROWS = 32                       # of a task
 SUMS_BYTES = 16                 # of a task: of the losses, and of the rows that are right
-WORK = 32                       # multiply-adds that an element takes as long as
+WORK = 128                      # multiply-adds that an element takes as long as
 
 
 class Loss(NamedTuple):

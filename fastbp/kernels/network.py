@@ -19,6 +19,9 @@ class Layer(NamedTuple):
     dvalues: int                # the gradient with respect to y; y itself where that is no longer needed then
     least: int                  # of a dropout (dropout.py), else -1
     factor: int
+    dz: int                     # of a batch, in panels, where dweights are not kept, but computed in blocks
+    product: int                # room for the Product of these (dweights.py),
+    row_block: int              # and of so many rows
 
 
 LAYER_BYTES = 8 * len(Layer._fields)

@@ -17,9 +17,11 @@ from numba import types
 
 from .. import _link
 from .._jit import kernel
-from . import blocking, tile
+from . import blocking, dweights, gemm, record, tile
 from .arithmetic import number, put_number, sqrt, total
 from .parallel import REGION_BYTES, TASK, run
+from .product import Product
+from .record import Call
 from .workspace import acquire, load, read, release, write
 
 NAMES = "sgd", "momentum", "nesterov", "adam"
@@ -33,12 +35,14 @@ class Array(NamedTuple):
     """An array of parameters: addresses of it, its gradient and what is remembered of it; 0: there is none."""
 
     first_task: int
+    chunk: int                  # elements of a task
     count: int
     values: int
     gradient: int               # of the first shard
     velocity: int
     square: int
     penalised: int              # whether l2 and decay are for it
+    product: int                # of the Product that the gradient is computed by, in blocks of a chunk (dweights.py)
 
 
 ARRAY_BYTES = 8 * len(Array._fields)
@@ -58,6 +62,8 @@ class Update(NamedTuple):
     rates: int                  # room for Rates
     l2: int                     # of it, and of room for the penalty before the step
     sums: int                   # room for a number for each task: the squares of penalised parameters before the step
+    block_bytes: int            # of the largest chunk of an array with a Product; 0: there is none
+    scratch: int                # dweights.worker_bytes for each worker
 
 
 class Settings(NamedTuple):
@@ -80,8 +86,18 @@ class Rates(NamedTuple):
     decay: float
 
 
+@kernel
+def gradient_of(tiles, product, job, array, block, worker):
+    """(the address that an array's gradient would begin at of which this block is, how many such gradients to add up)."""
+    if array.product == 0:
+        return array.gradient, job.shards
+    memory = job.scratch + worker * dweights.worker_bytes(tiles, job.block_bytes)
+    return dweights.block_at(tiles, product, array.product, block, memory, job.block_bytes), 1
+
+
 def _build(dtype):
-    row = blocking.tiles(dtype).row
+    tiles, product = blocking.tiles(dtype), gemm.product[dtype].address
+    row = tiles.row
 
     def update(job_address, worker, task):
         job = read(job_address, Update)
@@ -93,14 +109,15 @@ def _build(dtype):
         rate, epsilon, decay, l2 = number(job.rates), number(job.rates + 8), number(job.rates + 16), number(job.l2)
         if array.penalised == 0:
             l2, decay = 0.0, 0.0
-        start = (task - array.first_task) * CHUNK
-        squares = tile.zeros(row)
-        for j in range(start, min(start + CHUNK, array.count), tile.width(row)):
-            offset, cols = j * tile.itemsize(row), array.count - j
+        block = task - array.first_task
+        first_gradient, shards = gradient_of(tiles, product(), job, array, block, worker)
+        start, end, squares = block * array.chunk, min((block + 1) * array.chunk, array.count), tile.zeros(row)
+        for j in range(start, end, tile.width(row)):
+            offset, cols = j * tile.itemsize(row), end - j
             w = tile.load(row, array.values + offset, 0, 1, cols)
-            gradient = array.gradient + offset
+            gradient = first_gradient + offset
             g = tile.load(row, gradient, 0, 1, cols)
-            for _ in range(1, job.shards):
+            for _ in range(1, shards):
                 gradient += job.distance
                 g = g + tile.load(row, gradient, 0, 1, cols)
             g = g + w * l2
@@ -144,23 +161,38 @@ def put_rates(job):
     put_number(job.rates + 16, decay)
 
 
+@kernel
+def call_of(job, precision):
+    """The Call of a step."""
+    rows, count = 0, 0
+    for k in range(job.count):
+        array = read(job.arrays + k * ARRAY_BYTES, Array)
+        count += array.count
+        rows = max(rows, read(array.product, Product).depth if array.product != 0 else 0)
+    return Call(rows, count, 1, precision, STATES[job.kind], 0, 0, 0)
+
+
 def _build_step(dtype):
-    update = _update[dtype].address
+    tiles, update, precision = blocking.tiles(dtype), _update[dtype].address, dtype.bitwidth
 
     def step(address):
         """One step of the Update at an address, whose `l2` is set."""
-        job = read(address, Update)
-        memory, slot = acquire(REGION_BYTES)
+        begun, job = record.begin(), read(address, Update)
+        threads = blocking.threads(job.tasks * CHUNK * blocking.ELEMENT_WORK)
+        scratch = threads * dweights.worker_bytes(tiles, job.block_bytes) if job.block_bytes > 0 else 0
+        memory, slot = acquire(REGION_BYTES + scratch)
         if memory == 0:
             return _link.NO_MEMORY
         put_rates(job)
-        run(update(), job, memory, blocking.threads(job.tasks * CHUNK * blocking.ELEMENT_WORK))
+        run(update(), Update(*job[:-1], memory + REGION_BYTES), memory, threads)
         squares = 0.0
         for i in range(job.tasks):
             squares += number(job.sums + 8 * i)
         put_number(job.l2 + 8, 0.5 * number(job.l2) * squares if number(job.l2) > 0.0 else 0.0)     # squares may be inf
         write(job.steps, (load(job.steps) + 1,))
         release(slot)
+        if begun[0] != 0:
+            record.finish_pass(begun, record.UPDATE, call_of(job, precision))
         return _link.OK
 
     return step

@@ -16,7 +16,7 @@ from .. import _link, _state
 from .._jit import inlined, kernel
 from .workspace import exchange, fetch_add, load, write
 
-FORWARD, BACKWARD, RELU, QUEUE = range(1, 5)            # what an event is of, if not of a task
+FORWARD, BACKWARD, RELU, DINPUTS, UPDATE, QUEUE = range(1, 7)           # what an event is of, if not of a task
 
 LOG_BYTES = 64                  # before the first event
 WORDS = 16                      # of a job, or a Call
@@ -29,7 +29,7 @@ _WORD, _POINTER = ir.IntType(64), ir.IntType(64).as_pointer()
 class Event(NamedTuple):
     """The first words of an event. The 8th is its end, 0 while it is being written; then come WORDS words of its job."""
 
-    work: int                   # FORWARD, BACKWARD, RELU, QUEUE, or the address of the task's unit
+    work: int                   # FORWARD … QUEUE, or the address of the task's unit
     queue: int                  # the address of the queue that the task stood in; 0: it is one inside another task
     thread: int                 # as Python's threading.get_ident
     start: int                  # nanoseconds of `clock`
@@ -39,11 +39,11 @@ class Event(NamedTuple):
 class Call(NamedTuple):
     """The words of a pass."""
 
-    rows: int
-    inputs: int                 # of the layer; of a ReLU: 1
+    rows: int                   # of an update: those of the batch that dweights are computed of, 0 if they are given
+    inputs: int                 # of the layer; of a ReLU: 1; of an update: the number of parameters
     neurons: int
     precision: int              # bits of a factor of its products
-    activation: int
+    activation: int             # of an update: the arrays that the optimiser keeps beside the parameters
     weights: int                # addresses
     dinputs: int                # 0: not wanted
     dinputs_bytes: int

@@ -94,14 +94,18 @@ def _build_shard(dtype):
                 dropped(layer, layer.dvalues, layer.dvalues, rows, first, task.key + k, task.most_threads, memory)
             else:
                 inputs = dense(layer_of(job, k - 1, first).y, rows, layer.inputs) if k > 0 else x
-                dinputs = layer_of(job, k - 1, first).dvalues if k > job.first else 0
+                before = some(layer_of(job, k - 1, first).dvalues if k > job.first else 0, rows, layer.inputs)
                 s = NO_MATRIX
                 if layer.activation != IDENTITY:
                     s = dense(layer.slope if layer.activation == GELU else layer.y, rows, layer.neurons)
-                status = _link.call(layer.backward, (
-                    dense(layer.dvalues, rows, layer.neurons), s, inputs, dense(layer.weights, layer.inputs, layer.neurons),
-                    some(dinputs, rows, layer.inputs), dense(layer.dweights + distance, layer.inputs, layer.neurons),
-                    dense(layer.dbiases + distance, 1, layer.neurons), layer.activation, task.most_threads))
+                dvalues, weights = dense(layer.dvalues, rows, layer.neurons), dense(layer.weights, layer.inputs, layer.neurons)
+                dbiases = dense(layer.dbiases + distance, 1, layer.neurons)
+                if layer.product != 0:
+                    status = _link.call(layer.backward, (dvalues, s, weights, before, dbiases, layer.dz, layer.activation))
+                else:
+                    dweights = dense(layer.dweights + distance, layer.inputs, layer.neurons)
+                    status = _link.call(layer.backward, (dvalues, s, inputs, weights, before, dweights, dbiases,
+                                                         layer.activation, task.most_threads))
                 if status != _link.OK:
                     return status
         return _link.OK

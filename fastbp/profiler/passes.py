@@ -7,11 +7,11 @@ from typing import NamedTuple
 import numpy as np
 
 from .. import _link
-from ..kernels.record import BACKWARD, FORWARD, QUEUE, RELU, Call, Event
+from ..kernels.record import BACKWARD, DINPUTS, FORWARD, QUEUE, RELU, UPDATE, Call, Event
 from . import log, work
 from .work import Work
 
-NAMES = {FORWARD: "forward", BACKWARD: "backward", RELU: "relu"}
+NAMES = {FORWARD: "forward", BACKWARD: "backward", RELU: "relu", DINPUTS: "dinputs", UPDATE: "update"}
 _KINDS = {name: kind for kind, name in NAMES.items()}
 REST = "threads, copies"        # what is left of a pass: waking and waiting for threads, and small copies of its own
 PLAIN = "plain loops"           # all of a pass without tasks
@@ -38,7 +38,7 @@ class Task(NamedTuple):
 
 
 class Pass(NamedTuple):
-    """One call of a layer's forward or backward pass, or of a ReLU; start in seconds since the profile's."""
+    """One call of a layer's forward or backward pass, of a ReLU, or of an optimiser; start in seconds since the profile's."""
 
     name: str
     call: Call

@@ -40,6 +40,8 @@ def title(p: Pass) -> str:
     call = p.call
     if p.name == "relu":
         return f"relu {call.rows:,} {p.dtype}"
+    if p.name == "update":
+        return f"update of {call.inputs:,} parameters {p.dtype}"
     activation = f" {NAMES[call.activation].replace('relu', 'ReLU')}" if call.activation != IDENTITY else ""
     return f"{p.name} {call.rows:,} x {call.inputs} → {call.neurons}{activation} {p.dtype}"
 

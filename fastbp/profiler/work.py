@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from ..kernels.columns import Mask, Sum
 from ..kernels.product import Product
-from ..kernels.record import BACKWARD, FORWARD, Call
+from ..kernels.record import BACKWARD, DINPUTS, FORWARD, UPDATE, Call
 
 _B, _C, _ACCUMULATE = map(Product._fields.index, ("b", "c", "accumulate"))
 _S, _COUNT = Mask._fields.index("s"), Sum._fields.index("count")
@@ -23,8 +23,11 @@ class Work(NamedTuple):
 
 
 def of_pass(kind: int, call: Call) -> Work:
-    """Of a whole pass: FORWARD, BACKWARD or RELU."""
+    """Of a whole pass: FORWARD, BACKWARD, RELU, DINPUTS, the backward pass without dweights, or UPDATE, with them."""
     size = itemsize(call)
+    if kind == UPDATE:
+        gradients = 0 if call.rows else 1
+        return Work(2 * call.rows * call.inputs, size * call.inputs * (2 + 2 * call.activation + gradients))
     x, weights, y = call.rows * call.inputs, call.inputs * call.neurons, call.rows * call.neurons
     if kind == FORWARD:
         return Work(2 * x * call.neurons, size * (x + weights + y))
@@ -32,6 +35,9 @@ def of_pass(kind: int, call: Call) -> Work:
         products, written = (2, x) if call.dinputs else (1, 0)
         read = x + products * weights + y * (1 + (call.activation > 0))
         return Work(2 * products * x * call.neurons + y, size * (read + written))
+    if kind == DINPUTS:
+        products = 1 if call.dinputs else 0
+        return Work(2 * products * x * call.neurons + y, size * (y * (1 + (call.activation > 0)) + products * (weights + x)))
     return Work(0, 2 * size * y)
 
 
@@ -57,6 +63,8 @@ def of_job(unit: str, words: list[int], kind: int, call: Call, inside: str) -> t
         return "round to bfloat16", Work(0, size * rows * cols)
     if unit == "sum":
         return "add partial sums", Work(rows * cols * words[_COUNT], size * rows * cols)
+    if unit == "update":
+        return "dweights, update" if call.rows else "update", of_pass(kind, call)
     if unit == "turned_rows":
         arrays = call.rows * (call.inputs * (2 if call.dinputs else 1) + call.neurons * (1 + (call.activation > 0)))
         return "transpose", Work(0, size * arrays)

@@ -26,6 +26,7 @@ JOBS = {
                                       {"sklearn": 4}),
     "50 000 × 100, hidden 256": ("normal", "float64", {"hidden_layer_sizes": [256], "max_iter": 5}, {"sklearn": 1.7}),
 }
+TURN = 1.0                      # seconds, at least, of fits of one implementation
 PARAMETERS = 10_000_000
 BANDWIDTH = 0.8                 # of copying
 
@@ -95,9 +96,12 @@ def work(name):
         return fit(*prepared)
 
     def seconds():
-        start = time.perf_counter()
-        fit(*prepared)
-        return time.perf_counter() - start
+        """Of a fit, the mean over a turn: the first one finds the cores as another implementation has left them."""
+        start, fits = time.perf_counter(), 0
+        while time.perf_counter() - start < TURN:
+            fit(*prepared)
+            fits += 1
+        return (time.perf_counter() - start) / fits
 
     contest.answer(prepare, seconds)
 
