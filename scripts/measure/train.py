@@ -119,7 +119,7 @@ def main():
     lines.append(optimizer())
     print(lines[-1], flush=True)
     if chosen.readme:
-        contest.write_readme("train", "\n".join([contest.machine() + ".", "", *lines, ""]))
+        contest.write_readme("train", "\n".join([contest.machine() + ".", "", *lines, ""]).replace(" *", ""))
 
 
 def fits(jobs, peers, turns):
