@@ -44,7 +44,10 @@ class Profile:
 
     def table(self) -> str:
         """A table of the calls by shape, and of their kernels: calls, time, share, GFLOP/s and GB/s. Needs rich."""
-        from .tables import calls
+        try:
+            from .tables import calls
+        except ImportError as error:
+            raise ImportError("a table needs rich: pip install 'fastbp[profile]'") from error
         return calls(self.passes, self.dropped)
 
     def to_json(self, path: str | Path) -> None:
