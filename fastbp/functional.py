@@ -153,7 +153,7 @@ def training(dtype, kinds, in_blocks):
     """(train, {kind: the addresses of its passes}): the compiled steps for a dtype of networks with products of these kinds.
 
     in_blocks: dweights are not for the backward pass to compute. All of it is bound at once, for another process to be at work
-    on as much as it can: first the unit that tells how it begins.
+    on as much as it can: what that is (_ahead.py) depends on the first unit.
     """
     passes = {kind: _passes(_NUMBA_TYPE[kind], in_blocks) for kind in kinds}
     units = [entry.training.train[_NUMBA_TYPE[dtype]], *chain(*passes.values())]

@@ -118,7 +118,7 @@ class Step:
         numbers = address_of(self._numbers)
         self._job = np.array(Update(tasks, optimizer._kind, shards, distance, address_of(self._table), len(table),
                                     address_of(optimizer._settings), address_of(optimizer._steps), numbers + 16, numbers,
-                                    numbers + 40, block_bytes, 0), np.int64)
+                                    numbers + 40, 0, block_bytes, 0), np.int64)
         self._kept = optimizer, parameters, gradients
         self.address = address_of(self._job)
 

@@ -35,8 +35,9 @@ class Run:
 
     l2: of a penalty l2 / 2 * Σ w² of all weights; shared: divided by the weight of a batch's rows, as scikit-learn has it.
     Without an optimiser only gradients are computed. check: stop at a loss that is not finite. key: of the dropouts.
-    gradients: of the last step, of weights and biases; values: what each part computed in it, but that a last part without an
-    activation has the gradient of the loss in its place.
+    gradients: of the last step, of weights and biases, those of weights empty where they are computed in blocks
+    (kernels/dweights.py); values: what each part computed in it, but that a last part without an activation has the gradient of
+    the loss in its place.
     """
 
     def __init__(self, parts: Sequence[Part], inputs: int, loss: Loss, optimizer: Optimizer | None, batch: int, *,

@@ -177,9 +177,7 @@ def _by_results(dtype):
         panels = memory + REGION_BYTES
         copy = panels + panels_bytes + dz_bytes
         scratch = copy + copy_bytes
-        right = Right(panels, neurons * size, 0, 0)
-        if in_place:
-            right = Right(weights.data, weights.row_step, size, 0)
+        right = right_of_weights(tiles, weights, in_place, panels)
         begin(memory)
         if panels_bytes > 0:
             add(memory, pack(), packing.pack_job(tiles, transposed(weights), panels))
@@ -214,6 +212,13 @@ def _by_results(dtype):
         return _link.OK
 
     return by_results
+
+
+@kernel
+def right_of_weights(tiles, weights, by_inner, panels):
+    """weights.T as B of the product for dinputs: rows of weights in place for inner products, or panels at an address."""
+    size = tile.itemsize(tiles.wide)
+    return Right(weights.data, weights.row_step, size, 0) if by_inner else Right(panels, weights.cols * size, 0, 0)
 
 
 @kernel

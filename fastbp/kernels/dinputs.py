@@ -2,10 +2,11 @@
 from numba import types
 
 from .. import _link
-from . import blocking, columns, gemm, inner, packing, record, tile
+from . import blocking, columns, gemm, inner, packing, record
+from .dense import right_of_weights
 from .matrix import MATRIX, only_if, transposed
 from .parallel import REGION_BYTES, add, barrier, begin, run_queue
-from .product import Right, product_job, scratch_bytes
+from .product import product_job, scratch_bytes
 from .record import Call
 from .workspace import acquire, release
 
@@ -43,8 +44,7 @@ def _build(dtype):
         add(memory, mask(), columns.mask_job(tiles, dvalues, activation, s, dz, panels, dbiases.data, 0))
         if dinputs.data != 0:
             barrier(memory)
-            size = tile.itemsize(tiles.wide)
-            right = Right(weights.data, weights.row_step, size, 0) if by_inner else Right(copy, neurons * size, 0, 0)
+            right = right_of_weights(tiles, weights, by_inner, copy)
             job = product_job(tiles, dz, right, dinputs, 0, 0, copy + copy_bytes, threads)
             add(memory, inner_products() if by_inner else product(), job)
         run_queue(memory, threads)

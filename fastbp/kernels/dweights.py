@@ -11,7 +11,7 @@ from .workspace import ALIGNMENT, read, write
 
 
 @kernel
-def in_blocks(tiles, x, panels, neurons, row_block):
+def product_of(tiles, x, panels, neurons, row_block):
     """The Product for Matrix x and dz in panels: a task is `row_block` rows, as they are in C order. C is yet to be said."""
     size = tile.itemsize(tiles.wide)
     c = Matrix(0, x.cols, neurons, neurons * size, size)

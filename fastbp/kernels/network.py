@@ -9,7 +9,7 @@ class Layer(NamedTuple):
     neurons: int
     activation: int
     forward: int                # its units
-    backward: int
+    backward: int               # dense.backward; where there is a product, dinputs.backward_inputs
     weights: int
     biases: int
     dweights: int

@@ -17,7 +17,7 @@ from numba import types
 
 from .. import _link
 from .._jit import kernel
-from . import blocking, dweights, gemm, record, tile
+from . import blocking, dweights, record, tile
 from .arithmetic import number, put_number, sqrt, total
 from .parallel import REGION_BYTES, TASK, run
 from .product import Product
@@ -62,6 +62,7 @@ class Update(NamedTuple):
     rates: int                  # room for Rates
     l2: int                     # of it, and of room for the penalty before the step
     sums: int                   # room for a number for each task: the squares of penalised parameters before the step
+    multiply: int               # the unit of Products, which a step without any need not compile
     block_bytes: int            # of the largest chunk of an array with a Product; 0: there is none
     scratch: int                # dweights.worker_bytes for each worker
 
@@ -87,16 +88,16 @@ class Rates(NamedTuple):
 
 
 @kernel
-def gradient_of(tiles, product, job, array, block, worker):
-    """(the address that an array's gradient would begin at of which this block is, how many such gradients to add up)."""
+def gradient_of(tiles, job, array, block, worker):
+    """The address of an array's gradient; or where it would begin, if only this block of it is there."""
     if array.product == 0:
-        return array.gradient, job.shards
+        return array.gradient
     memory = job.scratch + worker * dweights.worker_bytes(tiles, job.block_bytes)
-    return dweights.block_at(tiles, product, array.product, block, memory, job.block_bytes), 1
+    return dweights.block_at(tiles, job.multiply, array.product, block, memory, job.block_bytes)
 
 
 def _build(dtype):
-    tiles, product = blocking.tiles(dtype), gemm.product[dtype].address
+    tiles = blocking.tiles(dtype)
     row = tiles.row
 
     def update(job_address, worker, task):
@@ -110,14 +111,14 @@ def _build(dtype):
         if array.penalised == 0:
             l2, decay = 0.0, 0.0
         block = task - array.first_task
-        first_gradient, shards = gradient_of(tiles, product(), job, array, block, worker)
+        first_gradient = gradient_of(tiles, job, array, block, worker)
         start, end, squares = block * array.chunk, min((block + 1) * array.chunk, array.count), tile.zeros(row)
         for j in range(start, end, tile.width(row)):
             offset, cols = j * tile.itemsize(row), end - j
             w = tile.load(row, array.values + offset, 0, 1, cols)
             gradient = first_gradient + offset
             g = tile.load(row, gradient, 0, 1, cols)
-            for _ in range(1, shards):
+            for _ in range(1, job.shards):
                 gradient += job.distance
                 g = g + tile.load(row, gradient, 0, 1, cols)
             g = g + w * l2

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from .. import _link
 from .._jit import kernel
-from . import blocking, dropout, losses, tile
+from . import blocking, dropout, dweights, losses, tile
 from .activations import GELU, IDENTITY
 from .dropout import Dropout
 from .losses import Loss
@@ -100,11 +100,12 @@ def _build_shard(dtype):
                     s = dense(layer.slope if layer.activation == GELU else layer.y, rows, layer.neurons)
                 dvalues, weights = dense(layer.dvalues, rows, layer.neurons), dense(layer.weights, layer.inputs, layer.neurons)
                 dbiases = dense(layer.dbiases + distance, 1, layer.neurons)
-                if layer.product != 0:
+                if layer.product != 0:              # there is one shard then: these are all rows of the batch
+                    write(layer.product, dweights.product_of(tiles, inputs, layer.dz, layer.neurons, layer.row_block))
                     status = _link.call(layer.backward, (dvalues, s, weights, before, dbiases, layer.dz, layer.activation))
                 else:
-                    dweights = dense(layer.dweights + distance, layer.inputs, layer.neurons)
-                    status = _link.call(layer.backward, (dvalues, s, inputs, weights, before, dweights, dbiases,
+                    gradient = dense(layer.dweights + distance, layer.inputs, layer.neurons)
+                    status = _link.call(layer.backward, (dvalues, s, inputs, weights, before, gradient, dbiases,
                                                          layer.activation, task.most_threads))
                 if status != _link.OK:
                     return status

@@ -9,21 +9,20 @@ from numba import types
 
 from .. import _link
 from .._jit import kernel
-from . import blocking, dweights, losses, optimizers, team, tile
+from . import blocking, gemm, losses, optimizers, team
 from .arithmetic import number, put_number
-from .matrix import Matrix
-from .network import LAYER_BYTES, Layer, Training
+from .network import Training
 from .optimizers import Update
 from .parallel import REGION_BYTES, run, run_with_team
 from .shard import Shard, gather, shard, sums_bytes
 from .workspace import acquire, load, read, release, write
 
 NOT_FINITE = -1                 # a status: the batch's loss is not, and its step was not made
-_SHARDS = Update._fields.index("shards")
+_SHARDS, _MULTIPLY = map(Update._fields.index, ("shards", "multiply"))
 
 
 def _build_steps(dtype):
-    tiles, work, optimize = blocking.tiles(dtype), shard[dtype].address, optimizers.step[dtype].address
+    work, optimize, product = (units[dtype].address for units in (shard, optimizers.step, gemm.product))
 
     @kernel
     def weight_of(job, start, rows):
@@ -65,21 +64,6 @@ def _build_steps(dtype):
         return losses_sum, right
 
     @kernel
-    def put_products(job, start, rows):
-        """Of the layers whose dweights are computed in blocks, for a batch."""
-        size = tile.itemsize(tiles.wide)
-        for k in range(job.first, job.count):
-            layer = read(job.layers + k * LAYER_BYTES, Layer)
-            if layer.product != 0:
-                x, row = job.x + start * job.x_row, job.x_row
-                if k > 0:
-                    x, row = read(job.layers + (k - 1) * LAYER_BYTES, Layer).y, layer.inputs * size
-                elif job.order != 0:
-                    x, row = job.gathered, layer.inputs * size
-                write(layer.product, dweights.in_blocks(tiles, Matrix(x, rows, layer.inputs, row, size), layer.dz,
-                                                        layer.neurons, layer.row_block))
-
-    @kernel
     def step(job_address, start, memory):
         job = read(job_address, Training)
         rows, key = min(job.batch, job.rows - start), load(job.progress + 8)
@@ -97,7 +81,7 @@ def _build_steps(dtype):
             update = read(job.update, Update)
             put_number(update.l2, number(job.penalty) / weight if number(job.penalty + 8) != 0.0 else number(job.penalty))
             write(job.update + 8 * _SHARDS, (tasks,))
-            put_products(job, start, rows)
+            write(job.update + 8 * _MULTIPLY, (product(),))
             _link.call(optimize(), (job.update,))
             penalty = number(update.l2 + 8)
         put_number(job.results, number(job.results) + (mean + penalty) * rows)
