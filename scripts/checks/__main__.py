@@ -1,0 +1,25 @@
+"""Show that what the README promises holds, one promise at a time; exits with 1 if one does not."""
+import argparse
+import importlib
+import pkgutil
+import sys
+
+import checks
+
+
+def main():
+    names = sorted(module.name for module in pkgutil.iter_modules(checks.__path__) if hasattr(_module(module.name), "main"))
+    lines = [f"  {name:12}{_module(name).__doc__.splitlines()[0]}" for name in names]
+    parser = argparse.ArgumentParser(prog="scripts/check", description=__doc__, epilog="\n".join(lines),
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("check", choices=names, metavar="check", help="one of those below; scripts/check CHECK --help says more")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="of that check")
+    chosen = parser.parse_args()
+    sys.exit(_module(chosen.check).main(chosen.arguments))
+
+
+def _module(name):
+    return None if name.startswith("_") else importlib.import_module(f"checks.{name}")
+
+
+main()
