@@ -1,0 +1,96 @@
+"""Rounding errors of every result, in units of the last place, from a hundred rows to ten million, beside NumPy's.
+
+An error is the distance from the result computed in longdouble, in units of the last place of that, or of the root mean square
+of that whole result where it is smaller; a table has the root of their mean square and the largest. The numbers are of three
+kinds: positive ones, normal ones, and those of a mean of 1000. A fault is a result further off than NumPy's, by more than
+chance.
+"""
+import sys
+
+import numpy as np
+
+import fastbp
+
+from . import report
+
+NAMES = "forward", "dinputs", "dweights", "dbiases"
+KINDS = {"positive": lambda rng, shape: rng.random(shape), "normal": lambda rng, shape: rng.standard_normal(shape),
+         "far from 0": lambda rng, shape: 1000 + rng.standard_normal(shape)}
+LAYERS = (8, 6), (40, 30), (300, 200)
+MOST_WORK = 1 << 30             # multiply-adds in longdouble
+MOST_ELEMENTS = 10**8           # of an array
+LOOKED_AT = 20_000              # rows of forward and dinputs
+CHUNK = 1 << 16                 # rows that are turned into longdouble at a time
+BY_CHANCE = 1.15                # how many times NumPy's root mean square is no fault, in addition to
+IN_THE_LAST_PLACE = 0.35        # this: what rounding the exact result leaves is 0.29
+
+
+def operands(rng, kind, rows, layer, dtype):
+    n_inputs, n_neurons = layer
+    shapes = (rows, n_inputs), (n_inputs, n_neurons), (1, n_neurons), (rows, n_neurons)
+    return tuple(KINDS[kind](rng, shape).astype(dtype) for shape in shapes)
+
+
+def computed(x, w, b, dvalues):
+    return (fastbp.dense_forward(x, w, b), *fastbp.dense_backward(dvalues, x, w))
+
+
+def by_numpy(x, w, b, dvalues):
+    return x @ w + b, dvalues @ w.T, x.T @ dvalues, dvalues.sum(axis=0, keepdims=True)
+
+
+def exact(x, w, b, dvalues):
+    """In longdouble; forward and dinputs of some rows only."""
+    wide_w, rows = w.astype(np.longdouble), np.s_[:LOOKED_AT]
+    dweights, dbiases = np.zeros(w.shape, np.longdouble), np.zeros(b.shape, np.longdouble)
+    for first in range(0, len(x), CHUNK):
+        part_x, part_dvalues = (a[first:first + CHUNK].astype(np.longdouble) for a in (x, dvalues))
+        dweights += part_x.T @ part_dvalues
+        dbiases += part_dvalues.sum(axis=0, keepdims=True)
+    return (x[rows].astype(np.longdouble) @ wide_w + b, dvalues[rows].astype(np.longdouble) @ wide_w.T, dweights, dbiases)
+
+
+def errors(results, expected, dtype):
+    """(root of the mean square, largest) of each result's errors in units of the last place."""
+    for result, values in zip(results, expected, strict=True):
+        sizes = np.maximum(abs(values), np.sqrt(np.mean(values**2)))
+        off = abs(result[:len(values)] - values) / np.spacing(sizes.astype(dtype))
+        yield float(np.sqrt(np.mean(off**2))), float(off.max())
+
+
+def compare(rng, rows, layer, kind, dtype):
+    """[(name, (root mean square, largest) of fastbp's errors, of NumPy's)]"""
+    arrays = operands(rng, kind, rows, layer, dtype)
+    expected = exact(*arrays)
+    return zip(NAMES, errors(computed(*arrays), expected, dtype), errors(by_numpy(*arrays), expected, dtype), strict=True)
+
+
+def is_worse(ours, numpys):
+    return ours[0] > BY_CHANCE * numpys[0] + IN_THE_LAST_PLACE
+
+
+def cases(rows):
+    for n in rows:
+        for layer in LAYERS:
+            if n * layer[0] * layer[1] <= MOST_WORK and n * max(layer) <= MOST_ELEMENTS:
+                for dtype in (np.float32, np.float64):
+                    for kind in KINDS:
+                        yield n, layer, kind, np.dtype(dtype)
+
+
+def main(arguments):
+    parser = report.options(sys.modules[__name__], most_rows=10**7)
+    chosen = parser.parse_args(arguments)
+    rng, faults, compared = np.random.default_rng(chosen.seed), [], 0
+    print(f"seed {chosen.seed}\n| rows, layer, dtype, numbers | " + " | ".join(f"{name}: fastbp, NumPy" for name in NAMES) + " |")
+    print("| --- |" + " ---: |" * len(NAMES))
+    for case in cases([n for n in (10**2, 10**3, 10**4, 10**5, 10**6, 10**7) if n <= chosen.most_rows]):
+        cells = []
+        for name, ours, numpys in compare(rng, *case):
+            compared += 1
+            cells.append("{:.2f} ({:.1f}), {:.2f} ({:.1f})".format(*ours, *numpys))
+            if is_worse(ours, numpys):
+                faults.append(f"{name} {case}: {cells[-1]}")
+        rows, (n_inputs, n_neurons), kind, dtype = case
+        print(f"| {rows:,}, {n_inputs} → {n_neurons}, {dtype}, {kind} | {' | '.join(cells)} |", flush=True)
+    return report.close(faults, results=compared)

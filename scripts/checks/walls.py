@@ -1,0 +1,162 @@
+"""No kernel touches memory outside its arrays, at any shape around its tiles and on both sides of every blocking size.
+
+Operands and results lie against pages that kill the process which touches them: once with the wall behind the last element,
+once with it before the first. Operands are whole numbers, so that results are exact and must be equal.
+"""
+import itertools
+import sys
+
+import numba
+import numpy as np
+
+import fastbp
+import oracle
+from fastbp import _cpu
+from fastbp.kernels import blocking, turned
+
+from . import child, report
+from .memory import Rooms
+
+FUNCTIONS = "dense_relu_forward", "dense_relu_backward", "dense_forward", "dense_backward"
+ACTIVATIONS = "leaky_relu", "sigmoid", "tanh", "gelu"
+
+# Batch, inputs, neurons: products of one row, with B in place, packed, by inner products, in one pass, and of few neurons.
+SOME = ((1, 100, 92), (2, 33, 257), (3, 100, 65), (12, 64, 41), (7, 33, 12), (100, 7, 11), (30, 5, 13), (300, 92, 1),
+        (40, 65, 2), (70, 3, 2), (1025, 7, 9), (5000, 1, 11), (5000, 92, 1), (4100, 45, 2), (4100, 13, 13), (4100, 2, 1),
+        (4100, 1, 70))
+
+_WORK = "import sys; from checks import walls; walls.work(*sys.argv[1:])"
+
+
+def small(dtype):
+    """Every shape from nothing to twice a tile and one more."""
+    tile = blocking.tiles(numba.from_dtype(dtype)).wide
+    width = 2 * tile.vecs * tile.lanes + 2
+    return itertools.product(range(2 * tile.rows + 2), range(width), range(width))
+
+
+def around_blocks(dtype):
+    """Both sides of every size of a block, and of where another kernel begins."""
+    b, lanes = blocking, blocking.tiles(numba.from_dtype(dtype)).wide.lanes
+    rows = _around(b.IN_PLACE_ROWS, b.STRIP, b.INNER_ROWS, b.FAR_ROWS, b.COPIED_STRIP, b.TURNED_ROWS, turned.ROWS, b.PASS_ROWS,
+                   b.ROWS, 2 * b.ROWS, *(b.PASS_PARTITION_ROWS * n for n in (1, 2, 4, b.PASS_PARTITIONS)))
+    depths = _around(b.SHALLOW_DEPTH, b.DEPTH, 2 * b.DEPTH, b.LONG_ROW // dtype.itemsize)
+    columns = _around(_cpu.caches().l3 // (b.BLOCK_PART * b.DEPTH * dtype.itemsize))
+    few = _around(b.FEW_NEURONS, b.INNER_PART, b.FEW_INPUTS * lanes, b.TURNED * lanes, b.INNER_DEPTH * lanes)
+    yield from itertools.product(rows, (1, 3, 67, 131), (1, 2, 5, 70))
+    yield from itertools.product(rows, few, few)
+    yield from itertools.product((1, 2, 7, b.IN_PLACE_ROWS + 1, 100), depths, (1, 9, 70))
+    yield from itertools.product((1, 2, 7, b.IN_PLACE_ROWS + 1, 100), (1, 9, 70), depths)
+    yield from itertools.product((1, 7, b.IN_PLACE_ROWS + 1), depths, depths)
+    yield from itertools.product((1, b.IN_PLACE_ROWS, b.STRIP + 1), columns, (1, 20))
+    yield from itertools.product((1, b.IN_PLACE_ROWS, b.STRIP + 1), (1, 20), columns)
+
+
+def _around(*sizes):
+    return sorted({size + step for size in sizes for step in (-1, 0, 1)})
+
+
+SHAPES = {"some": lambda dtype: SOME, "small": small, "blocks": around_blocks}
+
+
+class Calls:
+    """Calls of everything, with arrays that are allocated as usual."""
+
+    def __init__(self, dtype):
+        self._dtype = dtype
+
+    def place(self, numbers):
+        return np.array(numbers, self._dtype, order="C")
+
+    def room(self, shape):
+        return self.place(np.full(shape, np.nan))
+
+    def give_back(self):
+        pass
+
+    def check(self, shape, rng):
+        """AssertionError where a result is not exact; the process dies where a wall is touched."""
+        for name in FUNCTIONS:
+            arguments = oracle.operands(rng, name, *shape, self._dtype)
+            self._compare(name, shape, arguments, oracle.expected(name, arguments))
+            if self._dtype == np.float32:       # whole numbers to 3 are the same in bfloat16
+                self._compare(name, shape, arguments, oracle.expected(name, arguments), precision="bfloat16")
+        self._check_activations(shape, rng)
+
+    def _compare(self, name, shape, arguments, expected, **options):
+        arguments = {argument: self.place(array) for argument, array in arguments.items()}
+        out = tuple(self.room(values.shape) for values in expected)
+        getattr(fastbp, name)(**arguments, **options, out=out if len(out) > 1 else out[0])
+        for result, values in zip(out, expected, strict=True):
+            assert np.array_equal(result, values), f"{name} of {shape} {self._dtype} {options} is wrong"
+        self.give_back()
+
+    def _check_activations(self, shape, rng):
+        """The same bits as from arrays that lie anywhere."""
+        batch, n_inputs, n_neurons = shape
+        x, dvalues = oracle.integers(rng, (batch, n_inputs), self._dtype), oracle.integers(rng, (batch, n_neurons), self._dtype)
+        for name in ACTIVATIONS:
+            layer = fastbp.Dense(n_inputs, n_neurons, activation=name, dtype=self._dtype, rng=0)
+            free = self._step(layer, x, dvalues, np.empty(dvalues.shape, self._dtype))
+            layer.weights, layer.biases = self.place(layer.weights), self.place(layer.biases)
+            walled = self._step(layer, self.place(x), self.place(dvalues), self.room(dvalues.shape))
+            assert free == walled, f"{name} of {shape} {self._dtype} differs"
+            self.give_back()
+
+    def _step(self, layer, x, dvalues, out):
+        layer.forward(x, out=out)
+        layer.backward(dvalues)
+        return [a.tobytes() for a in (out, layer.dinputs, layer.dweights, layer.dbiases)]
+
+
+class Walled(Calls):
+    """The same with each array in a room of its own."""
+
+    def __init__(self, dtype, at_end):
+        super().__init__(dtype)
+        self._at_end, self._rooms = at_end, Rooms()
+
+    def place(self, numbers):
+        array = np.array(numbers, self._dtype, order="C")
+        view = self._rooms.take(array.nbytes).array(array.shape, array.dtype, array.strides, self._at_end)
+        view[...] = array
+        return view
+
+    def give_back(self):
+        self._rooms.give_back()
+
+
+def work(which, dtype, at_end, share, shares):
+    """Check a share of the shapes; print each before it."""
+    dtype, rng = np.dtype(dtype), np.random.default_rng(0)
+    walled = Walled(dtype, at_end == "1")
+    for shape in itertools.islice(SHAPES[which](dtype), int(share), None, int(shares)):
+        print(*shape, flush=True)
+        walled.check(shape, rng)
+
+
+def run(which, dtypes=("float32", "float64"), shares=1):
+    """(faults, shapes checked): a shape counts for each dtype and wall."""
+    faults, checked = [], 0
+    for dtype, at_end in itertools.product(dtypes, (1, 0)):
+        processes = [child.start(_WORK, which, dtype, at_end, share, shares) for share in range(shares)]
+        for process in processes:
+            status, output, errors = child.finish(process, patience=1 << 20)
+            shapes = output.splitlines()
+            checked += len(shapes)
+            if status:
+                last = shapes[-1] if shapes else "no shape"
+                faults.append(f"{dtype}, wall {'behind' if at_end else 'before'}, at {last}: status {status}, {errors[-1500:]}")
+    return faults, checked
+
+
+def main(arguments):
+    parser = report.options(sys.modules[__name__], jobs=2)
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
+    chosen = parser.parse_args(arguments)
+    faults, checked = [], 0
+    for which in chosen.shapes:
+        found, count = run(which, shares=chosen.jobs)
+        print(f"{which}: {count:,} shapes", flush=True)
+        faults, checked = faults + found, checked + count
+    return report.close(faults, shapes=checked)
