@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from checks import _cache_faults, child
 from numba import njit, types
 from numba.core import config
 
@@ -456,6 +457,16 @@ def test_kernels_work_where_no_folder_can_be_made(here, root):
 def test_kernels_work_when_the_folder_was_deleted(here, root):
     shutil.rmtree(_cache.folder())
     assert compiled_here()(5) == 16
+
+
+@posix
+def test_a_folder_that_is_closed_meanwhile_is_no_problem(root, tmp_path):
+    try:
+        python = _cache_faults.plain_user(tmp_path)
+    except _cache_faults.NotHere as reason:
+        pytest.skip(str(reason))
+    code = "from fastbp import _cache; _cache.folder().chmod(0); print(_cache.holds('plain', 'signature'), _cache.kept('name'))"
+    assert child.run(code, python=python, FASTBP_CACHE_DIR=str(root)) == (0, "False None\n", "")
 
 
 @posix
