@@ -74,6 +74,7 @@ class Check:
         root = shutil.copytree(self.full, self.folder() / "cache")
         folder, left = root / _cache.key(), set()
         for kill in range(0, kills, 2):
+            self.figures["processes"] += 2
             both = [_cache_work.rewrite(self.full / folder.name, folder, self.random.random()) for _ in range(2)]
             time.sleep(self.random.uniform(0, _LONGEST_REWRITE))
             self._kill(*both)
