@@ -41,6 +41,6 @@ def test_files(check, kind):
     try_or_skip(check.file, kind)
 
 
-@pytest.mark.parametrize("kind", ["read only and full", "read only and empty", "small disk", "read only disk"])
+@pytest.mark.parametrize("kind", ["read only and empty", "small disk", "read only disk"])
 def test_folders(check, kind):
     try_or_skip(check.unfit_folder, kind)
