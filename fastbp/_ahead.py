@@ -55,8 +55,9 @@ def start(unit, units):
 
 
 def _is_possible():
-    """Whether there is a core and a cache for it, and a Python: an embedded one is another program."""
-    return _threads.get_num_threads() > 1 and _cache.folder() is not None and "python" in Path(sys.executable or "").name
+    """Whether there is a core and a cache that it can write for it, and a Python: an embedded one is another program."""
+    return (_threads.get_num_threads() > 1 and _cache.folder() is not None and os.access(_cache.folder(), os.W_OK)
+            and "python" in Path(sys.executable or "").name)
 
 
 def is_expected(name):

@@ -4,7 +4,8 @@ Numba's own cache notices an edited function only in the file that it is in, and
 folder's name is a digest of everything that compiled code depends on, this package's source included, so a file in it
 is never stale; it is written under another name and then renamed, so a reader sees all of it or none, without a lock.
 
-To read a file is to run what is in it, so a folder that others can write is not used.
+To read a file is to run what is in it, so a folder that others can write is not used (_private.py), nor is any where Python
+may run something else than the source (_source.py).
 """
 import hashlib
 import itertools
@@ -28,12 +29,14 @@ from numba.core import bytecode, caching, compiler, config
 from numba.core.runtime import rtsys
 from numba.core.serialize import dumps
 
-from . import _cpu, _files
+from . import _cpu, _files, _private, _source
 
 _KEY = re.compile("[0-9a-f]{32}")
 _DIGEST_BYTES = 32
 _FLAGS = ("OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "BOUNDSCHECK", "DEBUGINFO_DEFAULT", "USING_SVML")
+_MOST_BYTES = 1 << 26           # of a file: none has reached 1 MB
 _SECONDS_UNUSED = 30 * 24 * 3600
+_SECONDS_ABANDONED = 3600       # no writer takes so long for a file
 
 
 def attach(dispatcher, name: str) -> None:
@@ -44,7 +47,7 @@ def attach(dispatcher, name: str) -> None:
 def holds(name: str, signature) -> bool:
     """Whether there is a file of that name and signature."""
     path = _DiskCache(name).path(signature)
-    return path is not None and path.exists()
+    return path is not None and os.path.isfile(path)
 
 
 def folder() -> Path | None:
@@ -100,10 +103,12 @@ class _DiskCache(caching.NullCache):
 
 
 def _read(path):
-    """The payload of a file, or None if it is not there, not whole, or was written under another name."""
+    """The payload of a file, or None if it is not there, not whole, not this user's or was written under another name."""
     try:
-        content = path.read_bytes()
+        content = _private.read(path, _MOST_BYTES)
     except OSError:
+        return None
+    if content is None:
         return None
     payload = memoryview(content)[_DIGEST_BYTES:]
     return payload if content[:_DIGEST_BYTES] == _digest(path, payload) else None
@@ -112,7 +117,7 @@ def _read(path):
 def _write(path, payload):
     """Write the file, or nothing if that is not possible."""
     with suppress(OSError):
-        _files.write(path, _digest(path, payload), payload)
+        _files.write_private(path, _digest(path, payload), payload)
 
 
 def _digest(path, payload):
@@ -120,19 +125,16 @@ def _digest(path, payload):
     return hashlib.blake2b(payload, digest_size=_DIGEST_BYTES, key=identity).digest()
 
 
-class _Unsafe(Exception):
-    """A folder that another user could put code in."""
-
-
 @cache
 def _open():
     """(folder, None) or (None, why there is none)."""
     try:
-        root = _private(_root())
-        path = root / key()
-        is_new = not path.exists()
-        _private(path)
-    except _Unsafe as error:
+        _source.check_unedited(_FILES)
+        root = _private.folder(_root())
+        _check_compiled(root)
+        is_new = not (root / key()).exists()
+        path = _private.folder(root / key())
+    except (_private.Unsafe, _source.Outdated) as error:
         warnings.warn(f"fastbp does not use its cache of compiled code: {error}", RuntimeWarning, stacklevel=2)
         return None, str(error)
     except OSError as error:
@@ -141,7 +143,19 @@ def _open():
         os.utime(path)                  # in use: see _delete_unused
         if is_new:
             _delete_unused(root)
+    for folder in (root, path):
+        with suppress(OSError):
+            _files.delete_abandoned(folder, _SECONDS_ABANDONED)
     return path, None
+
+
+def _check_compiled(root):
+    """Raise Outdated if a .pyc file is. That none is takes long to see, and is noted in the cache."""
+    compiled = _source.compiled_digest(_FILES)
+    note = root / hashlib.sha256(f"{key()} {compiled}".encode()).hexdigest()[:32]
+    if compiled and _read(note) is None:
+        _source.check_compiled(_FILES)
+        _write(note, b"")
 
 
 def _root():
@@ -161,45 +175,29 @@ def _root():
     return path
 
 
-def _private(path):
-    """Make the folder, unless it is there, and see that only this user can write to it."""
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if os.name == "posix":              # on Windows a user's own folders are private already
-        status = path.stat()
-        if status.st_uid != os.geteuid():
-            raise _Unsafe(f"{path} belongs to user {status.st_uid}, expected {os.geteuid()}")
-        if status.st_mode & 0o022:
-            raise _Unsafe(f"{path} has mode {status.st_mode & 0o777:o}, expected 700: others can write to it")
-    return path
-
-
 def _delete_unused(root):
     """Delete what other versions left behind."""
     for path in root.iterdir():
         if _KEY.fullmatch(path.name) and path.stat().st_mtime < time.time() - _SECONDS_UNUSED:
-            shutil.rmtree(path, ignore_errors=True)
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink()
 
 
 @cache
 def key() -> str:
     """A digest of all that the compiled code depends on."""
     flags = {name: repr(getattr(config, name, None)) for name in _FLAGS}
-    facts = (_SOURCE, llvm.get_process_triple(), _cpu.target(), _cpu.has_amx(), flags, sys.version,
+    facts = (_source.digest(_FILES), llvm.get_process_triple(), _cpu.target(), _cpu.has_amx(), flags, sys.version,
              numba.__version__, llvmlite.__version__, numpy.__version__)
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
 
 
-def source(package: Path) -> str:
-    """A digest of the Python files that kernels are made from: kernels/ and the private modules beside it."""
-    digest = hashlib.sha256()
-    for path in sorted([*package.glob("_*.py"), *package.glob("kernels/**/*.py")]):
-        content = path.read_bytes()
-        digest.update(f"{path.relative_to(package).as_posix()} {len(content)}\n".encode() + content)
-    return digest.hexdigest()
-
-
-# Now, not on first use: a file that is edited after this process has read it must not pass for what it runs.
-_SOURCE = source(Path(__file__).parent)
+# Now, before any kernel is imported, and not on first use: what is edited afterwards must not pass for what this process runs.
+_FILES = {}
+with suppress(OSError):
+    _FILES = _source.look()
 
 
 def _number_functions():

@@ -1,18 +1,27 @@
 """The disk cache of compiled functions: what is in it, who may use it, and that nothing goes wrong without it."""
+import compileall
+import errno
 import json
 import os
+import py_compile
 import shutil
+import stat
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from checks import _cache_faults, child
 from numba import njit, types
 from numba.core import config
 
 import fastbp
-from fastbp import _cache
+from fastbp import _ahead, _cache, _private, _source
+
+if os.name == "posix":
+    import grp
+    import pwd
 
 PACKAGE = Path(fastbp.__file__).parent
 posix = pytest.mark.skipif(os.name != "posix", reason="modes and owners are POSIX's")
@@ -112,7 +121,8 @@ def whole(path):
 
 
 def files(root):
-    return sorted(path for path in root.rglob("*") if path.is_file())
+    """Those of compiled code."""
+    return sorted(path for path in root.glob("*/*") if path.is_file())
 
 
 def test_a_second_process_compiles_nothing(root):
@@ -179,14 +189,52 @@ for name in ("closure-2", "closure-7"):
     assert run(root, "closure-2", "closure-7", before=fork)["compiled"] == []
 
 
-def test_an_edited_package_has_another_folder(root, tmp_path):
-    package = tmp_path / "copy" / "fastbp"
-    shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
-    edit = f"open({str(package / 'kernels' / 'tile.py')!r}, 'a').write('# edited')"
-    copied = run(root, "plain", package=package, before=edit)       # edited while that process runs the old code
+@pytest.fixture
+def package(tmp_path):
+    """A copy of the package."""
+    return shutil.copytree(PACKAGE, tmp_path / "copy" / "fastbp", ignore=shutil.ignore_patterns("__pycache__"))
+
+
+def test_an_edited_package_has_another_folder(root, package):
+    copied = run(root, "plain", package=package)
     assert Path(copied["folder"]).name == _cache.key()
+    with (package / "kernels" / "tile.py").open("a") as file:
+        file.write("# edited")
     edited = run(root, "plain", package=package)
     assert edited["folder"] != copied["folder"] and edited["compiled"] == ["plain"]
+
+
+def test_a_package_that_is_edited_after_it_was_imported_has_none(root, package):
+    path = str(package / "kernels" / "tile.py")
+    report = run(root, "plain", package=package, before=f"open({path!r}, 'a').write('# edited')")
+    assert report["folder"] is None and f"{path} has changed" in report["problem"]
+    assert len(report["warnings"]) == 1 and report["problem"] in report["warnings"][0]
+
+
+def test_a_package_without_sources_has_none(root, package):
+    compileall.compile_dir(package, legacy=True, quiet=1)
+    for path in package.rglob("*.py"):
+        path.unlink()
+    report = run(root, "plain", package=package)
+    assert report["folder"] is None and str(package) in report["problem"]
+
+
+@pytest.mark.parametrize("mode", py_compile.PycInvalidationMode)
+def test_an_edit_that_python_does_not_notice(root, package, mode):
+    path = package / "kernels" / "relu.py"
+    compileall.compile_dir(package, quiet=1, invalidation_mode=mode)
+    before = run(root, "plain", package=package)
+    times, text = path.stat(), path.read_text()
+    path.write_text(text.replace("1 << 15", "1 << 14"))
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    unnoticed = run(root, "plain", package=package)
+    if mode is py_compile.PycInvalidationMode.CHECKED_HASH:
+        assert unnoticed["folder"] not in (None, before["folder"])              # Python did notice it
+    else:
+        assert unnoticed["folder"] is None and f"does not run {path}" in unnoticed["problem"] and unnoticed["warnings"]
+    shutil.rmtree(path.parent / "__pycache__")
+    noticed = run(root, "plain", package=package)
+    assert noticed["folder"] not in (None, before["folder"])
 
 
 def test_source_is_told_apart_by_content_and_name(tmp_path):
@@ -195,7 +243,7 @@ def test_source_is_told_apart_by_content_and_name(tmp_path):
         (tmp_path / "package" / "kernels").mkdir(parents=True)
         for name, content in contents.items():
             (tmp_path / "package" / name.replace("__", "/")).with_suffix(".py").write_text(content)
-        return _cache.source(tmp_path / "package")
+        return _source.digest(_source.look(tmp_path / "package"))
 
     digests = [digest(_a="1", kernels__b="2"), digest(_a="1", kernels__b="3"), digest(_a="1", kernels__c="2"),
                digest(_a="1", _b="2"), digest(_a="12", kernels__b=""), digest(_a="1")]
@@ -258,6 +306,129 @@ def test_a_folder_of_another_user_is_refused(here, root, monkeypatch):
         assert _cache.folder() is None
 
 
+@posix
+def test_a_folder_above_that_others_can_write_must_be_sticky(here, root, monkeypatch):
+    monkeypatch.setenv("FASTBP_CACHE_DIR", str(root / "cache"))
+    root.mkdir()
+    root.chmod(0o1777)
+    assert _cache.folder()
+    root.chmod(0o777)
+    here()
+    with pytest.warns(RuntimeWarning, match=f"{root}, on the way to it, has mode 777"):
+        assert _cache.folder() is None
+
+
+@posix
+def test_links_are_followed_where_only_this_user_can_change_them(here, root, tmp_path, monkeypatch):
+    for folder in (root, tmp_path / "open"):
+        folder.mkdir()
+    (tmp_path / "to-open").symlink_to("open")
+    (tmp_path / "open" / "to-root").symlink_to(root)
+    monkeypatch.setenv("FASTBP_CACHE_DIR", str(tmp_path / "to-open" / "to-root" / "cache"))
+    assert _cache.folder().parent == root / "cache"
+    (tmp_path / "open").chmod(0o777)
+    here()
+    with pytest.warns(RuntimeWarning, match=f"{tmp_path / 'open'}, on the way to it, has mode 777"):
+        assert _cache.folder() is None
+
+
+@posix
+def test_links_of_others_and_groups_of_the_home_folder(tmp_path, monkeypatch):
+    def status(mode, user=0, group=7):
+        return os.stat_result((mode, 0, 0, 1, user, group, 0, 0, 0, 0))
+
+    def is_trusted(mode, user=0, group=7, path=Path("/shared/folder")):
+        try:
+            trust.check(path, status(mode, user, group))
+        except _private.Unsafe:
+            return False
+        return True
+
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setattr(_private, "_own_group", lambda: ())
+    trust = _private._Trust()
+    own, other = os.geteuid(), os.geteuid() + 1
+    assert is_trusted(stat.S_IFLNK | 0o777) and is_trusted(stat.S_IFLNK | 0o777, own)
+    assert not is_trusted(stat.S_IFLNK | 0o777, other)
+    assert is_trusted(stat.S_IFDIR | 0o755, own) and not is_trusted(stat.S_IFDIR | 0o755, other)
+    assert not is_trusted(stat.S_IFDIR | 0o775) and not is_trusted(stat.S_IFDIR | 0o757)
+    assert is_trusted(stat.S_IFDIR | 0o777, other, path=tmp_path) and not is_trusted(stat.S_IFDIR | 0o777, path=home)
+    home.chmod(0o770)
+    trust = _private._Trust()
+    assert is_trusted(stat.S_IFDIR | 0o775, group=home.stat().st_gid) and not is_trusted(stat.S_IFDIR | 0o775, group=7_777)
+    assert not is_trusted(stat.S_IFDIR | 0o757, group=home.stat().st_gid)
+
+
+@posix
+@pytest.mark.parametrize("group, is_own", [(("me", ["me"]), True), (("me", []), True), (("staff", []), False),
+                                           (("me", ["you"]), False)])
+def test_a_group_of_its_own_may_write_above(monkeypatch, group, is_own):
+    user = pwd.struct_passwd(("me", "x", os.geteuid(), 1234, "", "", ""))
+    monkeypatch.setattr(pwd, "getpwuid", {os.geteuid(): user}.__getitem__)
+    monkeypatch.setattr(grp, "getgrgid", {1234: grp.struct_group((group[0], "x", 1234, group[1]))}.__getitem__)
+    assert (1234 in _private._Trust().groups) == is_own
+    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)            # as of a container's user without a name
+    assert 1234 not in _private._Trust().groups
+
+
+@posix
+@pytest.mark.parametrize("mode", [0o602, 0o620])
+def test_a_file_that_others_can_write_is_not_read(here, root, mode):
+    compiled_here()
+    file, = files(root)
+    file.chmod(mode)
+    assert not whole(file)
+    before = os.umask(0)
+    try:
+        compiled_here()
+    finally:
+        os.umask(before)
+    assert whole(file) and file.stat().st_mode & 0o777 == 0o600
+
+
+@posix
+def test_a_file_of_another_user_is_not_read(here, root, monkeypatch):
+    compiled_here()
+    file, = files(root)
+    assert whole(file)
+    monkeypatch.setattr(os, "geteuid", lambda: file.stat().st_uid + 1)
+    assert not whole(file)
+
+
+@posix
+@pytest.mark.parametrize("kind", ["pipe", "folder", "link", "huge"])
+def test_what_is_no_file_of_the_cache_is_not_read(here, root, tmp_path, kind):
+    compiled_here()
+    file, = files(root)
+    content = file.read_bytes()
+    if kind == "huge":
+        payload = content[_cache._DIGEST_BYTES:] + bytes(_cache._MOST_BYTES)
+        file.write_bytes(_cache._digest(file, payload) + payload)
+    else:
+        file.rename(tmp_path / "file")
+        {"pipe": os.mkfifo, "folder": os.mkdir, "link": lambda path: os.symlink(tmp_path / "file", path)}[kind](file)
+    assert not whole(file)
+    assert compiled_here()(5) == 16
+    assert whole(file) == (kind != "folder") and not file.is_symlink()
+    if kind != "huge":
+        assert (tmp_path / "file").read_bytes() == content
+
+
+def test_what_killed_writers_left_is_deleted(here, root):
+    folder, hours_ago = _cache.folder(), time.time() - 2 * 3600
+    old = [folder / ".name.0123456789abcdef", root / ".name.0123456789abcdef"]
+    others = [folder / "name.0123456789abcdef", folder / ".name", folder / ".recent.0123456789abcdef"]
+    for path in (*old, *others):
+        path.touch()
+        if "recent" not in path.name:
+            os.utime(path, (hours_ago, hours_ago))
+    here()
+    _cache.folder()
+    assert [path for path in (*old, *others) if path.exists()] == others
+
+
 def compiled_here():
     """Compile a function in this process, and save it if that is possible."""
     dispatcher = njit(lambda n: 3 * n + 1)
@@ -289,6 +460,16 @@ def test_kernels_work_when_the_folder_was_deleted(here, root):
 
 
 @posix
+def test_a_folder_that_is_closed_meanwhile_is_no_problem(root, tmp_path):
+    try:
+        python = _cache_faults.plain_user(tmp_path)
+    except _cache_faults.NotHere as reason:
+        pytest.skip(str(reason))
+    code = "from fastbp import _cache; _cache.folder().chmod(0); print(_cache.holds('plain', 'signature'), _cache.kept('name'))"
+    assert child.run(code, python=python, FASTBP_CACHE_DIR=str(root)) == (0, "False None\n", "")
+
+
+@posix
 def test_a_full_disk_is_no_problem(here, root):
     import resource
     _cache.folder()
@@ -301,6 +482,24 @@ def test_a_full_disk_is_no_problem(here, root):
     assert dispatcher(5) == 16
     assert files(root) == []
     assert compiled_here()(5) == 16 and len(files(root)) == 1
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_disk_that_is_full_at_the_last_step_is_no_problem(here, monkeypatch, step):
+    def fail(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    folder = _cache.folder()
+    monkeypatch.setattr(os, step, fail)
+    assert compiled_here()(5) == 16
+    assert list(folder.iterdir()) == []
+
+
+def test_no_other_process_compiles_for_a_folder_that_it_cannot_write(here, monkeypatch):
+    fastbp.set_num_threads(2)
+    assert _ahead._is_possible()
+    monkeypatch.setattr(os, "access", lambda path, mode: (path, mode) != (_cache.folder(), os.W_OK))
+    assert not _ahead._is_possible()
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs a folder that nobody can write to")
@@ -339,9 +538,12 @@ def test_folders_that_were_long_unused_are_deleted_when_a_new_one_is_made(here, 
         os.utime(root / name, (modified, modified))
     here()
     assert _cache.folder() == current                               # there already, and from now on in use
-    assert {path.name for path in root.iterdir()} == set(times)
+    assert {path.name for path in root.iterdir() if path.is_dir()} == set(times)
     assert current.stat().st_mtime > yesterday
     (root / current.name).rename(root / ("2" * 32))
+    old_note = root / ("3" * 32)
+    old_note.touch()
+    os.utime(old_note, (month_ago, month_ago))
     here()
-    assert _cache.folder() == current
-    assert {path.name for path in root.iterdir()} == {"1" * 32, "not-ours", "2" * 32, current.name}
+    assert _cache.folder() == current and not old_note.exists()
+    assert {path.name for path in root.iterdir() if path.is_dir()} == {"1" * 32, "not-ours", "2" * 32, current.name}
