@@ -43,10 +43,12 @@ def main(arguments):
         done, wrong = play(scene, chosen.seed, chosen.shots)
         shots, faults = shots + done, faults + wrong
         print(f"{scene}: {done} interrupts, {len(wrong)} faults", flush=True)
-    for command, count in ((PROFILE, chosen.commands), (BENCH, chosen.benchmarks)):
+    for command, count, longest in ((PROFILE, chosen.commands, 20), (BENCH, chosen.benchmarks, 90)):
         for _ in range(count):
-            wrong, shots = interrupted(command, delay := rng.uniform(1, 40)), shots + 1
-            faults += wrong
+            delay = rng.uniform(1, longest)
+            while (wrong := interrupted(command, delay)) is None:
+                delay /= 2
+            shots, faults = shots + 1, faults + wrong
             print(f"{Path(command[0]).name} {' '.join(command[1:])}: after {delay:.1f} s, {len(wrong)} faults", flush=True)
     return report.close(faults, interrupts=shots)
 
@@ -277,12 +279,15 @@ BENCH = [str(ROOT / "scripts/bench"), "quick"]
 
 
 def interrupted(command, delay):
-    """What is wrong after a Ctrl-C at a command's terminal: it ends with an error, and all that it started with it."""
+    """What is wrong after a Ctrl-C at a command's terminal: it ends with an error, and all that it started with it.
+
+    None if it had done all that it does before.
+    """
     process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                                stdin=subprocess.DEVNULL)
     try:
         process.wait(delay)
-        return [f"{command[-1]} ended with {process.returncode} before the interrupt"] if process.returncode else []
+        return [f"{command[-1]} ended with {process.returncode} before the interrupt"] if process.returncode else None
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGINT)
     try:
