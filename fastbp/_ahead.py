@@ -10,7 +10,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from . import _cache, _threads
+from . import _cache, _signals, _threads
 
 # About half of the work for a first gradient, and for a first training step, in the order in which these ask for them.
 KINDS = "pack", "backward", "mask"
@@ -50,7 +50,7 @@ def start(unit, units):
     names = [u.name for kind in _KINDS_OF[unit.kind] for u in units if (u.kind, u.dtype) == (kind, unit.dtype) and u is not unit
              and not u.is_compiled()]
     if names:
-        with suppress(OSError):
+        with suppress(OSError), _signals.whole():
             _helpers[unit.dtype] = _Helper(names)
 
 

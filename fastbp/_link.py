@@ -16,7 +16,7 @@ from numba import types
 from numba.core.compiler_lock import global_compiler_lock
 from numba.extending import intrinsic
 
-from . import _ahead, _cache, _jit, _state, _threads
+from . import _ahead, _cache, _jit, _signals, _state, _threads
 
 OK, NO_MEMORY, REFUSED, UNBOUND = range(4)
 
@@ -100,22 +100,26 @@ def bind(*some):
 
 
 def _bind_all(some):
-    """Bind units and all that they call: last what another process compiles, and no address before all of them are known."""
+    """Bind units and all that they call: last what another process compiles, and no address before all of them are known.
+
+    The addresses of rare units come last, as other threads may call one as soon as it is there, and it calls the others.
+    """
     global _queue
     _threads.prepare()
-    addresses, _queue = {}, some
+    compiled, _queue = {}, some
     try:
         while _queue:
             unit = min(_queue, key=lambda unit: _ahead.is_expected(unit.name))
             _queue = [other for other in _queue if other is not unit]
-            if unit._word not in addresses:
+            if unit not in compiled:
                 _ahead.start(unit, _units.values())
                 _ahead.wait(unit.name)
-                addresses[unit._word] = unit.compile()
+                compiled[unit] = unit.compile()
     finally:
         _queue = None
-    for word, address in addresses.items():
-        _state.words[word] = address
+    with _signals.whole():
+        for unit in sorted(compiled, key=lambda unit: unit.rare):
+            _state.words[unit._word] = compiled[unit]
 
 
 def compile_ahead(names):

@@ -27,6 +27,17 @@ words[THREADS], words[L1], words[L2], words[L3] = 1, 32 << 10, 1 << 20, 8 << 20
 llvm.add_symbol(_SYMBOL, ctypes.addressof(words))
 
 
+def forget_threads() -> None:
+    """In a forked child: give back what the parent's other threads were using, who are not there, and end its profile."""
+    for word in (PROFILE, TEAM, TEAM_IS_TAKEN, TEAM_LEADER):
+        words[word] = 0
+    for slot in range(SLOTS, SLOTS + SLOT_COUNT * SLOT_WORDS, SLOT_WORDS):
+        busy, address, _ = words[slot:slot + SLOT_WORDS]
+        if busy and not address:        # it was being enlarged
+            words[slot + 2] = 0
+        words[slot] = 0
+
+
 def _pointer(builder, index):
     block = builder.module.globals.get(_SYMBOL) or ir.GlobalVariable(builder.module, ir.IntType(64), _SYMBOL)
     return builder.gep(block, [index])

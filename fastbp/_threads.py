@@ -16,7 +16,7 @@ from numbers import Integral
 
 import numba
 
-from . import _cpu, _state
+from . import _cpu, _signals, _state
 
 MOST = 1 << 10                  # threads that a kernel is told of
 
@@ -27,6 +27,7 @@ _wanted = None                  # what the user asked for
 _prepared = False
 _layer = None                   # "tbb", "omp", "serial", or None before one is needed
 _starter = None                 # the thread that TBB takes for the main one
+_is_alone = True                # whether a fork was from a process with one Python thread
 
 
 def set_num_threads(n: int) -> None:
@@ -40,7 +41,7 @@ def set_num_threads(n: int) -> None:
         raise TypeError(f"n was {n!r}, expected an integer of at least 1")
     if n < 1:
         raise ValueError(f"n was {n}, expected an integer of at least 1")
-    with _lock:
+    with _signals.whole(), _lock:
         _wanted = int(n)
         if _prepared:
             _apply()
@@ -68,7 +69,7 @@ def prepare() -> None:
     global _prepared
     if _prepared:
         return
-    with _lock:
+    with _signals.whole(), _lock:
         if not _prepared:
             caches = _cpu.caches()
             _state.words[_state.L1], _state.words[_state.L2], _state.words[_state.L3] = caches
@@ -129,16 +130,27 @@ def _from_environment():
     return n
 
 
+def _before_fork():
+    """No fork while a layer starts: the child would wait for ever on a lock of Numba's."""
+    global _is_alone
+    _lock.acquire()
+    _is_alone = len(sys._current_frames()) == 1
+
+
 def _after_fork():
-    """In a forked child: OpenMP's threads are lost, TBB's too if another thread than the one that started it forked."""
+    """In a forked child: OpenMP's threads are lost.
+
+    TBB's are ended before a fork and started again after it, but only if the thread that started TBB forks, and no other one
+    that has used it lives: else the child has TBB's locks and tables as they were in the middle of something, and no threads.
+    """
     global _layer
+    _state.forget_threads()
     name = _running()
-    if name == "omp" or name == "tbb" and _starter not in (None, threading.get_ident()):
+    if name == "omp" or name == "tbb" and not (_is_alone and _starter in (None, threading.get_ident())):
         _layer = "serial"
         _state.words[_state.THREADS] = 1
     _lock.release()
 
 
 if hasattr(os, "register_at_fork"):
-    # No fork while a layer starts: the child would wait for ever on a lock of Numba's.
-    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_after_fork)
+    os.register_at_fork(before=_before_fork, after_in_parent=_lock.release, after_in_child=_after_fork)

@@ -1,9 +1,11 @@
 """The training loop of a network: epochs of a training run, what they are like, and when to stop."""
+import sys
 import warnings
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from . import _signals
 from ._operands import has_contiguous_rows
 from .losses import as_weights
 from .optimizers import Optimizer
@@ -49,9 +51,7 @@ def fit(network, x, y, *, epochs, batch_size, optimizer, sample_weight, validati
               check=check_finite, key=int(rng.integers(1 << 62)))
     run.use(*data)
     history = History()
-    from tqdm import tqdm  # here, as importing fastbp is to take no longer than importing Numba
-
-    bar = tqdm(total=epochs, desc="Training", disable=None if progress else True, smoothing=0, bar_format=_BAR)
+    bar = _bar(epochs) if progress else None
     try:
         for epoch in range(epochs):
             order = rng.permutation(len(data[0])) if shuffle else None
@@ -65,8 +65,25 @@ def fit(network, x, y, *, epochs, batch_size, optimizer, sample_weight, validati
         warnings.warn(f"training was interrupted after {len(history.loss)} of {epochs} epochs; what was learnt is kept",
                       RuntimeWarning, stacklevel=3)
     finally:
-        bar.close()
+        if bar is not None:
+            bar.close()
     return history
+
+
+def _bar(epochs):
+    """A progress bar, or None where there is no terminal.
+
+    A hidden one of tqdm takes its lock, too, and starts its thread, so that a forked child might wait for the one and would
+    compute on one thread because of the other (_threads.py).
+    """
+    if not (hasattr(sys.stderr, "isatty") and sys.stderr.isatty()):
+        return None
+    from tqdm import tqdm  # here, as importing fastbp is to take no longer than importing Numba
+
+    class Bar(tqdm):
+        monitor_interval = 0            # without that thread
+
+    return Bar(total=epochs, desc="Training", smoothing=0, bar_format=_BAR)
 
 
 def _epoch(run, order, epoch, bar):
@@ -74,7 +91,7 @@ def _epoch(run, order, epoch, bar):
     run.start(order, order)
     try:
         for rows in run.finish():
-            if not bar.disable:
+            if bar is not None:
                 bar.update(epoch + rows / len(run.data[0]) - bar.n)
     except FloatingPointError:
         raise FloatingPointError(
@@ -89,9 +106,11 @@ def _note(network, run, validation, history, bar):
     if validation is not None:
         numbers["validation_loss"], numbers["validation_accuracy"] = network.evaluate(*validation)
     told = {name: number for name, number in numbers.items() if number is not None}
-    for name, number in told.items():
-        getattr(history, name).append(number)
-    bar.set_postfix({name: f"{number:.4f}" for name, number in told.items()}, refresh=False)
+    with _signals.whole():
+        for name, number in told.items():
+            getattr(history, name).append(number)
+    if bar is not None:
+        bar.set_postfix({name: f"{number:.4f}" for name, number in told.items()}, refresh=False)
 
 
 def _as_data(network, x, y, sample_weight):

@@ -78,7 +78,12 @@ class Dense:
         spare = self._made_output if out is None else None
         if spare is not None and getrefcount(spare) > _OURS - (spare is not self.output):
             spare = self._other_output()
-        output, s = functional._forward(inputs, self.weights, self.biases, out, self._kind, spare, self.precision, self._slope)
+        try:
+            output, s = functional._forward(inputs, self.weights, self.biases, out, self._kind, spare, self.precision,
+                                            self._slope)
+        except KeyboardInterrupt:           # after the kernel, which may have written over the last results
+            self.inputs = self.output = self._made_output = self._slope = None
+            raise
         self.inputs, self.output, self._slope = inputs, output, s if s is not output else None
         self._made_output = output if out is None else None
         return output

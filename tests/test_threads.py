@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from checks import threads as at_once
 
 import fastbp
 from fastbp import _cpu, _threads
@@ -286,6 +287,40 @@ right = is_right(compiled())
 report(right, in_thread(lambda: in_child(told)), told(), in_child(told))
 """
     assert run(code) == [True, ["serial", 1], ["tbb", 3], ["tbb", 3]]
+
+
+@fork
+@tbb
+def test_a_child_that_was_forked_beside_another_thread_is_serial(run):
+    """That thread may have used TBB, which cannot be shut down then."""
+    code = """
+_threads.prepare()
+over = threading.Event()
+other = threading.Thread(target=over.wait)
+other.start()
+beside = in_child(lambda: [told(), in_child(told)])
+over.set()
+other.join()
+report(beside, in_child(told), told())
+"""
+    assert run(code) == [[["serial", 1]] * 2, ["tbb", 3], ["tbb", 3]]
+
+
+@fork
+def test_a_forked_child_holds_nothing_of_other_threads(run):
+    code = """
+words = [_state.PROFILE, _state.TEAM, _state.TEAM_IS_TAKEN, _state.TEAM_LEADER, _state.SLOTS, _state.SLOTS + 63 * 3]
+for word in words:
+    _state.words[word] = 1
+report(in_child(lambda: [_state.words[word] for word in words]))
+"""
+    assert run(code) == [[0] * 6]
+
+
+@pytest.mark.parametrize("layer", [pytest.param("tbb", marks=tbb), pytest.param("omp", marks=openmp), "workqueue"])
+def test_sixteen_python_threads_compute_what_one_does(layer):
+    done, faults = at_once.check(0, 200, 20, [layer])
+    assert done >= 200 and not faults
 
 
 @tbb

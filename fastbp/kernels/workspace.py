@@ -2,8 +2,8 @@
 
 The table of the pool lies in the process's state words: 64 slots of (busy, address, bytes). A call takes the first slot
 that is free with one atomic exchange, enlarges its memory if it must, and gives it back at its end. So kernels may run in
-any number of Python threads, in a user's prange, and in a forked child (where a slot that was busy stays so, and is
-merely not used). Where all slots are taken the memory is allocated for the one call.
+any number of Python threads, in a user's prange, and in a forked child (where all slots are free again:
+_state.forget_threads). Where all slots are taken the memory is allocated for the one call.
 """
 from llvmlite import ir
 from numba import types

@@ -66,7 +66,8 @@ def profile(*, capacity: int = CAPACITY) -> Profile:
 
     capacity: how many events there is room for, 192 bytes each as they come; a pass has one for itself and a few for each
     kernel and block of its rows. Those that find no room are counted. There is one active profile in a process at a time:
-    RuntimeError if there is another. Raises ValueError for a capacity below 1.
+    RuntimeError if there is another. A forked child is not recorded, and may have a profile of its own. Raises ValueError for
+    a capacity below 1.
     """
     return Profile(capacity)
 

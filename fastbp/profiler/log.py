@@ -1,4 +1,5 @@
 """The memory that compiled code records events in (kernels/record.py), and which profile is active."""
+import os
 import sys
 import threading
 import time
@@ -15,6 +16,16 @@ assert EVENT.itemsize == EVENT_BYTES
 # A kernel that began while a profile was active records its end whenever that is, so the memory is never given back.
 _logs = []
 _lock = threading.Lock()
+
+
+def _after_fork():
+    """A forked child has no profile (_state.forget_threads), and may start its own whatever another thread was doing."""
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class Log:

@@ -9,7 +9,7 @@ PATIENCE = 600                  # seconds until a process that hangs is given up
 _FOLDERS = Path(__file__).parents[1], Path(__file__).parents[2] / "tests"
 
 
-def start(code, *arguments, python=sys.executable, prefix=(), **environment):
+def start(code, *arguments, python=sys.executable, prefix=(), stdin=subprocess.DEVNULL, **environment):
     """A process that runs this Python code, which finds `checks` and the tests' modules; its output is kept.
 
     prefix: a command that runs it.
@@ -17,7 +17,7 @@ def start(code, *arguments, python=sys.executable, prefix=(), **environment):
     path = os.pathsep.join(map(str, [*_FOLDERS, *filter(None, [os.environ.get("PYTHONPATH")])]))
     inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     return subprocess.Popen([*prefix, python, "-X", "faulthandler", "-c", code, *map(str, arguments)], text=True,
-                            env=inherited | {"PYTHONPATH": path} | environment, stdin=subprocess.DEVNULL,
+                            env=inherited | {"PYTHONPATH": path} | environment, stdin=stdin,
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
