@@ -20,8 +20,7 @@ from . import report
 ROOT = Path(__file__).parents[2]
 NEWEST_PYTHON = 15                      # 3.15: the last one that is looked for
 RESOLUTIONS = {"oldest": "lowest-direct", "newest": "highest"}
-TESTS = ["bounds", "cache", "cpu", "errors", "fit", "functional", "jitted", "layers", "layouts", "losses", "network", "njit",
-         "optimizers", "saving", "semantics", "shapes", "sklearn", "storage", "threads"]
+TESTS = ["cache", "fit", "functional", "jitted", "layers", "saving", "shapes", "sklearn", "storage", "threads"]
 
 _WARNINGS_ARE_ERRORS = """
 import importlib, pkgutil, fastbp
