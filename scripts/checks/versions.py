@@ -7,6 +7,7 @@ PyPI, chooses them. In each, all modules are imported and all kernels compiled b
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -18,6 +19,7 @@ from packaging.specifiers import SpecifierSet
 from . import report
 
 ROOT = Path(__file__).parents[2]
+PATIENCE = 3600                         # seconds until a command that hangs is given up
 NEWEST_PYTHON = 15                      # 3.15: the last one that is looked for
 RESOLUTIONS = {"oldest": "lowest-direct", "newest": "highest"}
 TESTS = ["cache", "fit", "functional", "jitted", "layers", "saving", "shapes", "sklearn", "storage", "threads"]
@@ -121,11 +123,16 @@ class _Environment:
         self._run(self._uv, *to, "--no-deps", "--editable", ROOT)
 
     def _run(self, *command):
-        done = subprocess.run([*map(str, command)], env=self._variables, cwd=ROOT, stdin=subprocess.DEVNULL, text=True,
-                              capture_output=True)
-        if done.returncode:
-            raise _Failure(f"{' '.join(map(str, command[:4]))} … ended with {done.returncode}:\n{done.stdout}{done.stderr}")
-        return done.stdout
+        process = subprocess.Popen([*map(str, command)], env=self._variables, cwd=ROOT, stdin=subprocess.DEVNULL, text=True,
+                                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+        try:
+            output, _ = process.communicate(timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)      # with the processes of the tests
+            output, _ = process.communicate()
+        if process.returncode:
+            raise _Failure(f"{' '.join(map(str, command[:4]))} … ended with {process.returncode}:\n{output}")
+        return output
 
 
 def passed(output):
