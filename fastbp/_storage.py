@@ -18,7 +18,7 @@ from . import _files
 _ABOUT = "fastbp"                               # the entry with the JSON; what marks a file as this package's
 _RESERVED = (_ABOUT, "__metadata__")            # the second is where safetensors has its entries
 _DTYPES = (np.float32, np.float64)
-_MOST_ABOUT = 1 << 22                           # characters, of 40,000 layers: JSON takes up to 30 times its size in memory
+_MOST_ABOUT = 1 << 20                           # characters, of 10,000 layers: JSON takes up to 30 times its size in memory
 _MOST_HEADER = 4 * _MOST_ABOUT                  # with the names and shapes of as many layers' arrays
 _MOST_NPY_HEADER = 1000                         # characters: what is nested so deep that Python cannot parse it is longer
 _MOST_SHOWN = 1000
@@ -32,7 +32,7 @@ def write(path: str | os.PathLike, arrays: dict[str, np.ndarray], about: dict) -
     arrays: of float32 or float64, of any layout. about: what JSON can hold, so its tuples are read as lists.
 
     Raises ValueError for another suffix, for an array named "fastbp" or "__metadata__" or with a NUL, and for JSON of more than
-    4 million characters, TypeError for another dtype and for what JSON cannot hold, and OSError if the file cannot be written.
+    a million characters, TypeError for another dtype and for what JSON cannot hold, and OSError if the file cannot be written.
     What was there is then as before.
     """
     pack, _ = _format(path)
