@@ -1,11 +1,11 @@
-"""Files that appear whole or not at all, and are read only where they have an end."""
-import errno
+"""Files that appear whole or not at all."""
 import os
 import secrets
 import shutil
-import stat
 from contextlib import suppress
 from pathlib import Path
+
+from . import _regular
 
 
 def write(path: str | os.PathLike, *parts: bytes) -> None:
@@ -15,7 +15,7 @@ def write(path: str | os.PathLike, *parts: bytes) -> None:
     """
     path = Path(os.path.realpath(path))
     with suppress(FileNotFoundError):
-        _check_regular(path, os.stat(path))             # or /dev/null would be replaced
+        _regular.check(path, os.stat(path))             # or /dev/null would be replaced
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         with temporary.open("xb") as file:
@@ -30,24 +30,3 @@ def write(path: str | os.PathLike, *parts: bytes) -> None:
         with suppress(OSError):
             temporary.unlink()
         raise
-
-
-def read(path: str | os.PathLike) -> bytes:
-    """What is in a regular file, or in the one that `path` as a link leads to.
-
-    Raises OSError, also for what is no regular file: a pipe would be waited for, and /dev/zero has no end.
-    """
-    _check_regular(path, os.stat(path))                 # before it is opened, as that alone does something to a device
-    with open(path, "rb", opener=_without_waiting) as file:
-        status = os.fstat(file.fileno())
-        _check_regular(path, status)                    # another may have taken its place
-        return file.read(status.st_size)
-
-
-def _check_regular(path, status):
-    if not stat.S_ISREG(status.st_mode):
-        raise OSError(errno.EINVAL, "Not a regular file", os.fspath(path))
-
-
-def _without_waiting(path, flags):
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))

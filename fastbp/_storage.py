@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import _files
+from . import _files, _regular
 
 _ABOUT = "fastbp"                               # the entry with the JSON; what marks a file as this package's
 _RESERVED = (_ABOUT, "__metadata__")            # the second is where safetensors has its entries
@@ -49,7 +49,7 @@ def read(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict]:
     OSError, such as FileNotFoundError, if it cannot be read at all or is not a regular file.
     """
     _, unpack = _format(path)
-    content = _files.read(path)
+    content = _regular.read(path)
     try:
         arrays, text = unpack(content)
         about = None if text is None else json.loads(_limited(text, _MOST_ABOUT), object_pairs_hook=_unique)

@@ -246,6 +246,7 @@ def archives():
         "bytes the other way round": (npy((2, 3), _DATA, ">f4"), "expected float32 or float64"),
         "a header that is deep": (npy_of("{'descr': " + "[" * 150, _DATA), "damaged"),
         "a header that is long": (npy_of("-" * 60_000 + "1", _DATA), "Header info length"),
+        "a header that no parser likes": (npy_of("-" * 9_000 + "1", _DATA), "Header info length"),
         "another version": (npy_of("{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }", _DATA, b"\2\0"), "version"),
         "code": (npy_of("__import__('os').mkdir('ran')", _DATA), "damaged"),
     }.items()}
