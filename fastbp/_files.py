@@ -9,6 +9,8 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+from . import _regular
+
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}")
 
 
@@ -22,6 +24,8 @@ def write(path: str | os.PathLike, *parts: bytes) -> None:
             shutil.copymode(path, temporary)
 
     path = Path(os.path.realpath(path))
+    with suppress(FileNotFoundError):
+        _regular.check(path, os.stat(path))             # or /dev/null would be replaced
     _write(path, parts, 0o666, take_over)
 
 

@@ -1,20 +1,29 @@
 """Named arrays and a JSON object in one file: what `save` of a network writes and `load` reads.
 
-Reading runs nothing that is in a file: neither format is read with pickle.
+Reading runs nothing that is in a file: neither format is read with pickle. What is not as write() writes it is refused.
 """
 import io
 import json
+import math
 import os
+import stat
+import struct
 import zipfile
 from pathlib import Path
 
 import numpy as np
 
-from . import _files
+from . import _files, _regular
 
 _ABOUT = "fastbp"                               # the entry with the JSON; what marks a file as this package's
 _RESERVED = (_ABOUT, "__metadata__")            # the second is where safetensors has its entries
 _DTYPES = (np.float32, np.float64)
+_MOST_ABOUT = 1 << 20                           # characters, of 10,000 layers: JSON takes up to 30 times its size in memory
+_MOST_HEADER = 4 * _MOST_ABOUT                  # with the names and shapes of as many layers' arrays
+_MOST_NPY_HEADER = 1000                         # characters: what is nested so deep that Python cannot parse it is longer
+_MOST_SHOWN = 1000
+_LOCAL_HEADER = struct.Struct("<26xHH")         # of an entry in an archive: at its end are the lengths of two fields after it
+_END_OF_DIRECTORY = 22                          # bytes
 
 
 def write(path: str | os.PathLike, arrays: dict[str, np.ndarray], about: dict) -> None:
@@ -22,37 +31,46 @@ def write(path: str | os.PathLike, arrays: dict[str, np.ndarray], about: dict) -
 
     arrays: of float32 or float64, of any layout. about: what JSON can hold, so its tuples are read as lists.
 
-    Raises ValueError for another suffix and for an array named "fastbp" or "__metadata__" or with a NUL, TypeError for
-    another dtype and for what JSON cannot hold, and OSError if the file cannot be written. What was there is then as before.
+    Raises ValueError for another suffix, for an array named "fastbp" or "__metadata__" or with a NUL, and for JSON of more than
+    a million characters, TypeError for another dtype and for what JSON cannot hold, and OSError if the file cannot be written.
+    What was there is then as before.
     """
     pack, _ = _format(path)
     contiguous = {name: _checked(name, array) for name, array in arrays.items()}
-    _files.write(path, pack(contiguous, json.dumps(about)))
+    _files.write(path, pack(contiguous, _limited(json.dumps(about), _MOST_ABOUT)))
 
 
 def read(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict]:
     """The (arrays, about) of a file that write() wrote, the arrays in the order of their names.
 
+    A file may come from anybody: nothing in it is run, and memory is taken only for what is really there, a few times its size.
+
     Raises ValueError for a suffix other than .safetensors and .npz, and for a file that is damaged or not of fastbp, and
-    OSError, such as FileNotFoundError, if it cannot be read at all.
+    OSError, such as FileNotFoundError, if it cannot be read at all or is not a regular file.
     """
     _, unpack = _format(path)
-    content = Path(path).read_bytes()
+    content = _regular.read(path)
     try:
         arrays, text = unpack(content)
-        about = None if text is None else json.loads(text)
-    except ImportError:
+        about = None if text is None else json.loads(_limited(text, _MOST_ABOUT), object_pairs_hook=_unique)
+    except (ImportError, MemoryError):
         raise
-    except Exception as error:      # damage can raise anything: of zipfile and zlib, of NumPy, safetensors and json
-        raise ValueError(f"{path} is damaged or not a file of fastbp: {type(error).__name__}: {error}") from error
+    except Exception as error:      # damage can raise anything: of zipfile, of NumPy, safetensors and json
+        reason = shown(f"{type(error).__name__}: {error}")
+        raise ValueError(f"{path} is damaged or not a file of fastbp: {reason}") from error
     if text is None:
         raise ValueError(f"{path} is not a file of fastbp: it has no entry '{_ABOUT}'")
     if not isinstance(about, dict):
         raise ValueError(f"{path} has {type(about).__name__} as JSON in its entry '{_ABOUT}', expected an object")
     for name, array in arrays.items():
         if array.dtype not in _DTYPES:
-            raise ValueError(f"{path} has dtype {array.dtype} in {name}, expected float32 or float64")
+            raise ValueError(f"{path} has dtype {shown(f'{array.dtype} in {name}')}, expected float32 or float64")
     return dict(sorted(arrays.items())), about
+
+
+def shown(message: str) -> str:
+    """A message with words of a file in it, which could be of any length and steer a terminal, in one that is neither."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message[:_MOST_SHOWN]) + "…" * (len(message) > _MOST_SHOWN)
 
 
 def _format(path):
@@ -73,19 +91,39 @@ def _checked(name, array):
     return array
 
 
+def _limited(text, most):
+    if len(text) > most:
+        raise ValueError(f"JSON has {len(text):,} characters, expected at most {most:,}")
+    return text
+
+
+def _unique(pairs):
+    """A JSON object, in which a name that is there twice could mean one thing here and another elsewhere."""
+    named = dict(pairs)
+    if len(named) != len(pairs):
+        raise ValueError("a JSON object has a name twice")
+    return named
+
+
 def _pack_safetensors(arrays, text):
     from safetensors.numpy import save  # here, since `import fastbp` has to be fast
 
-    return save(arrays, metadata={_ABOUT: text})
+    content = save(arrays, metadata={_ABOUT: text})
+    _header(content)
+    return content
 
 
 def _unpack_safetensors(content):
     from safetensors.numpy import load
 
-    arrays = load(content)
     # safetensors gives the metadata of a path only, and that file may be another one by now.
-    header = json.loads(content[8:8 + int.from_bytes(content[:8], "little")])
-    return arrays, header.get("__metadata__", {}).get(_ABOUT)
+    header = json.loads(_header(content), object_pairs_hook=_unique)
+    return load(content), header.get("__metadata__", {}).get(_ABOUT)
+
+
+def _header(content):
+    size = int.from_bytes(content[:8], "little")
+    return _limited(content[8:8 + min(size, _MOST_HEADER + 1)], _MOST_HEADER).decode()
 
 
 def _pack_npz(arrays, text):
@@ -101,13 +139,50 @@ def _pack_npz(arrays, text):
 def _unpack_npz(content):
     """Not with numpy.load, which notices damage only in an entry that it reads to the end, and takes what is no array."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        arrays = {name.removesuffix(".npy"): _array(archive.read(name)) for name in archive.namelist()}
+        _check_entries(archive, content)
+        arrays = {entry.filename.removesuffix(".npy"): _array(archive.read(entry)) for entry in archive.infolist()}
     text = arrays.pop(_ABOUT, None)
+    if text is not None and (text.shape != () or text.dtype.kind != "U"):
+        raise ValueError(f"entry '{_ABOUT}' has {text.dtype} of shape {text.shape}, expected a text")
     return arrays, None if text is None else text.item()
 
 
+def _check_entries(archive, content):
+    """Each byte belongs to one entry or to the directory at the end, as numpy.savez writes them, and nothing is compressed.
+
+    So no entry is larger than it is in the file, and no program finds other entries in it than this one.
+    """
+    names, end = set(), 0
+    for entry in archive.infolist():
+        name = entry.orig_filename                      # filename ends at a NUL
+        if name != entry.filename or not name.endswith(".npy") or name in names:
+            raise ValueError(f"an entry is named {name!r}, expected a name of its own that ends with '.npy'")
+        if stat.S_IFMT(entry.external_attr >> 16) not in (0, stat.S_IFREG):
+            raise ValueError(f"entry {name!r} is a link or another special file, expected a regular one")
+        if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
+            raise ValueError(f"entry {name!r} is compressed, expected it stored as it is")
+        if entry.header_offset != end:
+            raise ValueError(f"entry {name!r} begins at byte {entry.header_offset:,}, expected {end:,}, where there is room")
+        names.add(name)
+        end += _LOCAL_HEADER.size + sum(_LOCAL_HEADER.unpack_from(content, end)) + entry.file_size
+    if end != archive.start_dir:
+        raise ValueError(f"the directory begins at byte {archive.start_dir:,}, expected {end:,}, where the last entry ends")
+    if content[-_END_OF_DIRECTORY:][:4] != b"PK\5\6":
+        raise ValueError("there is something after the directory")
+
+
 def _array(content):
-    return np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
+    """The array of an .npy file. NumPy's own reader takes the memory that a header asks for before it looks what is there."""
+    file = io.BytesIO(content)
+    if (version := np.lib.format.read_magic(file)) != (1, 0):
+        raise ValueError(f"an array is of version {version}, expected (1, 0)")
+    shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(file, max_header_size=_MOST_NPY_HEADER)
+    if dtype.hasobject:
+        raise ValueError("an array is of Python objects, which would be read with pickle, expected numbers")
+    there = len(content) - file.tell()
+    if math.prod(shape) * dtype.itemsize != there:
+        raise ValueError(f"an array has shape {shape} of {dtype}, expected one of {there:,} bytes, which are there")
+    return np.array(np.ndarray(shape, dtype, content, file.tell(), order="F" if is_fortran else "C"), order="C")
 
 
 _FORMATS = {".safetensors": (_pack_safetensors, _unpack_safetensors), ".npz": (_pack_npz, _unpack_npz)}

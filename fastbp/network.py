@@ -198,7 +198,10 @@ class Sequential:
 def load(path: str | os.PathLike) -> Sequential:
     """The network that `Sequential.save` wrote: the same layers, bit for bit, loss and l2.
 
-    Raises ValueError for a file that is damaged or no network of fastbp, FileNotFoundError and other OSError as they come.
+    The file may come from anybody: nothing in it is run, and reading it takes memory for a few times its size.
+
+    Raises ValueError for a file that is damaged or no network of fastbp, with the reason; OSError for what is no regular file
+    or a link to one, FileNotFoundError and other OSError as they come.
     """
     return saving.load(path, Sequential)
 
@@ -215,11 +218,13 @@ def _dtype(dense):
 
 
 def _check(layers, loss):
+    seen = set()
     for i, layer in enumerate(layers):
         if not isinstance(layer, Dense | Dropout | ReLU):
             raise TypeError(f"layers[{i}] is {layer!r}, expected a Dense, DenseReLU, Dropout or ReLU")
-        if any(layer is other for other in layers[:i]):
+        if id(layer) in seen:
             raise ValueError(f"layers[{i}] is there before, expected a layer of its own")
+        seen.add(id(layer))
     if not layers or isinstance(layers[-1], Dropout) or not any(isinstance(layer, Dense) for layer in layers):
         raise ValueError("layers ends with no Dense, expected one: its output are the scores")
     if loss is not None and not isinstance(loss, Loss):

@@ -1,13 +1,24 @@
 """Networks as files: .safetensors or .npz, of arrays and a description of the layers; nothing in a file is ever executed."""
 import os
+import reprlib
 
 import numpy as np
 
 from . import _storage
+from ._operands import BFLOAT16
+from .kernels.activations import NAMES
 from .layers import Dense, Dropout, ReLU
 from .losses import LOSSES
 
 _FORMAT = 1
+
+# What each name of the description may stand for: a value, or any value of that type, as JSON has them.
+_NETWORK = {"format": (_FORMAT,), "layers": (list,), "loss": (None, *LOSSES), "l2": (float, int)}
+_LAYERS = {
+    "Dense": {"type": (str,), "activation": NAMES, "need_dinputs": (False, True), "precision": (None, BFLOAT16)},
+    "Dropout": {"type": (str,), "rate": (float, int)},
+    "ReLU": {"type": (str,)},
+}
 
 
 def save(network, path):
@@ -32,33 +43,49 @@ def save(network, path):
 def load(path, network_of):
     """network.load, where network_of(layers, loss, l2=l2) is made."""
     arrays, about = _storage.read(path)
-    if about.get("format") != _FORMAT:
-        raise ValueError(f"{os.fspath(path)} is of format {about.get('format')!r}, expected {_FORMAT}: it is no network, or "
-                         "one of a later fastbp")
+    form = about.get("format")
+    if type(form) is not int or form != _FORMAT:
+        raise ValueError(f"{os.fspath(path)} is of format {reprlib.repr(form)}, expected {_FORMAT}: it is no network, or one "
+                         "of a later fastbp")
     try:
-        layers = [_layer(described, arrays.get(f"{i}.weights"), arrays.get(f"{i}.biases"))
-                  for i, described in enumerate(about["layers"])]
-        unknown = arrays.keys() - {f"{i}.{name}" for i, layer in enumerate(layers) for name in ("weights", "biases")
-                                   if isinstance(layer, Dense)}
-        if unknown:
-            raise ValueError(f"there are arrays that belong to no layer: {', '.join(sorted(unknown))}")
-        loss = None if about["loss"] is None else LOSSES[about["loss"]]()
-        return network_of(layers, loss, l2=about["l2"])
-    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
-        raise ValueError(f"{os.fspath(path)} does not describe a network: {error!r}") from error
+        _check("the network", about, _NETWORK)
+        layers = [_layer(i, described, arrays) for i, described in enumerate(about["layers"])]
+        if arrays:
+            raise ValueError(f"there are arrays that belong to no layer: {', '.join(arrays)}")
+        return network_of(layers, about["loss"] and LOSSES[about["loss"]](), l2=about["l2"])
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"{os.fspath(path)} does not describe a network: {_storage.shown(repr(error))}") from error
 
 
-def _layer(described, weights, biases):
-    if described["type"] == "Dropout":
+def _check(what, described, values):
+    """ValueError unless it is an object with these names and no others, and each has one of its values or of its types."""
+    if type(described) is not dict or described.keys() != values.keys():
+        raise ValueError(f"{what} is {reprlib.repr(described)}, expected an object with {', '.join(values)}")
+    for name, allowed in values.items():
+        value = described[name]
+        if not any(type(value) is one or type(value) is type(one) and value == one for one in allowed):
+            expected = " or ".join(one.__name__ if isinstance(one, type) else repr(one) for one in allowed)
+            raise ValueError(f"{name} of {what} is {reprlib.repr(value)}, expected {expected}")
+
+
+def _layer(i, described, arrays):
+    """The layer, of which the arrays are taken out."""
+    what, kind = f"layers[{i}]", described.get("type") if isinstance(described, dict) else None
+    if not isinstance(kind, str) or kind not in _LAYERS:
+        raise ValueError(f"{what} is {reprlib.repr(described)}, expected an object of type {' or '.join(_LAYERS)}")
+    _check(what, described, _LAYERS[kind])
+    if kind == "Dropout":
         return Dropout(described["rate"])
-    if described["type"] == "ReLU":
+    if kind == "ReLU":
         return ReLU()
-    if described["type"] != "Dense" or weights is None or weights.ndim != 2:
-        raise ValueError(f"a layer is {described}, expected Dense with weights of two dimensions, Dropout or ReLU")
-    layer = Dense(0, 0, activation=described["activation"], bias=biases is not None, dtype=weights.dtype,
-                  need_dinputs=bool(described["need_dinputs"]), precision=described["precision"])
+    weights, biases = arrays.pop(f"{i}.weights", None), arrays.pop(f"{i}.biases", None)
+    if weights is None or weights.ndim != 2:
+        found = "no weights" if weights is None else f"weights of shape {weights.shape}"
+        raise ValueError(f"{what} has {found}, expected some of shape (n_inputs, n_neurons)")
     if biases is not None and (biases.shape != (1, weights.shape[1]) or biases.dtype != weights.dtype):
-        raise ValueError(f"biases of {biases.dtype} have shape {biases.shape}, expected (1, {weights.shape[1]}) of "
-                         f"{weights.dtype}")
+        raise ValueError(f"{what} has biases of {biases.dtype} and shape {biases.shape}, expected {weights.dtype} and shape "
+                         f"(1, {weights.shape[1]})")
+    layer = Dense(0, 0, activation=described["activation"], bias=False, dtype=weights.dtype,
+                  need_dinputs=described["need_dinputs"], precision=described["precision"])
     layer.weights, layer.biases = np.array(weights), None if biases is None else np.array(biases)
     return layer

@@ -1,7 +1,6 @@
 """Calls with random arguments; scripts/check fuzz tries many more, with new seeds."""
 import numpy as np
 import pytest
-
 from checks import bounds, fuzz, memory
 
 pytestmark = pytest.mark.skipif(not memory.has_walls(), reason="no mprotect here")

@@ -3,7 +3,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from checks import limits
 
 linux = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="it reads /proc, which is not here")

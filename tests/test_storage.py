@@ -125,7 +125,7 @@ def test_a_file_that_others_wrote_in_this_form_is_read(path, rng):
     arrays = {"weights": rng.random((3, 4)), "biases": rng.random(4)}
     write_raw(path, arrays, json.dumps(ABOUT))
     assert_same(_storage.read(path)[0], arrays)
-    np.savez_compressed(path.with_suffix(".npz"), **arrays, fastbp=np.array("{}"))
+    write_raw(path.with_suffix(".npz"), {name: np.asfortranarray(array) for name, array in arrays.items()}, "{}")
     assert_same(_storage.read(path.with_suffix(".npz"))[0], arrays)
 
 
@@ -382,7 +382,7 @@ class Payload:
 def test_a_pickle_is_neither_read_nor_run(tmp_path, name):
     path, ran = tmp_path / "net.npz", tmp_path / "ran"
     np.savez(path, **{"fastbp": np.array("{}"), "weights": np.ones(2), name: np.array([Payload(ran)])})
-    with pytest.raises(ValueError, match="Object arrays cannot be loaded when allow_pickle=False"):
+    with pytest.raises(ValueError, match="an array is of Python objects, which would be read with pickle"):
         _storage.read(path)
     path.write_bytes(np.array([Payload(ran)]).dumps())
     with pytest.raises(ValueError, match="damaged"):

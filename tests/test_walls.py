@@ -1,7 +1,6 @@
 """No byte outside an array is touched; scripts/check walls does this for every shape."""
 import numpy as np
 import pytest
-
 from checks import memory, walls
 
 pytestmark = pytest.mark.skipif(not memory.has_walls(), reason="no mprotect here")

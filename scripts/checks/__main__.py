@@ -12,7 +12,7 @@ def main():
     lines = [f"  {name:12}{_module(name).__doc__.splitlines()[0]}" for name in names]
     parser = argparse.ArgumentParser(prog="scripts/check", description=__doc__, epilog="\n".join(lines),
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("check", choices=names, metavar="check", help="one of those below; scripts/check CHECK --help says more")
+    parser.add_argument("check", choices=names, metavar="check", help="one of those below; CHECK --help says more")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="of that check")
     chosen = parser.parse_args()
     sys.exit(_module(chosen.check).main(chosen.arguments))

@@ -82,7 +82,8 @@ def main(arguments):
     parser = report.options(sys.modules[__name__], most_rows=10**7)
     chosen = parser.parse_args(arguments)
     rng, faults, compared = np.random.default_rng(chosen.seed), [], 0
-    print(f"seed {chosen.seed}\n| rows, layer, dtype, numbers | " + " | ".join(f"{name}: fastbp, NumPy" for name in NAMES) + " |")
+    print(f"seed {chosen.seed}")
+    print("| rows, layer, dtype, numbers | " + " | ".join(f"{name}: fastbp, NumPy" for name in NAMES) + " |")
     print("| --- |" + " ---: |" * len(NAMES))
     for case in cases([n for n in (10**2, 10**3, 10**4, 10**5, 10**6, 10**7) if n <= chosen.most_rows]):
         cells = []

@@ -4,7 +4,6 @@ Batches of zeros but for a few rows, whose sums are exact whole numbers, lie on 
 any memory are one row that is repeated: an array whose rows are at a distance of 0 bytes.
 """
 import mmap
-import os
 import sys
 from pathlib import Path
 
@@ -151,16 +150,15 @@ def _step(rows, n_inputs, n_neurons, **options):
     x = np.ones((rows, n_inputs), layer.weights.dtype)
     x[:, ::3] = -2
     layer.backward(layer.forward(x[:1]))
-    before, state = {**vars(layer)}, _digest(layer.weights, layer.biases, layer.output, layer.dinputs, layer.dweights, layer.dbiases)
+    before = [(name, getattr(layer, name), _digest(getattr(layer, name))) for name in STATE]
     try:
         layer.forward(x)
     except MemoryError:
-        names = "inputs", "output", "dinputs", "dweights", "dbiases"
-        assert all(getattr(layer, name) is before[name] for name in names) and state == _digest(
-            layer.weights, layer.biases, layer.output, layer.dinputs, layer.dweights, layer.dbiases), "the layer has changed"
+        for name, array, digest in before:
+            assert getattr(layer, name) is array and _digest(array) == digest, f"the layer's {name} has changed"
         raise
     layer.backward(layer.output)
-    return _digest(layer.output, layer.dinputs, layer.dweights, layer.dbiases)
+    return _digest(*(getattr(layer, name) for name in STATE))
 
 
 def _fit(rows):
@@ -170,6 +168,8 @@ def _fit(rows):
     network.fit(x, y, epochs=1, batch_size=500, optimizer=fastbp.Adam(), progress=False, rng=0)
     return _digest(network.predict(x))
 
+
+STATE = "weights", "biases", "inputs", "output", "dinputs", "dweights", "dbiases"
 
 # What needs memory for results, for copies, for a workspace of its own size, or for a fit.
 WORKS = (lambda scale: _step(2000 * scale, 700, 900), lambda scale: _step(20_000 * scale, 60, 50, dtype=np.float64),

@@ -9,7 +9,8 @@ def options(check, **defaults):
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=secrets.randbits(32), help="of a run that is to be repeated")
     for name, value in defaults.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value, metavar="N", help=f"default: {value}")
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value, metavar="N",
+                            help=f"default: {value}")
     return parser
 
 

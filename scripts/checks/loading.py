@@ -1,0 +1,199 @@
+"""Show that fastbp.load refuses a damaged or hostile model file with a reason, in little memory, and runs nothing of it.
+
+Files made to do harm come first; then good files of several networks are changed at random: their bytes, their sizes, offsets,
+shapes and dtypes, and what their descriptions say. Each is loaded in a process that may take little memory. It has to raise
+ValueError, or OSError for what cannot be read, with the path and a reason on one line, or to give a network that is one:
+it can be saved and read again, the same bit for bit; and of an .npz, which has checksums, the one that was saved.
+"""
+import json
+import os
+import random
+import shutil
+import stat
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+import fastbp
+
+from . import child, hostile, model_files, mutations, report
+
+BATCH = 5000                    # cases in a process
+MEMORY = 256 << 20              # bytes that they may take beside what the process has before them
+CHANGED = "npz", "safetensors"
+
+
+def main(arguments):
+    options = report.options(sys.modules[__name__], cases=100_000).parse_args(arguments)
+    faults, loaded = [], 0
+    crafted, refused = run("crafted"), run("saving")
+    faults += crafted["faults"] + refused["faults"]
+    for first in range(0, options.cases, BATCH):
+        done = run("changed", options.seed, first, min(options.cases, first + BATCH))
+        faults += done["faults"]
+        loaded += done.get("loaded", 0)
+        print(f"seed {options.seed}: {min(options.cases, first + BATCH):,} files, {len(faults):,} faults", flush=True)
+    return report.close(faults, hostile_files_and_paths=crafted.get("files", 0), paths_not_to_save_to=refused.get("files", 0),
+                        changed_files=options.cases, of_them_loaded_as_valid_networks=loaded)
+
+
+def run(what, *arguments, patience=child.PATIENCE):
+    """What `what`(folder, *arguments) returned in a process of its own; what it left on the disk is a fault."""
+    code = f"import sys; from checks import loading; loading.in_child(loading.{what}, *sys.argv[1:])"
+    with tempfile.TemporaryDirectory(prefix="fastbp-loading-") as folder:
+        status, output, errors = child.run(code, folder, *arguments, patience=patience)
+        if status != 0:
+            ended = "was killed as it hung" if status is None else f"ended with {status}"
+            return {"faults": [f"{what}{arguments} {ended} in {output.splitlines()[-1:]}: {errors[-2000:]}"]}
+        done = json.loads(output.splitlines()[-1])
+        done["faults"] += [f"{what}{arguments} left {name}" for name in os.listdir(folder)]
+        return done
+
+
+def in_child(what, folder, *arguments):
+    warnings.simplefilter("ignore")             # bfloat16 is not faster everywhere; NumPy says what it thinks of a header
+    os.chdir(folder)                            # where relative names of a file would lead
+    print("\n" + json.dumps(what(Path(folder), *map(int, arguments))))
+
+
+def _limit_memory():
+    """From here on: what there is already does not count."""
+    import safetensors.numpy  # noqa: F401  (so that its own memory is not counted)
+    try:
+        import resource
+        taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    except (ImportError, OSError):
+        return                                  # not Linux: what takes the memory of the machine is seen all the same
+    resource.setrlimit(resource.RLIMIT_AS, (taken + MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
+
+
+# ---- what is right
+
+def fault(path, good=None):
+    """(what is wrong with the way in which load takes this file, or None; the error, or None if it was loaded)."""
+    try:
+        network = fastbp.load(path)
+    except Exception as error:
+        return _fault_of_error(error, path), error
+    return _fault_of(network, path, good), None
+
+
+def _fault_of_error(error, path):
+    said = str(error)
+    if not isinstance(error, ValueError | OSError):
+        return f"{type(error).__name__}: {said[:300]}"
+    if str(path) not in said or len(said) < len(str(path)) + 10:
+        return f"{type(error).__name__} without the path or a reason: {said[:300]!r}"
+    if not said.isprintable() or len(said) > len(str(path)) + 1200:
+        return f"a reason that steers a terminal or has no end: {said[:300]!r}"
+    return None
+
+
+def _fault_of(network, path, good):
+    try:
+        again = path.with_stem("again")
+        network.save(again)
+        same = described(fastbp.load(again)) == described(network)
+        again.unlink()
+    except BaseException as error:
+        return f"loaded as what cannot be saved and loaded again: {type(error).__name__}: {str(error)[:300]}"
+    if not same:
+        return "loaded as what is another network when it is saved and loaded again"
+    return None if good is None or described(network) == good else "loaded as another network than the one that was saved"
+
+
+def described(network):
+    layers = [{name: value for name, value in vars(layer).items() if name in ("rate", "_kind", "precision", "need_dinputs")}
+              for layer in network.layers]
+    arrays = [(a.dtype, a.shape, a.tobytes()) for a in network.parameters()]
+    return str(layers), arrays, type(network.loss), network.l2
+
+
+# ---- the cases
+
+def crafted(folder):
+    """{"faults": what was wrong, "files": how many there were}."""
+    files = hostile.files()
+    _limit_memory()
+    faults = []
+    for what, suffix, content, said in files:
+        (path := folder / f"net.{suffix}").write_bytes(content)
+        print(what, flush=True)
+        faults += _refused(what, path, ValueError, said)
+        path.unlink()
+    n = len(files)
+    if os.name == "posix":
+        for what, path, error, said in hostile.paths(folder):
+            print(what, flush=True)
+            faults += _refused(what, path, error, said)
+            n += 1
+    _clear(folder)
+    return {"faults": faults, "files": n}
+
+
+def _refused(what, path, expected, said):
+    wrong, error = fault(path)
+    if wrong or error is None:
+        return [f"{what}, {path.suffix}: {wrong or 'was loaded'}"]
+    if isinstance(error, expected) and said in str(error):
+        return []
+    return [f"{what}, {path.suffix}: expected {expected.__name__} with {said!r}, was {type(error).__name__}: {error}"]
+
+
+def _clear(folder):
+    """Delete what the cases made, and nothing else that is there."""
+    for path in folder.iterdir():
+        if path.suffix in (".npz", ".safetensors") or path.name == "the pipe":
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def saving(folder):
+    """Saving to what is no regular file leaves it as it was: {"faults": what was wrong, "files": how many there were}."""
+    network, faults, n = model_files.networks()[0], [], 0
+    for what, path, _, _ in hostile.paths(folder) if os.name == "posix" else ():
+        if what in ("an endless device", "a link to a folder"):
+            continue                                    # these are of the machine: a fault would not end with the check
+        print(what, flush=True)
+        before = _state(folder)
+        n += 1
+        try:
+            network.save(path)
+            if what != "a dangling link":
+                faults.append(f"saving to {what}: it was replaced")
+            else:
+                (folder / "nowhere.npz").unlink()
+        except OSError as error:
+            if str(path.name) not in str(error) and "the pipe" not in str(error):
+                faults.append(f"saving to {what}: an error without the path: {error}")
+        if _state(folder) != before:
+            faults.append(f"saving to {what}: the folder is another")
+    _clear(folder)
+    return {"faults": faults, "files": n}
+
+
+def _state(folder):
+    return sorted((path.name, stat.S_IFMT(path.lstat().st_mode), path.lstat().st_ino) for path in folder.iterdir())
+
+
+def changed(folder, seed, first, last):
+    """Cases from `first` to before `last`: {"faults": what was wrong, "loaded": how many were networks}."""
+    bases = [(suffix, network, *model_files.parts(network, folder))
+             for suffix in CHANGED for network in model_files.networks()]
+    _limit_memory()
+    faults, loaded = [], 0
+    for case in range(first, last):
+        draw = random.Random(f"{seed} {case}")
+        suffix, network, arrays, about = draw.choice(bases)
+        kind = draw.choice(mutations.KINDS)
+        path = folder / f"net.{suffix}"
+        print(f"case {case}", flush=case % 100 == 0)
+        path.write_bytes(content := kind(draw, suffix, arrays, about))
+        wrong, error = fault(path, described(network) if suffix == "npz" and kind is mutations.changed_bytes else None)
+        if path.read_bytes() != content:
+            wrong = "the file was changed"
+        if wrong:
+            faults.append(f"case {case} of seed {seed}, {suffix}, {kind.__name__}: {wrong}")
+        loaded += error is None
+        path.unlink()
+    return {"faults": faults, "loaded": loaded}

@@ -1,0 +1,79 @@
+"""Model files of several networks, and files of any parts, written without fastbp for the checks of what it refuses."""
+import io
+import json
+import zipfile
+
+import numpy as np
+
+import fastbp
+
+TENSOR_OF = {4: "F32", 8: "F64"}
+
+
+def networks():
+    dense, loss = fastbp.Dense, fastbp.SoftmaxCrossEntropy
+    return [
+        fastbp.Sequential([dense(3, 2, rng=0)]),
+        fastbp.Sequential([fastbp.Dropout(0.1), fastbp.DenseReLU(5, 4, rng=0, need_dinputs=False), fastbp.Dropout(0.5),
+                           dense(4, 3, rng=1, bias=False)], loss(), l2=0.1),
+        fastbp.Sequential([dense(5, 4, rng=0, dtype="float64"), fastbp.ReLU(), dense(4, 1, rng=1, dtype="float64")],
+                          fastbp.BinaryCrossEntropy()),
+        fastbp.Sequential([dense(9, 40, rng=0, activation="gelu", precision="bfloat16"),
+                           dense(40, 2, rng=1, activation="tanh")], fastbp.MeanSquaredError(), l2=1e-4),
+    ]
+
+
+def parts(network, folder):
+    """(the arrays, the description) of its file."""
+    network.save(path := folder / "part.npz")
+    with zipfile.ZipFile(path) as archive:
+        entries = {name.removesuffix(".npy"): np.lib.format.read_array(io.BytesIO(archive.read(name)))
+                   for name in archive.namelist()}
+    path.unlink()
+    return entries, json.loads(entries.pop("fastbp").item())
+
+
+def npy(shape, data, descr="<f4", fortran=False):
+    """An .npy file with a header of these values, whatever they are."""
+    return npy_of(f"{{'descr': {descr!r}, 'fortran_order': {fortran!r}, 'shape': {shape!r}, }}", data)
+
+
+def npy_of(header, data, version=b"\1\0"):
+    header = (header + " " * (-(len(header) + 11) % 64) + "\n").encode("latin1")
+    return b"\x93NUMPY" + version + len(header).to_bytes(2 if version == b"\1\0" else 4, "little") + header + data
+
+
+def npy_text(text):
+    file = io.BytesIO()
+    np.lib.format.write_array(file, np.array(text), allow_pickle=False)
+    return file.getvalue()
+
+
+def npz(entries, text=None, **changes):
+    """An archive of (name, content), of which the first one's ZipInfo is changed; text: that of the description."""
+    file, entries = io.BytesIO(), [*entries, *([] if text is None else [("fastbp.npy", npy_text(text))])]
+    with zipfile.ZipFile(file, "w") as archive:
+        for i, (name, content) in enumerate(entries):
+            info = zipfile.ZipInfo("x" * len(name))
+            for key, value in changes.items() if i == 0 else ():
+                setattr(info, key, value)
+            info.filename = name
+            archive.writestr(info, content)
+    return file.getvalue()
+
+
+def tensors(entries, text=None, header=None):
+    """A .safetensors file of (name, dtype, shape, data); header(dict) changes what its header says, or gives its text."""
+    said, data = {} if text is None else {"__metadata__": {"fastbp": text}}, b""
+    for name, dtype, shape, content in entries:
+        said[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(data), len(data) + len(content)]}
+        data += content
+    said = said if header is None else header(said)
+    said = (said if isinstance(said, str) else json.dumps(said)).encode()
+    return len(said).to_bytes(8, "little") + said + data
+
+
+def written(suffix, arrays, text):
+    if suffix == "npz":
+        return npz([(f"{name}.npy", npy(a.shape, a.tobytes(), a.dtype.str)) for name, a in arrays.items()], text)
+    return tensors([(name, TENSOR_OF[a.itemsize], list(a.shape), a.tobytes()) for name, a in arrays.items()], text)

@@ -1,0 +1,140 @@
+"""Show that the package works with each Python here, with the oldest versions that pyproject.toml allows and the newest.
+
+Each Python of a supported version that is on PATH, or that pyenv has, gets two environments with the extra 'test': one with
+the oldest versions of all that pyproject.toml names (of which there is a wheel for that Python), one with the newest. uv, of
+PyPI, chooses them. In each, all modules are imported and all kernels compiled by `python -W error`, then tests run.
+"""
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from importlib import metadata
+from pathlib import Path
+
+from packaging.specifiers import SpecifierSet
+
+from . import report
+
+ROOT = Path(__file__).parents[2]
+PATIENCE = 3600                         # seconds until a command that hangs is given up
+NEWEST_PYTHON = 15                      # 3.15: the last one that is looked for
+RESOLUTIONS = {"oldest": "lowest-direct", "newest": "highest"}
+TESTS = ["cache", "fit", "functional", "jitted", "layers", "saving", "shapes", "sklearn", "storage", "threads"]
+
+_WARNINGS_ARE_ERRORS = """
+import importlib, pkgutil, fastbp
+for module in pkgutil.walk_packages(fastbp.__path__, "fastbp."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+fastbp.warmup()
+print(fastbp._config.machine(["numpy", "numba", "llvmlite", "safetensors", "scikit-learn"]))
+"""
+
+
+def main(arguments):
+    parser = report.options(sys.modules[__name__])
+    parser.add_argument("--folder", type=Path, metavar="PATH", help="where the environments are made, and "
+                        "kept, with what they compile; a temporary one unless it is named")
+    parser.add_argument("--python", action="append", metavar="3.N", help="only this one; may be given again")
+    parser.add_argument("--all", action="store_true", help="all of the tests, in place of those that take a few minutes")
+    options = parser.parse_args(arguments)
+    found, missing = pythons(options.python or supported())
+    for version in missing:
+        print(f"Python {version} was not found: skipped", flush=True)
+    tests = [ROOT / "tests"] if options.all else [ROOT / "tests" / f"test_{name}.py" for name in TESTS]
+    faults, passed = [], 0
+    with tempfile.TemporaryDirectory(prefix="fastbp-versions-") as temporary:
+        folder = (options.folder or Path(temporary)).absolute()
+        uv = _install_uv(folder / "uv")
+        environments = [_Environment(uv, folder, version, found[version], age) for version in found for age in RESOLUTIONS]
+        for environment in environments:
+            try:
+                passed += environment.check(tests)
+            except _Failure as failure:
+                faults.append(f"{environment}: {failure}")
+                print(faults[-1], flush=True)
+    return report.close(faults, environments=len(environments), tests_passed=passed, Pythons_skipped=len(missing))
+
+
+def supported():
+    """The versions of Python that pyproject.toml allows, as "3.10"."""
+    allowed = SpecifierSet(metadata.metadata("fastbp")["Requires-Python"])
+    return [version for minor in range(NEWEST_PYTHON + 1) if (version := f"3.{minor}") in allowed]
+
+
+def pythons(versions):
+    """({version: its interpreter}, the versions of which there is none): on PATH, else the newest that pyenv has."""
+    pyenv, found = Path(os.environ.get("PYENV_ROOT") or "~/.pyenv").expanduser(), {}
+    for version in versions:
+        names = [shutil.which(f"python{version}"), *sorted(pyenv.glob(f"versions/{version}.*/bin/python"), key=_numbers)[::-1]]
+        found[version] = next((str(name) for name in names if name and _version(name) == version), None)
+    return {version: name for version, name in found.items() if name}, [version for version in versions if not found[version]]
+
+
+def _numbers(path):
+    return [int(number) for number in re.findall(r"\d+", path.parts[-3])]
+
+
+def _version(python):
+    """As "3.10"; None if it does not run, as the names that pyenv puts on PATH of versions that are not chosen."""
+    said = subprocess.run([python, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"], capture_output=True, text=True)
+    return said.stdout.strip() if said.returncode == 0 else None
+
+
+def _install_uv(folder):
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    subprocess.run([folder / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check", "uv>=0.5,<1"], check=True)
+    return folder / "bin" / "uv"
+
+
+class _Failure(Exception):
+    """What a command of an environment said when it failed."""
+
+
+class _Environment:
+    """One Python with the oldest or the newest versions, in a folder of its own."""
+
+    def __init__(self, uv, folder, version, python, age):
+        self._uv, self._version, self._base, self._age = uv, version, python, age
+        self._folder = folder / f"{version}-{age}"
+        self._python = self._folder / "bin" / "python"
+        self._variables = os.environ | {"UV_CACHE_DIR": str(folder / "uv-cache"),
+                                        "FASTBP_CACHE_DIR": str(self._folder / "compiled")}
+
+    def __str__(self):
+        return f"Python {self._version}, {self._age}"
+
+    def check(self, tests):
+        """How many of the tests passed; raises _Failure."""
+        self._install()
+        print(f"{self}: {self._run(self._python, '-W', 'error', '-c', _WARNINGS_ARE_ERRORS).strip()}", flush=True)
+        output = self._run(self._python, "-m", "pytest", "-q", "-n", "auto", "-p", "no:cacheprovider", *tests)
+        print(f"{self}: {output.splitlines()[-1]}", flush=True)
+        return passed(output)
+
+    def _install(self):
+        self._run(self._uv, "venv", "--clear", "--python", self._base, self._folder)
+        to = ("pip", "install", "--python", self._python)
+        self._run(self._uv, *to, "--only-binary", ":all:", "--resolution", RESOLUTIONS[self._age], "--extra", "test",
+                  "-r", ROOT / "pyproject.toml")
+        self._run(self._uv, *to, "--no-deps", "--editable", ROOT)
+
+    def _run(self, *command):
+        process = subprocess.Popen([*map(str, command)], env=self._variables, cwd=ROOT, stdin=subprocess.DEVNULL, text=True,
+                                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+        try:
+            output, _ = process.communicate(timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)      # with the processes of the tests
+            output, _ = process.communicate()
+        if process.returncode:
+            raise _Failure(f"{' '.join(map(str, command[:4]))} … ended with {process.returncode}:\n{output}")
+        return output
+
+
+def passed(output):
+    """How many tests passed, by pytest's closing line."""
+    return int(re.search(r"(\d+) passed", output.splitlines()[-1])[1])
