@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from checks import bits
 
 import fastbp
 
@@ -114,9 +113,3 @@ def test_another_process_computes_the_same(threads):
                                 "PYTHONPATH": os.path.dirname(os.path.dirname(fastbp.__file__))})
     assert answer.returncode == 0, answer.stderr
     assert answer.stdout.split() == [threads, *all_bits()]
-
-
-def test_steps_of_all_kinds():
-    """In other processes, in chunks, from files, and with other load on the machine."""
-    done, faults = bits.check(seed=0, seconds=0, busy=1)
-    assert min(done.values()) > 0 and not faults

@@ -46,10 +46,11 @@ def check(seed, count, different, layers):
 
 
 def alone(seed, different):
-    """{number: digest} of steps, computed on one thread of this process."""
+    """{number: digest} of steps, as many of each kind, computed on one thread of this process."""
     before = fastbp.get_num_threads()
     fastbp.set_num_threads(1)
-    numbers = random.Random(seed).sample(range(1 << 30), different)
+    kinds, turns = len(steps.KINDS), random.Random(seed).sample(range(1 << 26), different)
+    numbers = [kinds * turn + i % kinds for i, turn in enumerate(turns)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")                 # of bfloat16, where the CPU has no instructions for it
         found = {number: steps.step(number) for number in numbers}
