@@ -24,7 +24,8 @@ TILES = {
 }
 
 HIGH, LOW = 6, 4                # rows of a tile, and of those for the last rows that would leave one of these empty in part
-DEPTH = 256                     # of a panel of B: tiles amortise loading C, and a panel stays in L2
+DEPTH = 512                     # of a panel of B: tiles amortise loading C, and a panel stays in L2
+CHAIN = 256                     # terms of a sum in a register: to round no worse than OpenBLAS takes 2 to 3 % of the time
 STRIP_PART = 5                  # of L2 for a strip of A and C, the rows that all panels of B go over in turn
 STRIP = 24                      # rows of one, or a multiple: whole tiles of any kind
 COPIED_STRIP = 48               # the least where A is copied, so that a row of its source is read in one stretch,

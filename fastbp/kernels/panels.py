@@ -2,7 +2,8 @@
 
     LOOP 3  panels of B    `width` columns of B and C; independent of each other
     LOOP 2  row tiles      `height` rows of A and C, low ones for the last rows; independent of each other
-    LOOP 1  depth          one rank-1 update of a tile in registers a step
+    LOOP 1  depth          in chains, as long sums of one term after another round worse than OpenBLAS's; one rank-1 update
+                           of a tile in registers a step
 """
 from numba import types
 
@@ -18,7 +19,8 @@ SIGNATURE = types.intp(*[types.intp] * 9)
 
 def build(which, dtype):
     shape, is_flat = getattr(blocking.tiles(dtype), which), which == "flat"
-    low = blocking.low(shape)
+    low, has_chains = blocking.low(shape), dtype in _link.FLOATS and not is_flat
+    row_tiles, row_tiles_by_chains = _row_tiles(is_flat, False), _row_tiles(is_flat, True)
 
     def panels(job_address, scratch, copied, i_start, i_end, j_start, j_end, p, p_end):
         """Rows i_start … i_end, from row `copied` on in scratch, of the panels from column j_start to j_end.
@@ -34,36 +36,60 @@ def build(which, dtype):
             if is_packed:
                 b, b_step = job.edge if is_flat else b, width * size
             b += p * b_step
-            row_tiles(shape, job, scratch, copied, i_start, i_low, j, p, p_end, b, b_step, is_packed)
-            if low != shape:
-                row_tiles(low, job, scratch, copied, i_low, i_end, j, p, p_end, b, b_step, is_packed)
+            if has_chains and p_end - p > blocking.CHAIN:
+                row_tiles_by_chains(shape, job, scratch, copied, i_start, i_low, j, p, p_end, b, b_step, is_packed)
+                if low != shape:
+                    row_tiles_by_chains(low, job, scratch, copied, i_low, i_end, j, p, p_end, b, b_step, is_packed)
+            else:
+                row_tiles(shape, job, scratch, copied, i_start, i_low, j, p, p_end, b, b_step, is_packed)
+                if low != shape:
+                    row_tiles(low, job, scratch, copied, i_low, i_end, j, p, p_end, b, b_step, is_packed)
         return _link.OK
 
+    return panels
+
+
+def _row_tiles(is_flat, by_chains):
     @inlined
     def row_tiles(shape, job, scratch, copied, i_start, i_end, j, p, p_end, b, b_step, is_packed):
-        """The tiles of rows i_start … i_end in one panel."""
+        """The tiles of rows i_start … i_end in one panel; by chains, the sums of each are added up in C, which stays in L1."""
         height, width, size, depth = tile.height(shape), tile.width(shape), tile.itemsize(shape), p_end - p
-        rows, copied_rows = tile.in_registers(tile.multiples(shape, job.a_row)), tile.multiples(shape, size)
+        rows = tile.in_registers(tile.multiples(shape, job.a_row))
+        chain = blocking.even_block(depth, blocking.CHAIN, blocking.UNROLL) if by_chains else depth
         a, c, copy = job.a + i_start * job.a_row + p * size, job.c + i_start * job.c_row + j * size, scratch
         for i in range(i_start, i_end, height):                            # LOOP 2
             if depth > blocking.SHALLOW_DEPTH:
                 tile.prefetch(shape, c, job.c_row)
             if job.share > 0:
                 fetch_share(job, (i // height * blocking.blocks(job.cols, width) + j // width) * job.share)
-            acc = tile.zeros(shape)
-            if not is_flat and i < copied:
-                acc = add_products(acc, depth, a, rows, size, b, width * size)
-                a += height * job.a_row
-            elif is_packed:
-                acc = add_products(acc, depth, copy, copied_rows, height * size, b, width * size)
-                copy += copied_tile_bytes(shape, depth)
+            in_place = not is_flat and i < copied
+            if by_chains:
+                for q in range(p, p_end, chain):
+                    steps, done = min(chain, p_end - q), q - p
+                    acc = products(shape, steps, a + done * size, rows, copy + done * height * size, in_place,
+                                   b + done * b_step, b_step, is_packed)
+                    finish(acc, job, c, i_end - i, j, q, q + steps)
             else:
-                acc = add_products(acc, depth, copy, copied_rows, height * size, b, b_step)
+                acc = products(shape, depth, a, rows, copy, in_place, b, b_step, is_packed)
+                finish(acc, job, c, i_end - i, j, p, p_end)
+            if in_place:
+                a += height * job.a_row
+            else:
                 copy += copied_tile_bytes(shape, depth)
-            finish(acc, job, c, i_end - i, j, p, p_end)
             c += height * job.c_row
 
-    return panels
+    @inlined
+    def products(shape, steps, a, rows, copy, in_place, b, b_step, is_packed):
+        """A tile of A B, of A in place or copied, and of B in a panel or in place."""
+        height, width, size = tile.height(shape), tile.width(shape), tile.itemsize(shape)
+        acc, copied_rows = tile.zeros(shape), tile.multiples(shape, size)
+        if not is_flat and in_place:
+            return add_products(acc, steps, a, rows, size, b, width * size)
+        if not is_flat or is_packed:
+            return add_products(acc, steps, copy, copied_rows, height * size, b, width * size)
+        return add_products(acc, steps, copy, copied_rows, height * size, b, b_step)
+
+    return row_tiles
 
 
 @kernel
