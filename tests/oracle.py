@@ -4,6 +4,7 @@ Small integers as operands leave no room for rounding: every product and every s
 so a right result is equal, not close, in whatever order it was added up.
 """
 import numpy as np
+from checks import bounds
 
 ARGUMENTS = {
     "dense_forward": ("inputs", "weights", "biases"),
@@ -62,16 +63,11 @@ def dense_relu_backward(dvalues, output, inputs, weights):
     return dense_backward(relu_backward(_matrix(dvalues), _matrix(output)), inputs, weights)
 
 
-def assert_rounded(result, left, right, extra=0.0):
-    """`result` is left @ right + extra, up to the rounding of as many sums as the product is deep.
-
-    However the sums are ordered, |error| <= n * eps * (|left| @ |right| + |extra|) to first order (Higham, Accuracy and
-    Stability of Numerical Algorithms, section 3.1); the factor 2 covers the higher orders and the last rounding.
-    """
-    left, right = _float64(left), _float64(right)
-    bound = 2 * (left.shape[1] + 1) * np.finfo(result.dtype).eps * (abs(left) @ abs(right) + abs(extra))
-    error = abs(result - (left @ right + extra))
-    assert (error <= bound).all(), f"error up to {(error - bound).max():.3g} beyond the bound"
+def assert_rounded(result, left, right, extra=None):
+    """`result` is left @ right + extra, up to the rounding of its sums."""
+    exact, bound = bounds.product(np.asarray(left), np.asarray(right), extra, result.dtype)
+    wrong = bounds.differences(result, exact, bound)
+    assert not wrong.any(), f"{wrong.sum()} of {wrong.size} elements are beyond the bound"
 
 
 def _float64(value):
