@@ -4,6 +4,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 python=$root/.venv/bin/python
 
 # set_up [EXTRA]: installs the project, editable, with that extra. Does nothing if this was done and nothing changed.
+# Python compiles the modules that are imported when they are: all of them would take longer than the rest.
 set_up() {
     local target="$root${1:+[$1]}" stamp="$root/.venv/.fastbp-${1:-base}" state
     [[ -x $python && -x $root/.venv/bin/pip ]] || make_venv     # pip is what venv installs last
@@ -15,7 +16,7 @@ set_up() {
     )
     [[ -f $stamp && $(< "$stamp") == "$state" ]] && return
     echo "Installing fastbp${1:+[$1]} in .venv; the first time takes a minute or two" >&2
-    "$python" -m pip install --quiet --disable-pip-version-check --no-input --editable "$target"
+    "$python" -m pip install --quiet --disable-pip-version-check --no-input --no-compile --editable "$target"
     echo "$state" > "$stamp"
 }
 
