@@ -288,10 +288,9 @@ def _relu(dvalues, z, out):
     compiled = _RELU[z.dtype] if dvalues.dtype == z.dtype else None
     if compiled is None:                                # integers, float16 and mixed dtypes: one pass more, by NumPy
         stopped = z <= 0
-        output = np.copy(dvalues) if out is None else out
-        np.copyto(output, dvalues)
+        output = np.copy(dvalues)
         output[stopped] = 0
-        return output
+        return operands.deliver(output, out)
     values = np.ascontiguousarray(dvalues)
     mask = values if dvalues is z else np.ascontiguousarray(z)
     usable = out is not None and out.flags.c_contiguous and not any(np.may_share_memory(out, a) for a in (values, mask))

@@ -174,3 +174,13 @@ def test_arguments_are_never_changed(rng, dtype, name, shape):
 def test_the_version_and_the_names_of_the_package():
     assert isinstance(fastbp.__version__, str)
     assert all(callable(getattr(fastbp, name)) for name in (*oracle.ARGUMENTS, "warmup", "show_config"))
+
+
+@pytest.mark.parametrize("shift", [1, 8, 47])
+def test_relu_of_integers_into_their_own_memory(shift):
+    """Steps of two elements into steps of one, at any distance: NumPy's copyto goes wrong at some."""
+    memory = np.zeros(300, np.uint8)
+    z, out = np.ndarray(8, np.uint64, memory, 8, (16,)), np.ndarray(8, np.uint64, memory, 8 + shift, (8,))
+    z[:] = numbers = range(1, 9)
+    fastbp.relu_forward(z, out=out)
+    assert out.tolist() == list(numbers)

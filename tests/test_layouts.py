@@ -137,3 +137,16 @@ def test_relu_in_place_and_shifted(rows, columns, dtype, seed, shift):
     assert_array_equal(fastbp.relu_backward(dvalues, z, out=out), expected)
     expected = oracle.relu_forward(z)
     assert_array_equal(fastbp.relu_forward(z, out=out), expected)
+
+
+def test_rows_at_a_distance_of_nothing(rng, dtype):
+    """B of a product in place, with all its rows in the same memory, or one row, which NumPy gives such a distance."""
+    row, x = rng.integers(-3, 4, 65).astype(dtype), rng.integers(-3, 4, (1, 95)).astype(dtype)
+    weights = np.broadcast_to(row, (95, 65))
+    assert_array_equal(fastbp.dense_forward(x, weights), x @ weights)
+    for n_neurons in (1, 3, 4):
+        sample, dvalues = rng.integers(-3, 4, 593).astype(dtype), rng.integers(-3, 4, n_neurons).astype(dtype)
+        weights = rng.integers(-3, 4, (593, n_neurons)).astype(dtype)
+        dinputs, dweights, _ = fastbp.dense_backward(dvalues, sample, weights)
+        assert_array_equal(dinputs, (weights @ dvalues)[np.newaxis])
+        assert_array_equal(dweights, np.outer(sample, dvalues))

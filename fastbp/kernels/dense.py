@@ -15,7 +15,7 @@ from .activations import RELU
 from .matrix import BACKWARD, FORWARD, Matrix, any_overlap, from_row, only_if, overlap, transposed
 from .one_pass import dz_row_bytes
 from .parallel import REGION_BYTES, add, barrier, begin, run_queue
-from .product import Right, activated, product_job, scratch_bytes, with_ahead
+from .product import PACKED, Right, activated, product_job, scratch_bytes, with_ahead
 from .workspace import ALIGNMENT, acquire, release
 
 
@@ -94,7 +94,7 @@ def _build_forward(dtype):
         bias = packing.copy_bias(tiles, biases, memory + REGION_BYTES)
         panels = memory + REGION_BYTES + bias_bytes
         begin(memory)
-        right = Right(panels, x.cols * size, 0, 0)
+        right = Right(panels, x.cols * size, PACKED, 0)
         if in_place:
             right = Right(weights.data, size, weights.row_step, panels)
             packing.pack_edge(tiles, weights, panels)
@@ -187,7 +187,7 @@ def _by_results(dtype):
             x_block, dz = from_row(x, i, rows), Matrix(panels + panels_bytes, rows, neurons, dz_row, size)
             s_block = from_row(s, i, rows) if s.data != 0 else s
             dz_right = right_of_dz(tiles, dz, inputs, copy)
-            dz_panels = dz_right.data if dz_right.row_step == 0 and not few_neurons else 0
+            dz_panels = dz_right.data if dz_right.row_step == PACKED and not few_neurons else 0
             kept = only_if(int(dinputs.data != 0 or dz_panels == 0), dz)
             dvalues_block = from_row(dvalues, i, rows)
             of_dz = columns.mask_job(tiles, dvalues_block, activation, s_block, kept, dz_panels, dbiases.data, later)
@@ -218,7 +218,7 @@ def _by_results(dtype):
 def right_of_weights(tiles, weights, by_inner, panels):
     """weights.T as B of the product for dinputs: rows of weights in place for inner products, or panels at an address."""
     size = tile.itemsize(tiles.wide)
-    return Right(weights.data, weights.row_step, size, 0) if by_inner else Right(panels, weights.cols * size, 0, 0)
+    return Right(weights.data, weights.row_step, size, 0) if by_inner else Right(panels, weights.cols * size, PACKED, 0)
 
 
 @kernel
@@ -227,7 +227,7 @@ def right_of_dz(tiles, dz, inputs, copy):
     size = tile.itemsize(tiles.wide)
     if blocking.in_place(tiles.flat, inputs, dz.cols, 0):
         return Right(dz.data, size, dz.row_step, 0)
-    return Right(copy, dz.rows * size, 0, 0)
+    return Right(copy, dz.rows * size, PACKED, 0)
 
 
 @kernel

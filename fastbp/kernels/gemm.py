@@ -13,7 +13,7 @@ from .. import _link
 from .._jit import kernel
 from . import activations, amx, blocking, panels, tile
 from .parallel import TASK
-from .product import Product, activate_block, block_of, scratch_bytes
+from .product import PACKED, Product, activate_block, block_of, scratch_bytes
 from .workspace import read
 
 DTYPES = *_link.FLOATS, tile.BFLOAT16
@@ -71,7 +71,7 @@ def _strip(dtype):
     def strip(job_address, scratch, i, i_end, j, j_end, p, p_end):
         """The same of a B that is packed or in place."""
         job = read(job_address, Product)
-        if job.b_row == 0:
+        if job.b_row == PACKED:
             packed_strip(job_address, scratch, i, i_end, j, j_end, p, p_end)
         else:
             copied = copy_rows(tiles, tiles.flat, job, scratch, i, i_end, p, p_end)

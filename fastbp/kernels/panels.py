@@ -11,7 +11,7 @@ from .. import _link
 from .._jit import inlined, kernel
 from . import blocking, tile
 from .matrix import whole_rows
-from .product import Product, fetch_share, finish
+from .product import PACKED, Product, fetch_share, finish
 from .workspace import ALIGNMENT, read
 
 SIGNATURE = types.intp(*[types.intp] * 9)
@@ -95,7 +95,7 @@ def _row_tiles(is_flat, by_chains):
 @kernel
 def low_rows(shape, job, rows):
     """How many of a strip's rows low tiles take: none where columns of A are copied, for tiles of one height."""
-    return blocking.low_rows(tile.height(shape), rows) if job.a_step == tile.itemsize(shape) and job.b_row == 0 else 0
+    return blocking.low_rows(tile.height(shape), rows) if job.a_step == tile.itemsize(shape) and job.b_row == PACKED else 0
 
 
 @kernel
@@ -113,7 +113,7 @@ def copy_rows(tiles, shape, job, scratch, i_start, i_end, p, p_end):
     low = low_rows(shape, job, i_end - i_start)
     if low > 0:
         height, i_start = blocking.LOW, i_end - low
-    first = i_start if job.b_row != 0 else i_start + (i_end - i_start) // height * height
+    first = i_start if job.b_row != PACKED else i_start + (i_end - i_start) // height * height
     copy_elements(shape, height, job, scratch, first, i_end, p, p_end)
     return first
 

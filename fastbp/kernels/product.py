@@ -14,11 +14,13 @@ from .matrix import Matrix
 from .vector import CACHE_LINE
 from .workspace import ALIGNMENT
 
+PACKED = -1 << 63               # in place of the distance of two rows, which may be 0
+
 
 class Right(NamedTuple):
     """B: its address, the distances of two columns and of two rows in bytes, and the packed last columns.
 
-    row_step 0 stands for packed panels. Of a B in place flat tiles read whole rows: `edge` is the address of a panel of
+    row_step PACKED stands for packed panels. Of a B in place flat tiles read whole rows: `edge` is the address of a panel of
     the last columns, those that do not fill one (packing.edge); 0 where it may be read beyond its rows.
     """
 
@@ -69,9 +71,9 @@ def scratch_bytes(tiles):
 @kernel
 def product_job(tiles, a, b, c, accumulate, bias, scratch, threads):
     """The Product of Matrix a, Right b and Matrix c, whose rows are contiguous."""
-    cut = blocking.cut(tiles.wide, a, c.cols, b.row_step == 0)
+    cut = blocking.cut(tiles.wide, a, c.cols, b.row_step == PACKED)
     row_block, col_block = blocking.grid(tiles.wide, c.rows, c.cols, threads, a.col_step != tile.itemsize(tiles.wide))
-    if b.row_step != 0:
+    if b.row_step != PACKED:
         col_block = blocking.round_up(col_block, tile.width(tiles.flat))
     tasks = blocking.blocks(c.rows, row_block) * blocking.blocks(c.cols, col_block)
     return Product(tasks, c.rows, c.cols, a.cols, a.data, a.row_step, a.col_step,
