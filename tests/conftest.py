@@ -1,4 +1,6 @@
 """What all tests share: seeded numbers, both dtypes, the number of threads put back, and what this machine cannot test."""
+import signal
+
 import hypothesis
 import llvmlite.binding as llvm
 import numpy as np
@@ -9,6 +11,8 @@ from fastbp import _cpu
 
 hypothesis.settings.register_profile("fastbp", derandomize=True, deadline=None, max_examples=100, database=None)
 hypothesis.settings.load_profile("fastbp")
+
+signal.signal(signal.SIGINT, signal.default_int_handler)        # a shell has it ignored by what runs in the background
 
 
 def pytest_report_header(config):
