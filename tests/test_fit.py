@@ -380,6 +380,8 @@ class Terminal(io.StringIO):
                                                      (io.StringIO, True, False)])
 def test_the_bar(monkeypatch, stream, progress, shows):
     monkeypatch.setattr(sys, "stderr", stream())
+    monkeypatch.setenv("COLUMNS", "200")    # tqdm cuts the line at these, which any process that imports readline hands on
+    monkeypatch.setenv("LINES", "24")
     x, y = data()
     make().fit(x, y, epochs=3, batch_size=16, optimizer=fastbp.SGD(), progress=progress, validation_data=(x, y))
     text = sys.stderr.getvalue()
