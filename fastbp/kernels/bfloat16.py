@@ -13,7 +13,7 @@ from .columns import mask_job
 from .dense import backward_fits, forward_fits
 from .matrix import BACKWARD, FORWARD, Matrix, from_row, transposed
 from .parallel import REGION_BYTES, add, barrier, begin, run_queue
-from .product import PACKED, Right, activated, product_job, scratch_bytes
+from .product import activated, packed, product_job, scratch_bytes
 from .rounding import across_rows, along_rows, round_rows
 from .workspace import ALIGNMENT, acquire, release
 
@@ -84,7 +84,7 @@ def _build_forward(dtype):
         add(memory, pack(), packing.pack_job(tiles, rounded_weights, panels))
         rounded_x = panels + panels_bytes + weights_bytes
         scratch = rounded_x + x_bytes
-        right = Right(panels, pairs * SIZE, PACKED, 0)
+        right = packed(panels, pairs * SIZE)
         for i in range(0, x.rows, block):
             rows = min(block, x.rows - i)
             a = left(rounded_x, rows, pairs)
@@ -178,12 +178,12 @@ def _by_results(dtype):
             barrier(memory)
             add(memory, pack(), packing.pack_job(tiles, dz_across, dz_panels))
             barrier(memory)
-            of_weights = product_job(tiles, transposed(x_across), Right(dz_panels, half * SIZE, PACKED, 0), dweights, later, 0,
+            of_weights = product_job(tiles, transposed(x_across), packed(dz_panels, half * SIZE), dweights, later, 0,
                                      scratch, threads)
             add(memory, product(), of_weights)
             if dinputs.data != 0:
-                weights_right = Right(panels, pairs * SIZE, PACKED, 0)
-                of_inputs = product_job(tiles, dz_along, weights_right, from_row(dinputs, i, rows), 0, 0, scratch, threads)
+                of_inputs = product_job(tiles, dz_along, packed(panels, pairs * SIZE), from_row(dinputs, i, rows), 0, 0,
+                                        scratch, threads)
                 add(memory, product(), of_inputs)
             run_queue(memory, threads)
             i += rows

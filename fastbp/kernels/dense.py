@@ -15,7 +15,7 @@ from .activations import RELU
 from .matrix import BACKWARD, FORWARD, Matrix, any_overlap, from_row, only_if, overlap, transposed
 from .one_pass import dz_row_bytes
 from .parallel import REGION_BYTES, add, barrier, begin, run_queue
-from .product import PACKED, Right, activated, product_job, scratch_bytes, with_ahead
+from .product import PACKED, Right, activated, packed, product_job, scratch_bytes, with_ahead
 from .workspace import ALIGNMENT, acquire, release
 
 
@@ -94,7 +94,7 @@ def _build_forward(dtype):
         bias = packing.copy_bias(tiles, biases, memory + REGION_BYTES)
         panels = memory + REGION_BYTES + bias_bytes
         begin(memory)
-        right = Right(panels, x.cols * size, PACKED, 0)
+        right = packed(panels, x.cols * size)
         if in_place:
             right = Right(weights.data, size, weights.row_step, panels)
             packing.pack_edge(tiles, weights, panels)
@@ -218,7 +218,7 @@ def _by_results(dtype):
 def right_of_weights(tiles, weights, by_inner, panels):
     """weights.T as B of the product for dinputs: rows of weights in place for inner products, or panels at an address."""
     size = tile.itemsize(tiles.wide)
-    return Right(weights.data, weights.row_step, size, 0) if by_inner else Right(panels, weights.cols * size, PACKED, 0)
+    return Right(weights.data, weights.row_step, size, 0) if by_inner else packed(panels, weights.cols * size)
 
 
 @kernel
@@ -227,7 +227,7 @@ def right_of_dz(tiles, dz, inputs, copy):
     size = tile.itemsize(tiles.wide)
     if blocking.in_place(tiles.flat, inputs, dz.cols, 0):
         return Right(dz.data, size, dz.row_step, 0)
-    return Right(copy, dz.rows * size, PACKED, 0)
+    return packed(copy, dz.rows * size)
 
 
 @kernel

@@ -6,7 +6,7 @@ from .._jit import kernel
 from . import blocking, tile
 from .matrix import Matrix, transposed
 from .parallel import JOB_BYTES
-from .product import PACKED, Product, Right, product_job, scratch_bytes
+from .product import Product, packed, product_job, scratch_bytes
 from .workspace import ALIGNMENT, read, write
 
 
@@ -15,7 +15,7 @@ def product_of(tiles, x, panels, neurons, row_block):
     """The Product for Matrix x and dz in panels: a task is `row_block` rows, as they are in C order. C is yet to be said."""
     size = tile.itemsize(tiles.wide)
     c = Matrix(0, x.cols, neurons, neurons * size, size)
-    job = product_job(tiles, transposed(x), Right(panels, x.rows * size, PACKED, 0), c, 0, 0, 0, 1)
+    job = product_job(tiles, transposed(x), packed(panels, x.rows * size), c, 0, 0, 0, 1)
     return Product(blocking.blocks(x.cols, row_block), *job[1:15], row_block, neurons, *job[17:])
 
 

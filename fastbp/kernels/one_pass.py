@@ -12,7 +12,7 @@ from . import blocking, columns, few, gemm, inner, packing, tile
 from .columns import mask_job, sum_job
 from .matrix import BACKWARD, Matrix, only_if, transposed
 from .parallel import JOB_BYTES, REGION_BYTES, TASK, add, barrier, begin, run_here, run_queue
-from .product import PACKED, Right, product_job, scratch_bytes, with_ahead
+from .product import packed, product_job, scratch_bytes, with_ahead
 from .workspace import ALIGNMENT, acquire, read, release
 
 
@@ -76,7 +76,7 @@ def _build(dtype):
         few_neurons = blocking.few_neurons(tiles.wide, Matrix(job.x, job.rows, job.inputs, job.x_row, job.x_col), job.neurons)
         dweights = Matrix(job.dweights + task * job.part, job.inputs, job.neurons, job.neurons * size, size)
         dbiases = dweights.data + job.inputs * job.neurons * size
-        weights = Right(job.weights, job.weights_row if job.inner != 0 else job.neurons * size, PACKED, 0)
+        weights = packed(job.weights, job.weights_row if job.inner != 0 else job.neurons * size)
         multiply = inner_products() if job.inner != 0 else product()
         start = task * job.rows_each
         end = min(start + job.rows_each, job.rows)
@@ -101,7 +101,7 @@ def _build(dtype):
             if few_neurons:
                 of_weights = few.weights_product(tiles, dz, x, panels, dweights.data, later, scratch, 1)
             else:
-                right = Right(panels, rows * size, PACKED, 0)
+                right = packed(panels, rows * size)
                 of_weights = product_job(tiles, transposed(x), right, dweights, later, 0, scratch, 1)
             run_here(product(), of_weights, memory)
         return _link.OK

@@ -30,6 +30,12 @@ class Right(NamedTuple):
     edge: int
 
 
+@inlined
+def packed(panels, col_step):
+    """B in panels at an address."""
+    return Right(panels, col_step, PACKED, 0)
+
+
 class Product(NamedTuple):
     """The job of C (+)= A B, C of rows x cols, with bias and activation on the way out. A task is a block of C."""
 
