@@ -2,6 +2,7 @@
 
 Nothing is computed before everything has been checked. An error names the argument, what it was and what was expected.
 """
+import sys
 import warnings
 from functools import cache
 
@@ -33,6 +34,12 @@ def empty(shape, dtype):
 def address_of(array):
     """The address of an array's first element."""
     return array.__array_interface__["data"][0]
+
+
+def is_lazy(value):
+    """Whether it is a Dask array, of which there are none before the user has imported Dask."""
+    dask_array = sys.modules.get("dask.array")
+    return dask_array is not None and isinstance(value, dask_array.Array)
 
 
 def as_array(name, value):

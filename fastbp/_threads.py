@@ -12,6 +12,7 @@ import os
 import sys
 import threading
 import warnings
+from collections.abc import Iterator
 from numbers import Integral
 
 import numba
@@ -27,6 +28,7 @@ _wanted = None                  # what the user asked for
 _prepared = False
 _layer = None                   # "tbb", "omp", "serial", or None before one is needed
 _starter = None                 # the thread that TBB takes for the main one
+_limits = []                    # of those that compute on fewer threads now
 _is_alone = True                # whether a fork was from a process with one Python thread
 
 
@@ -45,6 +47,22 @@ def set_num_threads(n: int) -> None:
         _wanted = int(n)
         if _prepared:
             _apply()
+
+
+@contextlib.contextmanager
+def at_most(n: int) -> Iterator[None]:
+    """Meanwhile kernels of this process use up to n threads, whoever calls them: an engine has more of its own."""
+    with _signals.whole(), _lock:
+        _limits.append(n)
+        if _prepared:
+            _apply()
+    try:
+        yield
+    finally:
+        with _signals.whole(), _lock:
+            _limits.remove(n)
+            if _prepared:
+                _apply()
 
 
 def get_num_threads() -> int:
@@ -80,7 +98,7 @@ def prepare() -> None:
 
 def _apply():
     global _layer
-    n = get_num_threads()
+    n = min([get_num_threads(), *_limits])
     if n > 1 and _layer is None:
         _layer = _start()
     _state.words[_state.THREADS] = min(n, MOST) if _layer in ("tbb", "omp") else 1

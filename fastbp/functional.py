@@ -183,7 +183,7 @@ def _forward(inputs, weights, biases, out, activation, spare=None, precision=Non
                     output = empty((len(inputs), weights.shape[1]), dtype)
                 s = output
                 if activation == GELU:
-                    fits = spare_slope is not None and spare_slope.shape == output.shape and spare_slope.dtype is dtype
+                    fits = type(spare_slope) is ndarray and spare_slope.shape == output.shape and spare_slope.dtype is dtype
                     s = spare_slope if fits else empty(output.shape, dtype)
                 if not compiled(inputs, weights, row, biases is not None, output, s, s is not output, activation):
                     return output, s
@@ -191,23 +191,27 @@ def _forward(inputs, weights, biases, out, activation, spare=None, precision=Non
 
 
 def _forward_any(inputs, weights, biases, out, activation, precision):
-    inputs, weights = operands.as_array("inputs", inputs), operands.as_array("weights", weights)
-    given = [inputs, weights]
-    if biases is not None:
-        given.append(operands.as_array("biases", biases))
-    dtype = operands.float_dtype(*given)
+    inputs, weights, biases, dtype = check_forward(inputs, weights, biases)
     compiled = _FORWARD[operands.multiplied(dtype, precision)]
-    inputs = operands.as_rows("inputs", inputs)
-    operands.check_weights(inputs, weights)
     shape = len(inputs), weights.shape[1]
-    row = operands.as_biases(given[2], shape[1]) if biases is not None else weights
     operands.check_out("out", out, shape, dtype)
+    row = weights if biases is None else biases
     arguments = [a.astype(dtype, copy=False) for a in (*operands.as_factors(inputs, weights, precision), row)]
     output = operands.result(out, shape, dtype, arguments)
     s = output if activation != GELU else empty(shape, dtype)
     run(compiled, *arguments, biases is not None, output, s, s is not output, activation)
     delivered = operands.deliver(output, out)
     return delivered, delivered if s is output else s
+
+
+def check_forward(inputs, weights, biases):
+    """(inputs, weights, biases, dtype of the result), arrays of two dimensions, or None for no biases; or what is raised."""
+    inputs, weights = operands.as_array("inputs", inputs), operands.as_array("weights", weights)
+    biases = operands.as_array("biases", biases) if biases is not None else None
+    dtype = operands.float_dtype(*(a for a in (inputs, weights, biases) if a is not None))
+    inputs = operands.as_rows("inputs", inputs)
+    operands.check_weights(inputs, weights)
+    return inputs, weights, operands.as_biases(biases, weights.shape[1]) if biases is not None else None, dtype
 
 
 def _backward(dvalues, s, inputs, weights, out, activation, need_dinputs, spare=None, precision=None):
@@ -238,20 +242,9 @@ def _new_gradients(inputs, weights, dtype, need_dinputs):
 
 
 def _backward_any(dvalues, s, inputs, weights, out, activation, need_dinputs, precision):
-    dvalues, inputs = operands.as_array("dvalues", dvalues), operands.as_array("inputs", inputs)
-    weights = operands.as_array("weights", weights)
-    given = [dvalues, inputs, weights]
-    if s is not None:
-        given.append(operands.as_array("output", s))
-    dtype = operands.float_dtype(*given)
+    dvalues, mask, inputs, weights, dtype = check_backward(dvalues, s, inputs, weights)
     compiled = _BACKWARD[operands.multiplied(dtype, precision)]
-    dvalues, inputs = operands.as_rows("dvalues", dvalues), operands.as_rows("inputs", inputs)
-    operands.check_weights(inputs, weights)
     n_inputs, n_neurons = weights.shape
-    operands.check_shape("dvalues", dvalues, (len(inputs), n_neurons), "a row of inputs and a column of weights each")
-    mask = operands.as_rows("output", given[3]) if s is not None else None
-    if s is not None:
-        operands.check_shape("output", mask, dvalues.shape, "that is the shape of dvalues")
     shapes = inputs.shape, (n_inputs, n_neurons), (1, n_neurons)
     outs = _check_outs(out, shapes, dtype)
 
@@ -268,6 +261,21 @@ def _backward_any(dvalues, s, inputs, weights, out, activation, need_dinputs, pr
     if not need_dinputs:
         return None, dweights, dbiases
     return tuple(operands.deliver(r, o) for r, o in zip(results, outs, strict=True))
+
+
+def check_backward(dvalues, s, inputs, weights):
+    """(dvalues, s, inputs, weights, dtype of the results), arrays of two dimensions, or None for no s; or what is raised."""
+    dvalues, inputs = operands.as_array("dvalues", dvalues), operands.as_array("inputs", inputs)
+    weights = operands.as_array("weights", weights)
+    s = operands.as_array("output", s) if s is not None else None
+    dtype = operands.float_dtype(*(a for a in (dvalues, inputs, weights, s) if a is not None))
+    dvalues, inputs = operands.as_rows("dvalues", dvalues), operands.as_rows("inputs", inputs)
+    operands.check_weights(inputs, weights)
+    operands.check_shape("dvalues", dvalues, (len(inputs), weights.shape[1]), "a row of inputs and a column of weights each")
+    if s is not None:
+        s = operands.as_rows("output", s)
+        operands.check_shape("output", s, dvalues.shape, "that is the shape of dvalues")
+    return dvalues, s, inputs, weights, dtype
 
 
 def _check_outs(out, shapes, dtype):

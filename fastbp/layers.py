@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from . import functional
-from ._operands import BFLOAT16, FLOATS, as_array, check_shape, empty, float_dtype, multiplied
+from ._operands import BFLOAT16, FLOATS, as_array, check_shape, empty, float_dtype, is_lazy, multiplied
 from .kernels.activations import IDENTITY, NAMES
 
 
@@ -74,6 +74,8 @@ class Dense:
     def forward(self, inputs: ArrayLike, out: np.ndarray | None = None) -> np.ndarray:
         """The output (batch, n_neurons) for inputs (batch, n_inputs) or one sample (n_inputs,), written to `out` if given."""
         if type(inputs) is not np.ndarray:
+            if is_lazy(inputs):
+                return self._forward_lazily(inputs, out)
             inputs = np.asarray(inputs)
         spare = self._made_output if out is None else None
         if spare is not None and getrefcount(spare) > _OURS - (spare is not self.output):
@@ -97,11 +99,26 @@ class Dense:
         if self.output is None:
             raise RuntimeError(f"backward of {type(self).__name__} was called before forward, expected forward first")
         s = self._slope if self._slope is not None else self.output if self._kind != IDENTITY else None
+        if is_lazy(self.output):
+            return self._backward_lazily(dvalues, s)
         spare = self._made_gradients if self._may_reuse_gradients() else None
         gradients = functional._backward(dvalues, s, self.inputs, self.weights, None, self._kind, self.need_dinputs, spare,
                                          self.precision)
         self._made_gradients = gradients
         self.dinputs, self.dweights, dbiases = gradients
+        if self.biases is not None:
+            self.dbiases = dbiases
+        return self.dinputs
+
+    def _forward_lazily(self, inputs, out):
+        self.output, s = _lazily(out).forward(inputs, self.weights, self.biases, self._kind, self.precision)
+        self.inputs, self._slope, self._made_output = inputs, s if s is not self.output else None, None
+        return self.output
+
+    def _backward_lazily(self, dvalues, s):
+        self.dinputs, self.dweights, dbiases = _lazily().backward(dvalues, s, self.inputs, self.weights, self._kind,
+                                                                  self.need_dinputs, self.precision)
+        self._made_gradients = None
         if self.biases is not None:
             self.dbiases = dbiases
         return self.dinputs
@@ -142,8 +159,11 @@ class ReLU:
 
     def forward(self, inputs: ArrayLike, out: np.ndarray | None = None) -> np.ndarray:
         """The output, of the shape and dtype of inputs, written to `out` if given."""
-        inputs = np.asarray(inputs)
-        self.output = functional.relu_forward(inputs, out=out)
+        if is_lazy(inputs):
+            self.output = _lazily(out).relu_forward(inputs)
+        else:
+            inputs = np.asarray(inputs)
+            self.output = functional.relu_forward(inputs, out=out)
         self.inputs = inputs
         return self.output
 
@@ -151,7 +171,8 @@ class ReLU:
         """dinputs = dvalues where the last inputs were above 0, else 0. Raises RuntimeError before the first forward."""
         if self.inputs is None:
             raise RuntimeError("backward of ReLU was called before forward, expected forward first")
-        self.dinputs = functional.relu_backward(dvalues, self.inputs)
+        relu_backward = _lazily().relu_backward if is_lazy(self.inputs) else functional.relu_backward
+        self.dinputs = relu_backward(dvalues, self.inputs)
         return self.dinputs
 
 
@@ -171,6 +192,10 @@ class Dropout:
 
     def forward(self, inputs: ArrayLike, training: bool = True) -> np.ndarray:
         """The output, of the shape and float dtype of inputs; with training=False the inputs themselves."""
+        if is_lazy(inputs):
+            self._stays = int(self._rng.integers(1 << 62)) if training else None        # the seed of it
+            self.output = self._passed_lazily(inputs)
+            return self.output
         inputs = as_array("inputs", inputs)
         self._stays = None
         if training:
@@ -186,6 +211,9 @@ class Dropout:
         """
         if self.output is None:
             raise RuntimeError("backward of Dropout was called before forward, expected forward first")
+        if is_lazy(self.output):
+            self.dinputs = self._passed_lazily(_lazily().cut_as(self.output, "dvalues", dvalues))
+            return self.dinputs
         dvalues = as_array("dvalues", dvalues)
         check_shape("dvalues", dvalues, self.output.shape, "that is the shape of the output")
         self.dinputs = self._passed(dvalues)
@@ -194,6 +222,18 @@ class Dropout:
     def _passed(self, values):
         """The 0 is assigned, not multiplied, so that an inf there becomes 0."""
         return values if self._stays is None else np.where(self._stays, values * self._factor, 0)
+
+    def _passed_lazily(self, values):
+        return values if self._stays is None else _lazily().dropped(values, self.rate, self._stays)
+
+
+def _lazily(out=None):
+    """What makes graphs of Dask arrays; who has one has imported Dask."""
+    from .dask import arrays
+
+    if out is not None:
+        raise TypeError(f"out is of type {type(out).__name__}, expected None: inputs is a Dask array, which is computed later")
+    return arrays
 
 
 def _activation(name):

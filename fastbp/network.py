@@ -108,17 +108,22 @@ class Sequential:
     def predict(self, x: ArrayLike) -> np.ndarray:
         """What the network says of x (rows, n_inputs): the probabilities of classes or of yes, by its loss, else the scores.
 
-        (rows, n_outputs). The layers' inputs and outputs stay as they are, and a Dropout drops nothing.
+        (rows, n_outputs). The layers' inputs and outputs stay as they are, and a Dropout drops nothing. Of a Dask array the
+        answer is one, too, cut along the rows as x is.
         """
-        scores = self.scores(self.as_inputs("x", x))
-        return scores if self.loss is None else self.loss.predictions(scores)
+        if operands.is_lazy(x):
+            from .dask import arrays
+
+            return arrays.predict(self, x)
+        predicted = scores(self.parts(), self.as_inputs("x", x))
+        return predicted if self.loss is None else self.loss.predictions(predicted)
 
     def evaluate(self, x: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> tuple[float, float | None]:
         """(loss, accuracy) on x (rows, n_inputs) and targets y; accuracy is None where the loss has none."""
         self.needs_loss("evaluate")
-        scores = self.scores(self.as_inputs("x", x))
-        loss, right, _ = self.loss.evaluate(scores, y, sample_weight)
-        return loss + self.penalty(), self.loss.accuracy(right, *scores.shape) if len(scores) else None
+        predicted = scores(self.parts(), self.as_inputs("x", x))
+        loss, right, _ = self.loss.evaluate(predicted, y, sample_weight)
+        return loss + self.penalty(), self.loss.accuracy(right, *predicted.shape) if len(predicted) else None
 
     def check_gradients(self, x: ArrayLike, y: ArrayLike, *, places: int = 100,
                         rng: np.random.Generator | int | None = 0) -> float:
@@ -174,17 +179,6 @@ class Sequential:
                              f"{self.n_inputs} inputs")
         return x
 
-    def scores(self, x: np.ndarray) -> np.ndarray:
-        """(rows, n_outputs), without a change of the layers' state."""
-        parts = [part for part in self.parts() if part.weights is not None]
-        scores = operands.empty((len(x), self.n_outputs), self.dtype)
-        for i in range(0, len(x), _ROWS):
-            h = x[i:i + _ROWS].astype(self.dtype, copy=False)
-            for part in parts:
-                h, _ = functional._forward(h, part.weights, part.biases, None, part.activation, precision=part.precision)
-            scores[i:i + _ROWS] = h
-        return scores
-
     def penalty(self) -> float:
         """l2 / 2 * Σ w²."""
         return 0.5 * self.l2 * sum(float(np.vdot(layer.weights, layer.weights)) for layer in self.dense) if self.l2 else 0.0
@@ -193,6 +187,19 @@ class Sequential:
         """ValueError if there is none."""
         if self.loss is None:
             raise ValueError(f"loss is None, expected one for {what}, as in Sequential(layers, SoftmaxCrossEntropy())")
+
+
+def scores(parts: Sequence[Part], x: np.ndarray) -> np.ndarray:
+    """(rows, n_outputs): what a network's parts() make of x (rows, n_inputs)."""
+    dense = [part for part in parts if part.weights is not None]
+    weights = dense[-1].weights
+    result = operands.empty((len(x), weights.shape[1]), weights.dtype)
+    for i in range(0, len(x), _ROWS):
+        h = x[i:i + _ROWS].astype(weights.dtype, copy=False)
+        for part in dense:
+            h, _ = functional._forward(h, part.weights, part.biases, None, part.activation, precision=part.precision)
+        result[i:i + _ROWS] = h
+    return result
 
 
 def load(path: str | os.PathLike) -> Sequential:
