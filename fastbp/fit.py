@@ -34,16 +34,7 @@ class History:
 def fit(network, x, y, *, epochs, batch_size, optimizer, sample_weight, validation_data, shuffle, rng, progress, check_finite,
         callbacks):
     """Sequential.fit."""
-    network.needs_loss("fit")
-    for name, value in (("epochs", epochs), ("batch_size", batch_size)):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-            raise ValueError(f"{name} is {value!r}, expected an integer of at least 1")
-    if not isinstance(optimizer, Optimizer):
-        raise TypeError(f"optimizer is {optimizer!r}, expected one such as Adam()")
-    callbacks = list(callbacks)
-    for callback in callbacks:
-        if not callable(callback):
-            raise TypeError(f"callbacks holds {callback!r}, expected functions of the network and the History")
+    callbacks = checked(network, epochs, batch_size, optimizer, callbacks)
     data = _as_data(network, x, y, sample_weight)
     validation = _as_validation(network, validation_data)
     rng = np.random.default_rng(rng)
@@ -51,26 +42,64 @@ def fit(network, x, y, *, epochs, batch_size, optimizer, sample_weight, validati
               check=check_finite, key=int(rng.integers(1 << 62)))
     run.use(*data)
     history = History()
-    bar = _bar(epochs) if progress else None
+    bar = progress_bar(epochs) if progress else None
     try:
         for epoch in range(epochs):
             order = rng.permutation(len(data[0])) if shuffle else None
             _epoch(run, order, epoch, bar)
             _note(network, run, validation, history, bar)
-            answers = [callback(network, history) for callback in callbacks]
-            if any(isinstance(answer, bool | np.bool_) and answer for answer in answers):
+            if answers(callbacks, network, history):
                 break
     except KeyboardInterrupt:
-        history.interrupted = True
-        warnings.warn(f"training was interrupted after {len(history.loss)} of {epochs} epochs; what was learnt is kept",
-                      RuntimeWarning, stacklevel=3)
+        interrupted(history, epochs)
     finally:
         if bar is not None:
             bar.close()
     return history
 
 
-def _bar(epochs):
+def checked(network, epochs, batch_size, optimizer, callbacks):
+    """The callbacks as a list, after looking at all of these."""
+    network.needs_loss("fit")
+    check_count("epochs", epochs)
+    check_count("batch_size", batch_size)
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(f"optimizer is {optimizer!r}, expected one such as Adam()")
+    callbacks = list(callbacks)
+    for callback in callbacks:
+        if not callable(callback):
+            raise TypeError(f"callbacks holds {callback!r}, expected functions of the network and the History")
+    return callbacks
+
+
+def check_count(name, value):
+    """ValueError unless it is an integer of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise ValueError(f"{name} is {value!r}, expected an integer of at least 1")
+
+
+def answers(callbacks, network, history):
+    """Whether one of the callbacks ends the training."""
+    said = [callback(network, history) for callback in callbacks]
+    return any(isinstance(answer, bool | np.bool_) and answer for answer in said)
+
+
+def interrupted(history, epochs, stacklevel=4):
+    """What Ctrl-C makes of a training, after it was stopped."""
+    history.interrupted = True
+    warnings.warn(f"training was interrupted after {len(history.loss)} of {epochs} epochs; what was learnt is kept",
+                  RuntimeWarning, stacklevel=stacklevel)
+
+
+def not_finite(batch, epoch):
+    """The error of a loss that is not, of a batch and an epoch counted from 0."""
+    return FloatingPointError(
+        f"the loss is not finite in batch {batch + 1} of epoch {epoch + 1}, expected a finite one: "
+        "the weights are as they were before that batch; try a lower learning rate, or look for NaN and inf in the data "
+        "(check_finite=False trains on)")
+
+
+def progress_bar(epochs):
     """A progress bar, or None where there is no terminal.
 
     A hidden one of tqdm takes its lock, too, and starts its thread, so that a forked child might wait for the one and would
@@ -94,10 +123,7 @@ def _epoch(run, order, epoch, bar):
             if bar is not None:
                 bar.update(epoch + rows / len(run.data[0]) - bar.n)
     except FloatingPointError:
-        raise FloatingPointError(
-            f"the loss is not finite in batch {run.rows_done // run.batch + 1} of epoch {epoch + 1}, expected a finite one: "
-            "the weights are as they were before that batch; try a lower learning rate, or look for NaN and inf in the data "
-            "(check_finite=False trains on)") from None
+        raise not_finite(run.rows_done // run.batch, epoch) from None
 
 
 def _note(network, run, validation, history, bar):

@@ -70,7 +70,7 @@ class Optimizer:
         work = [np.ascontiguousarray(a) for a in parameters]
         step = self.bind(work, [np.ascontiguousarray(g) for g in gradients], [a.ndim > 1 and len(a) > 1 for a in work])
         if work:
-            functional.run(functional.OPTIMIZE[work[0].dtype], step.address)
+            step.make()
         for values, changed in zip(parameters, work, strict=True):
             if changed is not values:
                 np.copyto(values, changed)
@@ -98,10 +98,7 @@ class Optimizer:
 
 
 class Step:
-    """The records of kernels/optimizers.py for a step, at `address`; keeps alive what they point to.
-
-    l2 is read by a step, and penalty written.
-    """
+    """The records of kernels/optimizers.py for a step, at `address`; keeps alive what they point to."""
 
     def __init__(self, optimizer, parameters, gradients, penalised, shards, distance, products):
         tasks, table, block_bytes = 0, [], 0
@@ -121,6 +118,12 @@ class Step:
                                     numbers + 40, 0, block_bytes, 0), np.int64)
         self._kept = optimizer, parameters, gradients
         self.address = address_of(self._job)
+
+    def make(self, l2: float = 0.0) -> float:
+        """The step; returns its penalty."""
+        self._numbers[0] = l2
+        functional.run(functional.OPTIMIZE[self._kept[1][0].dtype], self.address)
+        return float(self._numbers[1])
 
 
 class SGD(Optimizer):

@@ -34,23 +34,24 @@ class Run:
     """Training of a network in batches of up to `batch` rows.
 
     l2: of a penalty l2 / 2 * Σ w² of all weights; shared: divided by the weight of a batch's rows, as scikit-learn has it.
-    Without an optimiser only gradients are computed. check: stop at a loss that is not finite. key: of the dropouts.
+    Without an optimiser only gradients are computed. apart: its step is made by update(), after whatever the caller does to
+    gradient(). check: stop at a loss that is not finite. key: of the dropouts.
     gradients: of the last step, of weights and biases, those of weights empty where they are computed in blocks
     (kernels/dweights.py); values: what each part computed in it, but that a last part without an activation has the gradient of
     the loss in its place.
     """
 
     def __init__(self, parts: Sequence[Part], inputs: int, loss: Loss, optimizer: Optimizer | None, batch: int, *,
-                 l2: float = 0.0, shared: bool = False, check: bool = True, key: int = 0):
-        self.parts, self.loss, self.batch = parts, loss, batch
+                 l2: float = 0.0, shared: bool = False, apart: bool = False, check: bool = True, key: int = 0):
+        self.parts, self.loss, self.batch, self._l2, self._is_apart = parts, loss, batch, l2, apart
         dense = [part for part in parts if part.weights is not None]
         self.dtype = dense[0].weights.dtype
         kinds = [multiplied(self.dtype, part.precision) for part in dense]
         self.outputs = dense[-1].weights.shape[1]
         self._buffers, self._gathered, self._batches = [], None, 1
         self._shards = 1 if optimizer is None else blocking.shards(batch, sum(p.weights.size for p in dense))
-        self._in_blocks = (optimizer is not None and self._shards == 1 and set(kinds) == {self.dtype} and blocking.in_blocks(
-            batch, max(p.weights.shape[1] for p in dense) * self.dtype.itemsize))
+        self._in_blocks = (optimizer is not None and not apart and self._shards == 1 and set(kinds) == {self.dtype}
+                           and blocking.in_blocks(batch, max(p.weights.shape[1] for p in dense) * self.dtype.itemsize))
         self._train, self._passes = functional.training(self.dtype, kinds, self._in_blocks)
         self._all_gradients = self._make_gradients(dense)
         self.gradients = [g for p, pair in zip(dense, self._all_gradients, strict=True)
@@ -70,7 +71,7 @@ class Run:
                   work=sum(p.weights.size for p in dense), batch=batch, loss=loss._kind, loss_numbers=numbers,
                   gradient_factor=numbers + 24, loss_factor=numbers + 32, penalty=numbers + 40, results=numbers + 64,
                   sums=address_of(self._sums), statuses=address_of(self._statuses), shards=self._shards,
-                  distance=self._distance, update=self._step.address if self._step else 0,
+                  distance=self._distance, update=self._step.address if self._step and not apart else 0,
                   progress=address_of(self._progress), check=check)
 
     def use(self, x: np.ndarray, targets: np.ndarray, weights: np.ndarray | None) -> None:
@@ -119,9 +120,39 @@ class Run:
             raise FloatingPointError
         return self.rows_done < len(self.data[0])
 
-    def restart_dropout(self) -> None:
-        """Drop the same as in the first epoch."""
-        self._progress[1] = self._key
+    def gradient(self) -> np.ndarray:
+        """(numbers,) the last batch's, of all arrays one after another, each from a cache line on; to be asked for once."""
+        rows = min(self.batch, len(self.data[0]))
+        first, *others = self._gradients[:-(-rows // -(-rows // self._shards))]
+        for other in others:
+            first += other
+        return first
+
+    def no_gradient(self) -> np.ndarray:
+        """Zeros, laid out like gradient()."""
+        return np.zeros_like(self._gradients[0])
+
+    def update(self, gradient: np.ndarray) -> float:
+        """The optimiser's step, by one laid out like gradient(); returns the penalty before it."""
+        self._gradients[0] = gradient
+        return self._step.make(self._l2)
+
+    def weigh(self, share: float) -> None:
+        """What part of the gradient and the loss the next batches are: of a larger batch, of which they are a share."""
+        self._numbers[3] = self.loss.factors(self.outputs)[0] * share
+
+    def restart_dropout(self, after: int = 0) -> None:
+        """Drop as in a run that has made so many steps."""
+        self._progress[1] = self._key + after * len(self.parts)
+
+    def go_on(self, results: Sequence[float]) -> None:
+        """Take the epoch's results so far from another run, after start()."""
+        self._numbers[8:11] = results
+
+    @property
+    def results(self) -> list[float]:
+        """Of the epoch so far: sums of the rows' losses, penalty included, of their weights, and of what is right."""
+        return self._numbers[8:11].tolist()
 
     @property
     def rows_done(self) -> int:
@@ -132,6 +163,11 @@ class Run:
     def mean_loss(self) -> float:
         """Of the epoch so far, the penalty included."""
         return float(self._numbers[8] / self.rows_done) if self.rows_done else float("nan")
+
+    @property
+    def batch_loss(self) -> float:
+        """The mean over the last batch, without the penalty."""
+        return float(self._numbers[11])
 
     @property
     def accuracy(self) -> float | None:
@@ -150,7 +186,8 @@ class Run:
             return None
         arrays = [(a, a is p.weights) for p in dense for a in (p.weights, p.biases) if a is not None]
         products = iter(self._products)
-        return optimizer.bind([a for a, _ in arrays], self.gradients, [is_weights for _, is_weights in arrays], self._shards,
+        shards = 1 if self._is_apart else self._shards
+        return optimizer.bind([a for a, _ in arrays], self.gradients, [is_weights for _, is_weights in arrays], shards,
                               self._distance, [next(products)[1:] if is_weights else (0, 0) for _, is_weights in arrays])
 
     def _make_product(self, part):
@@ -165,7 +202,8 @@ class Run:
         shapes = [shape for p in dense for shape in ((0, 0) if self._in_blocks else p.weights.shape, (1, p.weights.shape[1]))]
         line = CACHE_LINE // self.dtype.itemsize
         ends = np.cumsum([0] + [-(-rows * cols // line) * line for rows, cols in shapes])
-        memory = self._keep(self._room((self._shards, int(ends[-1]))))
+        memory = self._gradients = self._room((self._shards, int(ends[-1])))
+        memory[:] = 0                                   # also what lies between the arrays
         self._distance = memory.strides[0]
         gradients = [memory[0, start:start + rows * cols].reshape(rows, cols)
                      for start, (rows, cols) in zip(ends[:-1], shapes, strict=True)]

@@ -58,6 +58,7 @@ class Training(NamedTuple):
     statuses: int               # room for an integer for each
     sums: int                   # room for those of losses.py, of each
     update: int                 # the optimiser's Update; 0: only the gradients are wanted
-    results: int                # float64: sums of the rows' losses, penalty included, of their weights, and of what is right
+    results: int                # float64: sums of the rows' losses, penalty included, of their weights, and of what is right;
+                                # and the last batch's loss without the penalty
     progress: int               # the next row, and the key of the next dropout
     check: int                  # whether to stop at a loss that is not finite

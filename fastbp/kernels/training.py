@@ -87,6 +87,7 @@ def _build_steps(dtype):
         put_number(job.results, number(job.results) + (mean + penalty) * rows)
         put_number(job.results + 8, number(job.results + 8) + weight)
         put_number(job.results + 16, number(job.results + 16) + right)
+        put_number(job.results + 24, mean)
         write(job.progress, (start + rows,))
         write(job.progress + 8, (key + job.count,))
         return _link.OK

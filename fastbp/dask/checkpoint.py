@@ -1,0 +1,70 @@
+"""A training in a file, from which another client goes on as if nothing had happened."""
+import copy
+from dataclasses import asdict, replace
+
+import numpy as np
+
+from .. import _storage
+from ..fit import History
+from .work import State
+
+_FORMAT = 1
+_ARRAYS = "weights", "biases"
+
+
+def save(path, problem, history, training):
+    """Write where a training is in place of what was there, or leave that as it is."""
+    state, plan = training.state(), problem.plan
+    _storage.write(path, _arrays(state), {
+        "training": _FORMAT, "optimizer": type(state.optimizer).__name__, "batch": plan.batch, "chunks": plan.chunks,
+        "shares": [[share.start, share.stop] for share in plan.shares], "order": plan.key, "key": problem.key,
+        "epoch": training.epoch, "step": training.step, "results": state.results, "iterations": state.optimizer.iterations,
+        "history": asdict(history)})
+
+
+def load(path, problem, state):
+    """(problem, state, epoch, step, history) of the training in a file, whose network and data are those of these two.
+
+    Raises ValueError if they are others, or if it is no such file, and as _storage.read.
+    """
+    arrays, about = _storage.read(path)
+    if about.get("training") != _FORMAT:
+        raise ValueError(f"{path} is of format {about.get('training')!r}, expected {_FORMAT}: it is no training, or a later "
+                         "fastbp's")
+    _check_same(path, problem.plan, state, arrays, about)
+    parts = [part._replace(**{name: np.array(arrays[f"{i}.{name}"]) for name in _ARRAYS if getattr(part, name) is not None})
+             for i, part in enumerate(state.parts)]
+    plan = replace(problem.plan, shares=tuple(range(*ends) for ends in about["shares"]), key=about["order"])
+    return (problem._replace(plan=plan, key=about["key"]), State(parts, _optimizer(state, arrays, about), about["results"]),
+            about["epoch"], about["step"], History(**about["history"]))
+
+
+def _check_same(path, plan, state, arrays, about):
+    was = {name: f"{array.dtype}{list(array.shape)}" for name, array in arrays.items() if not name.startswith("optimizer.")}
+    network = {name: f"{array.dtype}{list(array.shape)}" for name, array in _parameters(state).items()}
+    for name, now, before in (("network", network, was), ("chunks of x", list(plan.chunks), about["chunks"]),
+                              ("batch_size", plan.batch, about["batch"]), ("shuffle", plan.key is None, about["order"] is None),
+                              ("optimizer", type(state.optimizer).__name__, about["optimizer"])):
+        if now != before:
+            raise ValueError(f"{name} is {now}, expected {before}: that of the training in {path}; a new one needs another "
+                             "file")
+
+
+def _optimizer(state, arrays, about):
+    optimizer = copy.deepcopy(state.optimizer)
+    optimizer.iterations = about["iterations"]
+    count, remembered = len(_parameters(state)), [name for name in arrays if name.startswith("optimizer.")]
+    if remembered:
+        optimizer.remember([[np.array(arrays[f"optimizer.{i}.{k}"]) for k in range(len(remembered) // count)]
+                            for i in range(count)])
+    return optimizer
+
+
+def _parameters(state):
+    return {f"{i}.{name}": array for i, part in enumerate(state.parts) for name in _ARRAYS
+            if (array := getattr(part, name)) is not None}
+
+
+def _arrays(state):
+    return _parameters(state) | {f"optimizer.{i}.{k}": array for i, remembered in enumerate(state.optimizer._states or ())
+                                 for k, array in enumerate(remembered)}

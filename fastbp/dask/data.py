@@ -1,0 +1,57 @@
+"""The data of a training: each chunk of x, with its targets and weights, becomes what a worker trains on, and stays there."""
+import dask
+import dask.array as da
+import numpy as np
+from distributed import wait
+
+from ..losses import as_weights
+from .arrays import cut_as, whole_rows
+from .work import Chunk
+
+
+def checked(network, x, y, sample_weight):
+    """Dask arrays of (x, y, sample_weight or None), cut along the rows alike; ValueError or TypeError for others."""
+    for name, array in (("x", x), ("y", y), ("sample_weight", sample_weight)):
+        if not isinstance(array, da.Array) and not (array is None and name == "sample_weight"):
+            raise TypeError(f"{name} is of type {type(array).__name__}, expected a dask.array.Array: Sequential.fit is for "
+                            "NumPy arrays")
+    if x.ndim != 2 or x.shape[1] != network.n_inputs:
+        raise ValueError(f"x has shape {x.shape}, expected (rows, {network.n_inputs}): the first layer has "
+                         f"{network.n_inputs} inputs")
+    x = whole_rows("x", x)
+    return x, cut_as(x, "y", y), None if sample_weight is None else cut_as(x, "sample_weight", sample_weight)
+
+
+def load(client, network, arrays):
+    """A future of the Chunk of each chunk of rows; the error of one that cannot be made, which names it."""
+    blocks = [[None] * arrays[0].numblocks[0] if array is None else array.to_delayed().reshape(-1) for array in arrays]
+    make = dask.delayed(_chunk, pure=True)
+    facts = network.loss, network.n_outputs, network.dtype
+    futures = client.compute([make(*row, *facts) for row in zip(*blocks, strict=True)])
+    wait(futures)
+    raise_failed(futures)
+    return futures
+
+
+def raise_failed(futures):
+    """The error of a chunk that failed, if one did."""
+    for number, future in enumerate(futures):
+        if future.status == "error":
+            error = future.exception()
+            kind = next((kind for kind in (ValueError, TypeError, MemoryError) if isinstance(error, kind)), RuntimeError)
+            raise kind(f"chunk {number} of {len(futures)} of x, y and sample_weight cannot be computed: "
+                       f"{type(error).__name__}: {error}") from error
+
+
+def rows_of(client, futures):
+    """Of each chunk."""
+    return tuple(client.gather(client.map(_rows, futures)))
+
+
+def _chunk(x, y, weights, loss, n_outputs, dtype):
+    x = np.require(x, dtype, "C")
+    return Chunk(x, loss.as_targets(y, len(x), n_outputs, dtype), as_weights(weights, len(x)))
+
+
+def _rows(chunk):
+    return len(chunk.x)

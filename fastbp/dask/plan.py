@@ -1,0 +1,80 @@
+"""Which rows a step takes: the chunks of the data in shares, one for each worker, and the order of the rows of each share.
+
+Of N rows in all, a share of n rows gives to step s of an epoch, in batches of b rows, its rows from s b n // N to
+(s + 1) b n // N, in the share's own order, so that every step takes from all shares, by their sizes. That order is one of whole
+chunks, with the rows of each in an order of its own, so that a step needs only one or two chunks of each share.
+"""
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the order of rows follows from."""
+
+    chunks: tuple[int, ...]     # rows of each
+    shares: tuple[range, ...]   # the chunks of each
+    batch: int
+    key: int | None             # of the random orders; None: all is taken as it lies
+
+    @cached_property
+    def share_rows(self) -> list[int]:
+        return [sum(self.chunks[chunk] for chunk in share) for share in self.shares]
+
+    @cached_property
+    def rows(self) -> int:
+        return sum(self.chunks)
+
+    @property
+    def steps(self) -> int:
+        """Of an epoch."""
+        return -(-self.rows // self.batch)
+
+    @property
+    def most_rows(self) -> int:
+        """That a step takes of one share."""
+        return -(-self.batch * max(self.share_rows) // self.rows)
+
+    def span(self, share: int, first: int, end: int) -> tuple[int, int]:
+        """(first, end) of the share's rows, in its order, that the steps from first to end take."""
+        return tuple(min(step * self.batch, self.rows) * self.share_rows[share] // self.rows for step in (first, end))
+
+    def rows_of(self, step: int) -> int:
+        """How many all shares give to a step: the batch, up to one row a share."""
+        spans = [self.span(share, step, step + 1) for share in range(len(self.shares))]
+        return sum(end - start for start, end in spans)
+
+    def order(self, share: int, epoch: int) -> list[int]:
+        """The share's chunks, in the order of an epoch."""
+        chunks = [chunk for chunk in self.shares[share] if self.chunks[chunk]]
+        return chunks if self.key is None else self._rng(epoch, 0, share).permutation(chunks).tolist()
+
+    def pieces(self, share: int, epoch: int, start: int, end: int) -> Iterator[tuple[int, slice | np.ndarray]]:
+        """(chunk, which of its rows) of the share's rows from start to end, in the order of an epoch."""
+        before = 0
+        for chunk in self.order(share, epoch):
+            rows = self.chunks[chunk]
+            first, last = max(start - before, 0), min(end - before, rows)
+            if first < last:
+                taken = slice(first, last)
+                yield chunk, taken if self.key is None else self._rng(epoch, 1, chunk).permutation(rows)[taken]
+            before += rows
+
+    def _rng(self, *numbers):
+        return np.random.default_rng((self.key, *numbers))
+
+
+def shares_of(chunks: tuple[int, ...], count: int) -> tuple[range, ...]:
+    """Up to `count` runs of chunks, as equal in rows as whole chunks allow, none of them without rows."""
+    ends = np.cumsum(chunks)
+    filled = np.flatnonzero(chunks)
+    count = min(count, len(filled))
+    cuts = [0]
+    for share in range(1, count):
+        left = filled[filled >= cuts[-1]]
+        nearest = int(np.argmin(np.abs(ends[left] - ends[-1] * share / count)))
+        cuts.append(int(left[min(nearest, len(left) - 1 - (count - share))]) + 1)
+    return tuple(range(a, b) for a, b in zip(cuts, [*cuts[1:], len(chunks)], strict=False))

@@ -1,0 +1,88 @@
+"""Which rows a step of a training on Dask takes, and who sends what to whom."""
+import dask.array as da
+import numpy as np
+import pytest
+
+import fastbp
+import fastbp.dask
+from fastbp.dask.exchange import _joined, messages
+from fastbp.dask.plan import Plan, shares_of
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_each_row_is_taken_once(seed):
+    rng = np.random.default_rng(seed)
+    chunks = tuple(rng.integers(0, 50, rng.integers(1, 12)).tolist()) + (1,)
+    shares, count = shares_of(chunks, count := int(rng.integers(1, 6))), count
+    assert [chunk for share in shares for chunk in share] == list(range(len(chunks)))
+    assert len(shares) == min(count, np.count_nonzero(chunks))
+    plan = Plan(chunks, shares, int(rng.integers(1, sum(chunks) + 1)), int(rng.integers(9)) if rng.integers(2) else None)
+    assert min(plan.share_rows) > 0 and plan.steps == -(-sum(chunks) // plan.batch)
+    taken = {chunk: [] for chunk in range(len(chunks))}
+    for step in range(plan.steps):
+        rows = 0
+        for share in range(len(shares)):
+            start, end = plan.span(share, step, step + 1)
+            pieces = [(chunk, np.arange(chunks[chunk])[which]) for chunk, which in plan.pieces(share, 3, start, end)]
+            assert sum(len(which) for _, which in pieces) == end - start <= plan.most_rows
+            rows += end - start
+            for chunk, which in pieces:
+                taken[chunk].extend(which.tolist())
+        assert rows == plan.rows_of(step)
+        assert abs(rows - plan.batch) <= len(shares) or step == plan.steps - 1
+    assert all(sorted(rows) == list(range(chunks[chunk])) for chunk, rows in taken.items())
+
+
+def test_orders():
+    plan = Plan((30, 40, 50), (range(3),), 10, 1)
+    epochs = [[(chunk, which.tolist()) for chunk, which in plan.pieces(0, epoch, 0, 120)] for epoch in (0, 0, 1)]
+    assert epochs[0] == epochs[1] != epochs[2]
+
+
+class Term:
+    """A sum as it was formed: (a + b) is one thing, whoever adds."""
+
+    def __init__(self, text):
+        self.text = text
+
+    def __add__(self, other):
+        return Term("".join(["(", *sorted([self.text, other.text]), ")"]))
+
+
+def tree(first, end, size):
+    """The sum of leaves from first to end, of the tree of so many."""
+    if size == 1:
+        return Term(chr(first))
+    half = size // 2
+    left = tree(first, min(end, first + half), half)
+    return left + tree(first + half, end, half) if end > first + half else left
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_all_workers_get_the_same_sum_from_log_n_messages(seed):
+    rng = np.random.default_rng(seed)
+    shares = int(rng.integers(1, 40))
+    workers = int(rng.integers(1, shares + 1))
+    owners = [f"w{n}" for n in rng.integers(0, workers, shares)] if seed % 2 else [f"w{n}" for n in range(shares)]
+    levels = (shares - 1).bit_length()
+    nodes = {owner: {share: ((1.0,), Term(chr(share))) for share in range(shares) if owners[share] == owner}
+             for owner in owners}
+    received = dict.fromkeys(owners, 0)
+    for level in range(levels):
+        before = {owner: dict(mine) for owner, mine in nodes.items()}
+        for sender, node, receiver in messages(owners, level):
+            assert sender != receiver and node not in nodes[receiver]
+            nodes[receiver][node] = before[sender][node]
+            received[receiver] += 1
+        nodes = {owner: _joined(mine) for owner, mine in nodes.items()}
+    for mine in nodes.values():
+        assert mine.keys() == {0}
+        assert mine[0][0] == (float(shares),) and mine[0][1].text == tree(0, shares, 1 << levels).text
+    if not seed % 2:
+        assert max(received.values()) <= levels
+
+
+def test_no_client():
+    x, network = da.zeros((4, 3), dtype=np.float32), fastbp.Sequential([fastbp.Dense(3, 2)], fastbp.SoftmaxCrossEntropy())
+    with pytest.raises(ValueError, match="client is None and there is none, expected one as of distributed.Client"):
+        fastbp.dask.fit(network, x, da.zeros(4, dtype=int), optimizer=fastbp.Adam(), epochs=1, batch_size=10)
