@@ -67,7 +67,7 @@ class Run:
         numbers = address_of(self._numbers)
         gradient_factor, loss_factor = loss.factors(self.outputs)
         self._numbers[:8] = 0, *loss._bounds, gradient_factor, loss_factor, l2, shared, 0
-        self._set(layers=address_of(self._layers), count=len(parts), first=first, inputs=inputs,
+        self._set(layers=address_of(self._layers), count=len(parts), first=first, upper=len(parts), inputs=inputs,
                   work=sum(p.weights.size for p in dense), batch=batch, loss=loss._kind, loss_numbers=numbers,
                   gradient_factor=numbers + 24, loss_factor=numbers + 32, penalty=numbers + 40, results=numbers + 64,
                   sums=address_of(self._sums), statuses=address_of(self._statuses), shards=self._shards,
@@ -120,6 +120,22 @@ class Run:
             raise FloatingPointError
         return self.rows_done < len(self.data[0])
 
+    def pieces(self, least: int) -> list[tuple[int, slice]]:
+        """(layer, where in gradient()) of the pieces, of so many bytes at least, that a step can be made in: the last first."""
+        layers = [i for i, part in enumerate(self.parts) if part.weights is not None]
+        pieces, end = [], self._gradients.shape[1]
+        for layer, start in reversed([*zip(layers, self._starts, strict=True)][1:] if self._shards == 1 else []):
+            if min(start, end - start) * self.dtype.itemsize >= least:
+                pieces.append((layer, slice(start, end)))
+                end = start
+        return [*pieces, (0, slice(0, end))]
+
+    def advance_to(self, layer: int) -> None:
+        """A step down to the gradients of a layer, from where the last call came to; all of it if that is 0."""
+        self._set(lower=layer)
+        self.advance(1)
+        self._set(upper=layer or len(self.parts), lower=0)
+
     def gradient(self) -> np.ndarray:
         """(numbers,) the last batch's, of all arrays one after another, each from a cache line on; to be asked for once."""
         rows = min(self.batch, len(self.data[0]))
@@ -132,9 +148,13 @@ class Run:
         """Zeros, laid out like gradient()."""
         return np.zeros_like(self._gradients[0])
 
-    def update(self, gradient: np.ndarray) -> float:
-        """The optimiser's step, by one laid out like gradient(); returns the penalty before it."""
-        self._gradients[0] = gradient
+    @property
+    def summed(self) -> np.ndarray:
+        """Where update() looks for the gradient, laid out like gradient()."""
+        return self._gradients[0]
+
+    def update(self) -> float:
+        """The optimiser's step; returns the penalty before it."""
         return self._step.make(self._l2)
 
     def weigh(self, share: float) -> None:
@@ -204,7 +224,7 @@ class Run:
         ends = np.cumsum([0] + [-(-rows * cols // line) * line for rows, cols in shapes])
         memory = self._gradients = self._room((self._shards, int(ends[-1])))
         memory[:] = 0                                   # also what lies between the arrays
-        self._distance = memory.strides[0]
+        self._distance, self._starts = memory.strides[0], ends[:-1:2].tolist()
         gradients = [memory[0, start:start + rows * cols].reshape(rows, cols)
                      for start, (rows, cols) in zip(ends[:-1], shapes, strict=True)]
         return list(zip(gradients[::2], gradients[1::2], strict=True))

@@ -11,11 +11,10 @@ from numpy.testing import assert_allclose
 
 import fastbp
 import fastbp.dask
+from dask_training import CHUNKS, CLASSES, INPUTS, ROWS, bits, cut, data, make, train
+from fastbp.dask import work
 from fastbp.dask.plan import Plan, shares_of
 from fastbp.dask.training import Training
-
-ROWS, INPUTS, CLASSES = 2000, 12, 4
-CHUNKS = 300, 0, 500, 700, 500
 
 
 @pytest.fixture(scope="module")
@@ -28,35 +27,6 @@ def cluster():
 def client(cluster):
     with Client(cluster) as client:
         yield client
-
-
-def make(dtype=np.float32, loss=None, dropout=False, l2=0.0):
-    layers = [fastbp.DenseReLU(INPUTS, 16, dtype=dtype, rng=1), fastbp.Dense(16, CLASSES, dtype=dtype, rng=2)]
-    if dropout:
-        layers.insert(1, fastbp.Dropout(0.3))
-    return fastbp.Sequential(layers, loss or fastbp.SoftmaxCrossEntropy(), l2=l2)
-
-
-def data(dtype=np.float32, rows=ROWS):
-    rng = np.random.default_rng(0)
-    x = rng.standard_normal((rows, INPUTS)).astype(dtype)
-    return x, (x @ rng.standard_normal((INPUTS, CLASSES))).argmax(axis=1)
-
-
-def cut(array, chunks=CHUNKS):
-    return da.from_array(array, chunks=(chunks, *array.shape[1:]))
-
-
-def train(client, network=None, optimizer=None, chunks=CHUNKS, x_y=None, **settings):
-    """(network, optimizer, history)"""
-    network, optimizer, x_y = network or make(), optimizer or fastbp.Adam(), x_y or data()
-    settings = {"epochs": 2, "batch_size": 128, "rng": 5, "progress": False} | settings
-    history = fastbp.dask.fit(network, *(cut(a, chunks) for a in x_y), optimizer=optimizer, client=client, **settings)
-    return network, optimizer, history
-
-
-def bits(network):
-    return [a.tobytes() for a in network.parameters()]
 
 
 @pytest.mark.parametrize("optimizer, loss, settings", [
@@ -117,6 +87,22 @@ def test_the_bits_do_not_depend_on_the_workers(client):
                 Client(cluster) as other:
             assert bits(train(other, shares=3)[0]) == bits(network)
     assert bits(train(client, shares=2)[0]) != bits(network)
+
+
+@pytest.mark.parametrize("dropout", [False, True])
+@pytest.mark.parametrize("shares", [2, 3])
+def test_the_bits_do_not_depend_on_the_pieces_that_gradients_are_sent_in(monkeypatch, dropout, shares):
+    layers = [fastbp.DenseReLU(INPUTS, 300, rng=1), fastbp.DenseReLU(300, 40, rng=2), fastbp.Dense(40, CLASSES, rng=3)]
+    if dropout:
+        layers = [fastbp.Dropout(0.1), layers[0], fastbp.Dropout(0.3), *layers[1:]]
+    networks = []
+    with LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=":0") as cluster, \
+            Client(cluster) as client:
+        for least in (1 << 30, 1):
+            monkeypatch.setattr(work, "_PIECE", least)
+            network = fastbp.Sequential(copy.deepcopy(layers), fastbp.SoftmaxCrossEntropy())
+            networks.append(train(client, network, shares=shares)[0])
+    assert bits(networks[0]) == bits(networks[1])
 
 
 @pytest.mark.parametrize("shares", [1, 2])
@@ -205,13 +191,13 @@ def test_ctrl_c_keeps_what_was_learnt(client, monkeypatch):
     before, advance = bits(network), Training.advance
 
     def interrupted(self, end):
-        if self.step >= 10 and not timers:
+        if self.epoch and not timers:
             timers.append(threading.Timer(0.01, _thread.interrupt_main))
             timers[0].start()
         return advance(self, end)
 
     monkeypatch.setattr(Training, "advance", interrupted)
-    with pytest.warns(RuntimeWarning, match="interrupted after . of 1000 epochs; what was learnt is kept") as caught:
+    with pytest.warns(RuntimeWarning, match="interrupted after .* of 1000 epochs; what was learnt is kept") as caught:
         history = train(client, network, optimizer, epochs=1000)[2]
     timers[0].join()
     assert history.interrupted and caught[0].filename == __file__
@@ -222,7 +208,6 @@ def test_ctrl_c_keeps_what_was_learnt(client, monkeypatch):
 
 def test_workers_use_as_many_threads_as_dask_gives_them(monkeypatch):
     from fastbp import _state
-    from fastbp.dask import work
 
     fastbp.set_num_threads(64)
     fastbp.dense_forward(np.ones((2, 2)), np.ones((2, 2)))

@@ -5,7 +5,7 @@ import pytest
 
 import fastbp
 import fastbp.dask
-from fastbp.dask.exchange import _joined, messages
+from fastbp.dask.exchange import joined, messages
 from fastbp.dask.plan import Plan, shares_of
 
 
@@ -74,7 +74,7 @@ def test_all_workers_get_the_same_sum_from_log_n_messages(seed):
             assert sender != receiver and node not in nodes[receiver]
             nodes[receiver][node] = before[sender][node]
             received[receiver] += 1
-        nodes = {owner: _joined(mine) for owner, mine in nodes.items()}
+        nodes = {owner: joined(mine, lambda a, b, node: a + b) for owner, mine in nodes.items()}
     for mine in nodes.values():
         assert mine.keys() == {0}
         assert mine[0][0] == (float(shares),) and mine[0][1].text == tree(0, shares, 1 << levels).text

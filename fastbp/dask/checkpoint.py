@@ -1,29 +1,46 @@
 """A training in a file, from which another client goes on as if nothing had happened."""
 import copy
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 
 from .. import _storage
-from ..fit import History
 from .work import State
 
 _FORMAT = 1
 _ARRAYS = "weights", "biases"
 
 
-def save(path, problem, history, training):
-    """Write where a training is in place of what was there, or leave that as it is."""
-    state, plan = training.state(), problem.plan
-    _storage.write(path, _arrays(state), {
-        "training": _FORMAT, "optimizer": type(state.optimizer).__name__, "batch": plan.batch, "chunks": plan.chunks,
-        "shares": [[share.start, share.stop] for share in plan.shares], "order": plan.key, "key": problem.key,
-        "epoch": training.epoch, "step": training.step, "results": state.results, "iterations": state.optimizer.iterations,
-        "history": asdict(history)})
+class Checkpoint:
+    """The file of a training, written every so many steps; none if the path is None."""
+
+    def __init__(self, path, every, problem, training):
+        self._path, self._every, self._problem, self._training = path, every, problem, training
+        self._due = self._steps + every
+
+    @property
+    def steps_left(self) -> int:
+        """Until it is due."""
+        return self._due - self._steps
+
+    def save_if_due(self) -> None:
+        if self._steps >= self._due:
+            self.save()
+
+    def save(self) -> None:
+        """Write where the training is in place of what was there, or leave that as it is."""
+        if self._path is not None:
+            state = self._training.state()
+            _storage.write(self._path, _arrays(state), _about(self._problem, self._training, state))
+        self._due = self._steps + self._every
+
+    @property
+    def _steps(self):
+        return self._training.epoch * self._problem.plan.steps + self._training.step
 
 
 def load(path, problem, state):
-    """(problem, state, epoch, step, history) of the training in a file, whose network and data are those of these two.
+    """(problem, state, results, step) of the training in a file, whose network and data are those of these two.
 
     Raises ValueError if they are others, or if it is no such file, and as _storage.read.
     """
@@ -36,7 +53,15 @@ def load(path, problem, state):
              for i, part in enumerate(state.parts)]
     plan = replace(problem.plan, shares=tuple(range(*ends) for ends in about["shares"]), key=about["order"])
     return (problem._replace(plan=plan, key=about["key"]), State(parts, _optimizer(state, arrays, about), about["results"]),
-            about["epoch"], about["step"], History(**about["history"]))
+            about["epochs"], about["step"])
+
+
+def _about(problem, training, state):
+    plan = problem.plan
+    return {"training": _FORMAT, "optimizer": type(state.optimizer).__name__, "batch": plan.batch, "chunks": plan.chunks,
+            "shares": [[share.start, share.stop] for share in plan.shares], "order": plan.key, "key": problem.key,
+            "epochs": training.results, "step": training.step, "results": state.results,
+            "iterations": state.optimizer.iterations}
 
 
 def _check_same(path, plan, state, arrays, about):

@@ -4,79 +4,128 @@ The shares of a batch are the leaves of a binary tree, as if there were a power 
 those of 2**k shares, its left half plus its right one. At each level a share gets the other half from a share of it and adds
 the two, so that all have the whole sum after log2 n messages each (recursive doubling: Thakur, Rabenseifner and Gropp, IJHPCA
 19, 2005). What is added to what follows from the shares' numbers alone, not from where they are or who is first.
+
+The worker's event loop does that, while its threads compute.
 """
 import asyncio
 import concurrent.futures
-import threading
+import contextlib
+from dataclasses import dataclass, field
 
 import numpy as np
 from distributed import Worker, WorkerPlugin, get_worker
+from distributed.comm import Comm, connect
 from distributed.protocol import to_serialize
 
 NAME = "fastbp"
-_LOOK = 0.5                     # seconds between two looks at whether a message has failed
 
 
 class Lost(Exception):
     """Another worker of the training cannot be reached, or the client has given the attempt up."""
 
 
-class Exchange(WorkerPlugin):
-    """What a worker has been sent, by training, attempt and place: (step, level, node).
+@dataclass
+class _Box:
+    """What has come for an attempt or is waited for, by place, (step, piece, level, node), and how it comes and goes."""
 
-    The attempts of a training have numbers, of which only the last one's messages are of use.
+    step: int = -1
+    messages: dict[tuple[int, int, int, int], asyncio.Future] = field(default_factory=dict)
+    tasks: set[asyncio.Task] = field(default_factory=set)
+    sources: list[Comm] = field(default_factory=list)
+    targets: dict[str, Comm] = field(default_factory=dict)
+
+
+class Exchange(WorkerPlugin):
+    """The messages of a worker, by attempt: (training, number), of which a training's last one is of use.
+
+    From each worker to each one that it has messages for there is a connection, for as long as an attempt lasts: messages are
+    not confirmed, but who reads is told when a connection breaks. All methods are for the event loop.
     """
 
     name = NAME
     idempotent = True               # another training may be at work
 
     def setup(self, worker: Worker) -> None:
-        self._worker, self._changed = worker, threading.Condition()
-        self._boxes, self._steps, self._ended = {}, {}, {}
-        worker.handlers["fastbp_put"] = self.put
+        self.worker, self._boxes, self._ended = worker, {}, {}
+        worker.handlers["fastbp_receive"] = self.receive
 
     def teardown(self, worker: Worker) -> None:
-        worker.handlers.pop("fastbp_put", None)
+        worker.handlers.pop("fastbp_receive", None)
+        for attempt in list(self._boxes):
+            self.end(*attempt)
 
-    def put(self, attempt, place, numbers, value):
-        """Take a message. One of a step that is over comes from a worker that was started anew: all start again then."""
-        with self._changed:
-            if place[0] < self._steps.get(tuple(attempt), place[0]):
-                self.end(*attempt)
-            elif not self.is_over(tuple(attempt)):
-                self._boxes[(*attempt, *place)] = numbers, value
-                self._changed.notify_all()
+    async def receive(self, comm, attempt):
+        """Take messages until the one that is None. The attempt ends if the other worker is lost before that.
+
+        It also ends at a message of a step that is over, of a worker that was started anew: all start again then.
+        """
+        attempt = tuple(attempt)
+        try:
+            self._box(attempt).sources.append(comm)
+            while (message := await comm.read()) is not None:
+                slot = self.message(attempt, message["place"])
+                if message["place"][0] < self._box(attempt).step or slot.done():
+                    raise Lost
+                slot.set_result((message["numbers"], message["value"]))
+        except (Lost, OSError):
+            comm.abort()
+            self.end(*attempt)
+
+    async def run(self, attempt, function, *arguments):
+        """Await what it does, unless the attempt ends; Lost if another worker cannot be reached."""
+        tasks = self._box(attempt).tasks
+        tasks.add(task := asyncio.current_task())
+        try:
+            return await function(*arguments)
+        except OSError as error:
+            self.end(*attempt)
+            raise Lost from error
+        finally:
+            tasks.discard(task)
+
+    async def connect(self, attempt, addresses):
+        """Before the first message to them."""
+        for address in addresses:
+            comm = await connect(address, **self.worker.connection_args)
+            self._box(attempt).targets[address] = comm
+            await comm.write({"op": "fastbp_receive", "attempt": attempt, "reply": False})
+
+    async def disconnect(self, attempt):
+        """After the last message."""
+        for comm in self._box(attempt).targets.values():
+            with contextlib.suppress(OSError):          # who has all messages may be gone
+                await comm.write(None)
+                await comm.close()
 
     def begin(self, attempt, step):
         """Now messages of that step are due."""
-        with self._changed:
-            self._steps[attempt] = step
+        box = self._box(attempt)
+        box.step = step
+        box.messages = {place: message for place, message in box.messages.items() if place[0] >= step}
 
-    def take(self, attempt, place, has_failed):
-        """The message, when it is there; Lost if it never will be."""
-        with self._changed:
-            while (*attempt, *place) not in self._boxes:
-                if self.is_over(attempt) or has_failed():
-                    raise Lost
-                self._changed.wait(_LOOK)
-            return self._boxes.pop((*attempt, *place))
+    async def send(self, attempt, address, place, numbers, value):
+        await self._box(attempt).targets[address].write({"place": place, "numbers": numbers, "value": to_serialize(value)})
 
-    def send(self, address, attempt, place, numbers, value):
-        """A Future of the message having arrived."""
-        async def call():
-            await self._worker.rpc(address).fastbp_put(attempt=attempt, place=place, numbers=numbers, value=to_serialize(value))
-
-        return asyncio.run_coroutine_threadsafe(call(), self._worker.loop.asyncio_loop)
+    def message(self, attempt, place):
+        """A future of it, which is cancelled if the attempt ends."""
+        return self._box(attempt).messages.setdefault(place, asyncio.get_running_loop().create_future())
 
     def end(self, training, number):
         """Forget the attempts up to that number, also what is still to come of them, and wake who waits for it."""
-        with self._changed:
-            self._ended[training] = max(number, self._ended.get(training, number))
-            self._boxes = {key: message for key, message in self._boxes.items() if not self.is_over(key[:2])}
-            self._steps = {attempt: step for attempt, step in self._steps.items() if not self.is_over(attempt)}
-            self._changed.notify_all()
+        self._ended[training] = max(number, self._ended.get(training, number))
+        for attempt in [attempt for attempt in self._boxes if self._is_over(attempt)]:
+            box = self._boxes.pop(attempt)
+            for waiting in (*box.messages.values(), *box.tasks):
+                waiting.cancel()
+            for comm in (*box.sources, *box.targets.values()):
+                comm.abort()
 
-    def is_over(self, attempt):
+    def _box(self, attempt):
+        if self._is_over(attempt):
+            raise Lost
+        return self._boxes.setdefault(attempt, _Box())
+
+    def _is_over(self, attempt):
         training, number = attempt
         return number <= self._ended.get(training, -1)
 
@@ -106,63 +155,95 @@ def messages(owners: list[str], level: int) -> list[tuple[str, int, str]]:
 
 
 class Sum:
-    """The sums of an attempt at some steps, for the worker at the address `here`.
+    """The sums of an attempt at some steps, for the worker at the address `here`; in its context it is connected to the others.
 
-    What is summed are numbers, a few floats, and an array.
+    What is summed are numbers, a few floats, and an array, in pieces that are sent one after another.
     """
 
     def __init__(self, attempt: tuple[str, int], owners: list[str], here: str):
-        self._exchange, self._attempt, self._sent = exchange(), attempt, []
+        self._exchange, self._attempt, self._here = exchange(), attempt, here
         self._levels = [messages(owners, level) for level in range((len(owners) - 1).bit_length())]
-        self._here = here
+        self._leaves, self._rooms, self._running = {}, {}, []
 
-    def begin(self, step: int, leaves: dict[int, tuple[tuple[float, ...], np.ndarray]]) -> None:
-        """Send what can be sent at once. The arrays of the leaves are not to be changed before finish."""
+    def __enter__(self):
+        targets = sorted({target for level in self._levels for source, _, target in level if source == self._here})
+        try:
+            self._start(self._exchange.connect, self._attempt, targets)
+            self.finish()
+        except Lost:
+            self._end()
+            raise
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        try:
+            if kind is None:
+                self._start(self._exchange.disconnect, self._attempt)
+                self.finish()
+        finally:
+            self._end()
+
+    def put(self, step: int, piece: int, share: int, numbers: tuple[float, ...], array: np.ndarray) -> None:
+        """Take a leaf, of which a copy is made."""
+        room = self._room(array, step, piece, "leaf", share)
+        np.copyto(room, array)
+        self._leaves.setdefault(piece, {})[share] = numbers, room
+
+    def begin(self, step: int, piece: int, out: np.ndarray) -> None:
+        """Start to sum into an array, as all leaves of this worker are there."""
+        self._start(self._sum, step, piece, self._leaves.pop(piece), out)
+
+    def finish(self) -> tuple[float, ...]:
+        """The sums of the last piece's numbers, as all of what was begun is there; Lost if a worker is."""
+        try:
+            results = [running.result() for running in self._running]
+        except concurrent.futures.CancelledError:
+            raise Lost from None
+        self._running.clear()
+        return results[-1]
+
+    @property
+    def _loop(self):
+        return self._exchange.worker.loop.asyncio_loop
+
+    def _start(self, *what):
+        self._running.append(asyncio.run_coroutine_threadsafe(self._exchange.run(self._attempt, *what), self._loop))
+
+    def _end(self):
+        self._loop.call_soon_threadsafe(self._exchange.end, *self._attempt)
+
+    async def _sum(self, step, piece, nodes, out):
         self._exchange.begin(self._attempt, step)
-        self._nodes = leaves
-        self._send(step, 0)
+        for level, pairs in enumerate(self._levels):
+            for sender, node, receiver in pairs:
+                if sender == self._here:
+                    await self._exchange.send(self._attempt, receiver, (step, piece, level, node), *nodes[node])
+            for _, node, receiver in pairs:
+                if receiver == self._here:
+                    nodes[node] = await self._exchange.message(self._attempt, (step, piece, level, node))
 
-    def finish(self, step: int) -> tuple[tuple[float, ...], np.ndarray]:
-        """The whole sum; Lost if a worker is."""
-        for level in range(len(self._levels)):
-            if level:
-                self._send(step, level)
-            self._receive(step, level)
-            self._nodes = _joined(self._nodes)
-        for sent in self._sent:
-            self._wait(sent)
-        self._sent.clear()
-        return self._nodes[0]
+            def add(array, other, node, level=level):
+                is_all = level + 1 == len(self._levels)
+                return np.add(array, other, out=out if is_all else self._room(array, step, piece, level, node))
 
-    def _send(self, step, level):
-        for sender, node, receiver in self._levels[level] if self._levels else ():
-            if sender == self._here:
-                self._sent.append(self._exchange.send(receiver, self._attempt, (step, level, node), *self._nodes[node]))
+            nodes = joined(nodes, add)
+        return nodes[0][0]
 
-    def _receive(self, step, level):
-        for _, node, receiver in self._levels[level]:
-            if receiver == self._here:
-                self._nodes[node] = self._exchange.take(self._attempt, (step, level, node), self._has_failed)
-
-    def _has_failed(self):
-        return any(sent.done() and sent.exception() for sent in self._sent)
-
-    def _wait(self, sent):
-        while not sent.done():
-            concurrent.futures.wait([sent], _LOOK)
-            if self._exchange.is_over(self._attempt):
-                raise Lost
-        if sent.exception():
-            raise Lost from sent.exception()
+    def _room(self, array, step, *what):
+        """Memory like the array. Who has the sum of a step has all leaves of it: the others are done with the step before."""
+        room = self._rooms.get(key := (step & 1, *what))
+        if room is None or room.shape != array.shape:
+            room = self._rooms[key] = np.empty_like(array)
+        return room
 
 
-def _joined(nodes):
-    """The nodes of the next level, each the sum of its two halves, or the one that there is."""
-    joined = {}
+def joined(nodes, add):
+    """The nodes of the next level, each the sum of its two halves, or the one that there is; add(array, array, node) adds."""
+    above = {}
     for node in sorted(nodes):
-        if node >> 1 in joined:
-            (numbers, array), (more, other) = joined[node >> 1], nodes[node]
-            joined[node >> 1] = tuple(a + b for a, b in zip(numbers, more, strict=True)), array + other
+        if node >> 1 in above:
+            (numbers, array), (more, other) = above[node >> 1], nodes[node]
+            above[node >> 1] = tuple(a + b for a, b in zip(numbers, more, strict=True)), add(array, other, node >> 1)
         else:
-            joined[node >> 1] = nodes[node]
-    return joined
+            above[node >> 1] = nodes[node]
+    return above

@@ -49,32 +49,31 @@ def fit(network, x, y, *, optimizer, epochs, batch_size, client=None, progress=T
     plan = Plan(rows, shares_of(rows, shares or len(client.nthreads())), min(int(batch_size), sum(rows)),
                 order if shuffle else None)
     problem = Problem(plan, network.n_inputs, network.loss, network.l2, key, sample_weight is not None, check_finite)
-    state, epoch, step, history = _state(network, optimizer), 0, 0, History()
+    state, results, step = _state(network, optimizer), [], 0
     if checkpoint is not None and os.path.exists(checkpoint):
-        problem, state, epoch, step, history = files.load(checkpoint, problem, state)
+        problem, state, results, step = files.load(checkpoint, problem, state)
         _take(network, optimizer, state)
     training = Training(client, problem, chunks)
-    training.start(state, epoch, step)
+    training.start(state, results, step)
     training.compile()
+    history = History()
+    _note(network, training, history)
+    file = files.Checkpoint(checkpoint, checkpoint_every, problem, training)
+    file.save()                                         # where it cannot be written, that is better known now
     bar = progress_bar(epochs) if progress else None
-
-    def save():
-        if checkpoint is not None:
-            files.save(checkpoint, problem, history, training)
-
-    save()                                              # where it cannot be written, that is better known now
     try:
         while training.epoch < epochs:
-            _epoch(training, plan.steps, checkpoint_every, save, bar)
-            _note(network, optimizer, plan, training.state(), history)
-            ends = answers(callbacks, network, history)
-            training.start(_state(network, optimizer), training.epoch + 1, 0)
-            if ends:
+            _advance(training, min(plan.steps, training.step + file.steps_left))
+            if training.step == plan.steps and _end_epoch(network, optimizer, training, epochs, history, callbacks):
                 break
-        save()
+            file.save_if_due()
+            if bar is not None:
+                bar.update(training.epoch + training.step / plan.steps - bar.n)
+        file.save()
     except KeyboardInterrupt:
         training.abandon()
         _take(network, optimizer, training.state())
+        _note(network, training, history)
         interrupted(history, epochs, 3)
     except FloatingPointError:
         _take(network, optimizer, training.state())
@@ -89,28 +88,37 @@ def _state(network, optimizer):
     return State(copy.deepcopy(network.parts()), copy.deepcopy(optimizer), [0.0, 0.0, 0.0])
 
 
-def _epoch(training, steps, every, save, bar):
-    """What is left of it."""
-    while training.step < steps:
-        before = training.step
-        is_finite = training.advance(min(steps, before + every - before % every))
-        reached = training.step
-        if not is_finite or reached == steps:
-            training.state()
-        if not is_finite and training.step == reached:
-            raise not_finite(reached, training.epoch)
-        if training.step // every > before // every and training.step < steps:
-            save()
-        if bar is not None:
-            bar.update(training.epoch + training.step / steps - bar.n)
+def _advance(training, end):
+    """Some steps; FloatingPointError where the next batch's loss is not finite."""
+    if not training.advance(end):
+        reached = training.epoch, training.step
+        training.state()
+        if reached == (training.epoch, training.step):
+            raise not_finite(training.step, training.epoch)
 
 
-def _note(network, optimizer, plan, state, history):
-    _take(network, optimizer, state)
-    history.loss.append(state.results[0] / plan.rows)
-    accuracy = network.loss.accuracy(state.results[2], plan.rows, network.n_outputs)
-    if accuracy is not None:
-        history.accuracy.append(accuracy)
+def _end_epoch(network, optimizer, training, epochs, history, callbacks):
+    """Begin the next one, unless that was lost which somebody wants to see now; whether a callback wants no other epoch."""
+    reached, is_wanted = (training.epoch, training.step), callbacks or training.epoch + 1 == epochs
+    if is_wanted:
+        _take(network, optimizer, training.state())
+    if reached != (training.epoch, training.step):
+        return False
+    training.end_epoch()
+    _note(network, training, history)
+    if not is_wanted:
+        return False
+    ends = answers(callbacks, network, history)
+    training.start(_state(network, optimizer), training.results, 0)
+    return ends
+
+
+def _note(network, training, history):
+    """What the epochs were like, some of which may have been done again."""
+    rows = training.rows
+    history.loss[:] = [losses / rows for losses, _, _ in training.results]
+    accuracies = [network.loss.accuracy(right, rows, network.n_outputs) for _, _, right in training.results]
+    history.accuracy[:] = [accuracy for accuracy in accuracies if accuracy is not None]
 
 
 def _take(network, optimizer, state):

@@ -52,16 +52,20 @@ class Plan:
         chunks = [chunk for chunk in self.shares[share] if self.chunks[chunk]]
         return chunks if self.key is None else self._rng(epoch, 0, share).permutation(chunks).tolist()
 
-    def pieces(self, share: int, epoch: int, start: int, end: int) -> Iterator[tuple[int, slice | np.ndarray]]:
-        """(chunk, which of its rows) of the share's rows from start to end, in the order of an epoch."""
+    def slices(self, share: int, epoch: int, start: int, end: int) -> Iterator[tuple[int, slice]]:
+        """(chunk, which of its rows, in the epoch's order of them) of the share's rows from start to end."""
         before = 0
         for chunk in self.order(share, epoch):
             rows = self.chunks[chunk]
             first, last = max(start - before, 0), min(end - before, rows)
             if first < last:
-                taken = slice(first, last)
-                yield chunk, taken if self.key is None else self._rng(epoch, 1, chunk).permutation(rows)[taken]
+                yield chunk, slice(first, last)
             before += rows
+
+    def pieces(self, share: int, epoch: int, start: int, end: int) -> Iterator[tuple[int, slice | np.ndarray]]:
+        """The same, with the rows as they lie in the chunk."""
+        for chunk, taken in self.slices(share, epoch, start, end):
+            yield chunk, taken if self.key is None else self._rng(epoch, 1, chunk).permutation(self.chunks[chunk])[taken]
 
     def _rng(self, *numbers):
         return np.random.default_rng((self.key, *numbers))

@@ -1,6 +1,6 @@
 """Stretches of a training on the workers, and what happens when one is lost.
 
-An epoch is cut in stretches of about a second. For each there is one task a worker, which takes the worker's chunks and what
+An epoch is cut in stretches of some seconds. For each there is one task a worker, which takes the worker's chunks and what
 the network has come to, and makes all steps of the stretch together with the other workers (work.py). If one of them is lost,
 the stretch starts again where it began, on those that are there; Dask computes chunks that are gone anew.
 """
@@ -10,7 +10,7 @@ import copy
 import time
 import uuid
 
-from distributed import Lock, wait
+from distributed import CancelledError, Lock, wait
 
 from .. import functional
 from . import work
@@ -19,23 +19,41 @@ from .data import raise_failed
 from .exchange import Lost, exchange
 from .work import State, Stretch
 
-_STRETCH = 1.0                  # seconds
+_STRETCH = 3.0                  # seconds; some 0.05 are lost at the ends of one
 _LOOK = 0.5                     # seconds between two looks at whether all workers are still there
-_KEEP = 64                      # stretches after which the client gets the state: at most so many are done again
+_KEEP = 20                      # stretches after which the client gets the state: at most so many are done again
 
 
 class Training:
-    """What is where: the chunks, what the network has come to on the workers, at `step` of `epoch`, and an older copy here."""
+    """What is where: the chunks, what the network has come to on the workers, and an older copy here.
+
+    That is at `step` of the epoch after those of which `results` has what they were like.
+    """
 
     def __init__(self, client, problem, chunks):
         self._client, self._problem, self._chunks = client, problem, chunks
         self._name, self._attempt, self._length = uuid.uuid4().hex, 0, 1
         self._running, self._workers = {}, set()
 
-    def start(self, state, epoch, step):
+    def start(self, state, results, step):
         """Go on from there."""
-        self.epoch, self.step, self._kept = epoch, step, (state, step)
+        self.results, self.step, self._kept = results, step, (state, results.copy(), step)
         self._states, self._age = {None: self._sent(state)}, 0
+
+    @property
+    def epoch(self):
+        """The number of this one, from 0 on."""
+        return len(self.results)
+
+    @property
+    def rows(self):
+        """Of an epoch."""
+        return self._problem.plan.rows
+
+    def end_epoch(self):
+        """Go on with the next one."""
+        self.results.append(self._results)
+        self.step = 0
 
     def compile(self):
         """Have the kernels compiled by one worker of each machine, before the others look for them."""
@@ -43,13 +61,13 @@ class Training:
 
     def advance(self, end):
         """Some steps more, up to `end`, or none if a worker is lost on the way; whether the loss of the next one is finite."""
-        start = time.perf_counter()
+        start, before = time.perf_counter(), self.step
         states = self._held()
         if not states:
             self._go_back()
             return True
         with self._client.as_current(), Lock("fastbp"): # two trainings' tasks could each wait for the other's for ever
-            self._submit(min(self.step + self._length, end), states)
+            self._submit(self.step + -(-(end - self.step) // -(-(end - self.step) // self._length)), states)
             if not self._are_done(self._running.values()):
                 self.abandon()
                 return True
@@ -58,21 +76,20 @@ class Training:
         if report is None:
             self._go_back()
             return True
-        self.step, is_finite = report
+        self._results, self.step, is_finite = report
+        self._length = max(1, int((self.step - before) * _STRETCH / (time.perf_counter() - start)))
         if self._age >= _KEEP:
             self.state()
-        took = time.perf_counter() - start
-        self._length = max(1, self._length // 2) if took > _STRETCH else self._length * (1 + (took < _STRETCH / 2))
         return is_finite
 
     def state(self):
-        """What the network has come to at `step`, which may be an earlier one after this; it is this process's own."""
+        """What the network has come to, which may be less after this; it is this process's own."""
         if self._age:
             state = self._asked(_state)
             if state is None:
                 self._go_back()
             else:
-                self.start(copy.deepcopy(state), self.epoch, self.step)
+                self.start(copy.deepcopy(state), self.results, self.step)
         return self._kept[0]
 
     def abandon(self):
@@ -96,13 +113,12 @@ class Training:
         """{chunk: future} of the chunks that a worker takes rows of."""
         plan = self._problem.plan
         numbers = {chunk for share, owner in enumerate(stretch.owners) if owner == worker
-                   for chunk, _ in plan.pieces(share, stretch.epoch, *plan.span(share, stretch.first, stretch.end))}
+                   for chunk, _ in plan.slices(share, stretch.epoch, *plan.span(share, stretch.first, stretch.end))}
         return {chunk: self._chunks[chunk] for chunk in sorted(numbers)}
 
     def _go_back(self):
         """All workers that had the state are lost."""
-        state, step = self._kept
-        self.start(state, self.epoch, step)
+        self.start(*self._kept)
 
     def _sent(self, state):
         """A future of it."""
@@ -116,7 +132,8 @@ class Training:
         for worker, future in self._held().items():
             task, self._workers = self._client.submit(function, future, workers=[worker], pure=False), {worker}
             if self._are_done([task]):
-                return task.result()
+                with contextlib.suppress(CancelledError):
+                    return task.result()
         return None
 
     def _are_done(self, futures):
@@ -132,13 +149,15 @@ class Training:
                 return False
             if not self._workers <= self._client.nthreads().keys():
                 return False
-            with contextlib.suppress(asyncio.TimeoutError):     # of Python 3.10 not the built-in one
+            # the first is not the built-in one of Python 3.10, the other is of tasks that need what is lost and forgotten
+            with contextlib.suppress(asyncio.TimeoutError, CancelledError):
                 wait([future for future in futures if future.status == "pending"], timeout=_LOOK, return_when="FIRST_COMPLETED")
 
     def _held(self):
         """{worker: future} of the states that some worker has."""
-        held = self._client.who_has(list(self._states.values()))
-        return {worker: future for worker, future in self._states.items() if held.get(future.key)}
+        states = {worker: future for worker, future in self._states.items() if not future.cancelled()}
+        held = self._client.who_has(list(states.values())) if states else {}
+        return {worker: future for worker, future in states.items() if held.get(future.key)}
 
     def _owners(self):
         """The worker of each share: the same number for each, and those that have most of its rows."""
@@ -163,12 +182,13 @@ def _train(problem, stretch, here, before, chunks):
 
 
 def _compile(problem, state):
-    work.run_of(problem, state)
-    _ = functional.OPTIMIZE[state.parts[0].weights.dtype]
+    run = work.run_of(problem, state)
+    _ = functional.OPTIMIZE[run.dtype]
 
 
 def _report(result):
-    return result[1:]
+    state, step, is_finite = result
+    return state.results, step, is_finite
 
 
 def _state(result):

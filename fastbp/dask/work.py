@@ -10,8 +10,11 @@ from .._threads import at_most
 from ..losses import Loss
 from ..optimizers import Optimizer
 from ..training import Part, Run
-from .exchange import Sum, exchange
+from .exchange import Sum
 from .plan import Plan
+
+_GATHERED = 1 << 22             # bytes of batches that a share alone gathers at a time
+_PIECE = 1 << 21                # of a gradient, at least, that are sent while the next ones are computed
 
 
 class Chunk(NamedTuple):
@@ -20,6 +23,14 @@ class Chunk(NamedTuple):
     x: np.ndarray
     targets: np.ndarray
     weights: np.ndarray | None
+
+    def __reduce__(self):
+        return _received, tuple(self)
+
+
+def _received(*arrays):
+    """A Chunk of arrays that lie anywhere in a message: NumPy would copy all of them for each batch."""
+    return Chunk(*(None if array is None else np.require(array, requirements="A") for array in arrays))
 
 
 class Problem(NamedTuple):
@@ -58,24 +69,48 @@ class _Rows:
     def __init__(self, plan, share, stretch, chunks):
         self._first, end = plan.span(share, stretch.first, stretch.end)
         self._pieces = [(chunks[chunk], taken) for chunk, taken in plan.pieces(share, stretch.epoch, self._first, end)]
-        self._plan, self._share = plan, share
+        self._plan, self._share, self._rooms = plan, share, ()
 
     def of_steps(self, first, end):
-        """A Chunk; None if these steps take none of them."""
+        """A Chunk, until the next one is asked for; None if these steps take none of them."""
+        found = self._found(first, end)
+        if not found:
+            return None
+        chunk, which, where = found[0]
+        if len(found) == 1 and isinstance(which, slice):
+            return Chunk(*(array if array is None else array[which] for array in chunk))
+        return self._gathered(found, found[-1][2].stop)
+
+    def weight_of(self, step):
+        """Of all rows of a step."""
+        weights = [chunk.weights[which] for chunk, which, _ in self._found(step, step + 1)]
+        return float(np.concatenate(weights).sum()) if weights else 0.0
+
+    def _found(self, first, end):
+        """[(chunk, which of its rows, where in the batch)]"""
         start, end = (n - self._first for n in self._plan.span(self._share, first, end))
         found, before = [], 0
         for chunk, taken in self._pieces:
-            rows = len(chunk.x[taken]) if isinstance(taken, slice) else len(taken)
+            rows = taken.stop - taken.start if isinstance(taken, slice) else len(taken)
             a, b = max(start - before, 0), min(end - before, rows)
             if a < b:
                 which = slice(taken.start + a, taken.start + b) if isinstance(taken, slice) else taken[a:b]
-                found.append([None if array is None else array[which] for array in chunk])
+                found.append((chunk, which, slice(before + a - start, before + b - start)))
             before += rows
-        return Chunk(*(_joined(arrays) for arrays in zip(*found, strict=True))) if found else None
+        return found
 
-
-def _joined(arrays):
-    return arrays[0] if arrays[0] is None or len(arrays) == 1 else np.concatenate(arrays)
+    def _gathered(self, found, rows):
+        """In memory that stays: a worker's malloc, as Dask sets it, gets new pages for each large array."""
+        if not self._rooms or len(self._rooms[0]) < rows:
+            self._rooms = Chunk(*(array if array is None else np.empty((rows, *array.shape[1:]), array.dtype)
+                                  for array in found[0][0]))
+        for chunk, which, where in found:
+            for array, room in zip(chunk, self._rooms, strict=True):
+                if array is not None and isinstance(which, slice):
+                    room[where] = array[which]
+                elif array is not None:
+                    np.take(array, which, axis=0, out=room[where], mode="clip")     # unlike "raise" without a copy
+        return Chunk(*(room if room is None else room[:rows] for room in self._rooms))
 
 
 def train(problem: Problem, stretch: Stretch, here: str, state: State, chunks: dict[int, Chunk]) -> tuple[State, int, bool]:
@@ -85,49 +120,55 @@ def train(problem: Problem, stretch: Stretch, here: str, state: State, chunks: d
     exchange.Lost if another worker cannot be reached.
     """
     state = copy.deepcopy(state)                        # others may need it as it was
+    if stretch.first == 0:
+        state.results[:] = [0.0] * len(state.results)
     with at_most(get_worker().state.nthreads):
         if len(problem.plan.shares) == 1:
             return _alone(problem, stretch, state, chunks)
-        try:
-            return _together(problem, stretch, here, state, chunks)
-        finally:
-            exchange().end(*stretch.attempt)
+        with Sum(stretch.attempt, stretch.owners, here) as total:
+            return _together(problem, stretch, here, state, chunks, total)
 
 
 def _alone(problem, stretch, state, chunks):
     """What Sequential.fit does."""
     plan = problem.plan
-    run = run_of(problem, state, problem.check)
-    run.use(*_Rows(plan, 0, stretch, chunks).of_steps(stretch.first, stretch.end))
-    run.restart_dropout(stretch.epoch * plan.steps + stretch.first)
-    run.start()
-    run.go_on(state.results)
-    try:
-        for _ in run.finish():
-            pass
-    except FloatingPointError:
-        return state._replace(results=run.results), stretch.first + run.rows_done // run.batch, False
-    return state._replace(results=run.results), stretch.end, True
+    rows, run, results = _Rows(plan, 0, stretch, chunks), run_of(problem, state, problem.check), state.results
+    at_once = max(1, _GATHERED // (plan.batch * problem.inputs * run.dtype.itemsize))
+    for first in range(stretch.first, stretch.end, at_once):
+        end = min(first + at_once, stretch.end)
+        run.use(*rows.of_steps(first, end))
+        run.restart_dropout(stretch.epoch * plan.steps + first)
+        run.start()
+        run.go_on(results)
+        try:
+            run.advance(end - first)
+        except FloatingPointError:
+            return state._replace(results=run.results), first + run.rows_done // run.batch, False
+        results = run.results
+    return state._replace(results=results), stretch.end, True
 
 
-def _together(problem, stretch, here, state, chunks):
+def _together(problem, stretch, here, state, chunks, total):
     plan = problem.plan
     mine = [share for share, owner in enumerate(stretch.owners) if owner == here]
     rows = {share: _Rows(plan, share, stretch, chunks) for share in mine}
-    run, total = run_of(problem, state), Sum(stretch.attempt, stretch.owners, here)
-    weights = _weights(problem, stretch, rows, total)
+    run = run_of(problem, state)
+    pieces, weights = run.pieces(_PIECE), _weights(problem, stretch, rows, total)
     batches = {share: rows[share].of_steps(stretch.first, stretch.first + 1) for share in mine}
     losses, weight_sum, right_sum = state.results
     for step, weight in enumerate(weights, stretch.first):
         after = (stretch.epoch * plan.steps + step) * len(plan.shares)
-        leaves = {share: _leaf(run, batch, weight, after + share) for share, batch in batches.items()}
-        total.begin(step, leaves)
+        for share, batch in batches.items():
+            for number, leaf in enumerate(_leaves(run, pieces, batch, weight, after + share)):
+                total.put(step, number, share, *leaf)
+                if share == mine[-1]:                   # the last one: it is sent while the next piece is computed
+                    total.begin(step, number, run.summed[pieces[number][1]])
         if step + 1 < stretch.end:                      # while the messages are on their way
             batches = {share: rows[share].of_steps(step + 1, step + 2) for share in mine}
-        (loss, right), gradient = total.finish(step)
+        loss, right = total.finish()
         if problem.check and not math.isfinite(loss):
             return state._replace(results=[losses, weight_sum, right_sum]), step, False
-        loss += run.update(gradient)
+        loss += run.update()
         losses, weight_sum, right_sum = losses + loss * plan.rows_of(step), weight_sum + weight, right_sum + right
     return state._replace(results=[losses, weight_sum, right_sum]), stretch.end, True
 
@@ -144,25 +185,25 @@ def _weights(problem, stretch, rows, total):
     steps = range(stretch.first, stretch.end)
     if not problem.is_weighted:
         return [float(problem.plan.rows_of(step)) for step in steps]
-    total.begin(stretch.first - 1, {share: ((), np.array([_weight(mine.of_steps(step, step + 1)) for step in steps]))
-                                    for share, mine in rows.items()})
-    return total.finish(stretch.first - 1)[1].tolist()
+    sums = np.empty(len(steps))
+    for share, mine in rows.items():
+        total.put(stretch.first - 1, 0, share, (), np.array([mine.weight_of(step) for step in steps]))
+    total.begin(stretch.first - 1, 0, sums)
+    total.finish()
+    return sums.tolist()
 
 
-def _weight(batch):
+def _leaves(run, pieces, batch, weight, after):
+    """(numbers, gradient) of each piece of a share, parts of those of all shares: the last one's are (loss, what is right)."""
     if batch is None:
-        return 0.0
-    return float(len(batch.x) if batch.weights is None else batch.weights.sum())
-
-
-def _leaf(run, batch, weight, after):
-    """((loss, how many are right), gradient) of a share, which are parts of those of all shares of a step."""
-    if batch is None:
-        return (0.0, 0.0), run.no_gradient()
-    part = _weight(batch) / weight if weight else 0.0
+        zeros = run.no_gradient()
+        yield from (((0.0, 0.0) if layer == 0 else (), zeros[piece]) for layer, piece in pieces)
+        return
+    part = (len(batch.x) if batch.weights is None else float(batch.weights.sum())) / weight if weight else 0.0
     run.use(*batch)
     run.weigh(part)
     run.restart_dropout(after)
     run.start()
-    run.advance(1)
-    return (run.batch_loss * part, run.results[2]), run.gradient().copy()
+    for layer, piece in pieces:
+        run.advance_to(layer)
+        yield (run.batch_loss * part, run.results[2]) if layer == 0 else (), run.gradient()[piece]

@@ -33,6 +33,8 @@ class Training(NamedTuple):
     layers: int                 # addresses of so many Layer
     count: int
     first: int                  # the first layer whose inputs need no gradient
+    upper: int                  # a call does these layers' backward, from upper - 1 down to lower; with upper == count also
+    lower: int                  # all that is before it, and with lower == 0 what follows (training.py)
     inputs: int
     work: int                   # multiply-adds of a forward pass of a row
     rows: int

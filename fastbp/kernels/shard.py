@@ -88,7 +88,7 @@ def _build_shard(dtype):
     @kernel
     def backward(job, x, rows, first, distance, task, memory):
         """The gradient with respect to the scores stands in the last layer's dvalues; `distance` of this shard's gradients."""
-        for k in range(job.count - 1, job.first - 1, -1):
+        for k in range(job.upper - 1, max(job.first, job.lower) - 1, -1):
             layer = layer_of(job, k, first)
             if layer.least >= 0:
                 dropped(layer, layer.dvalues, layer.dvalues, rows, first, task.key + k, task.most_threads, memory)
@@ -137,11 +137,12 @@ def _build_shard(dtype):
         x = Matrix(job.x + start * job.x_row, rows, job.inputs, job.x_row, tile.itemsize(tiles.wide))
         if job.order != 0:
             x = dense(gather(job.x, job.x_row, job.order + 8 * start, job.gathered + first * row, row, rows), rows, job.inputs)
-        status = forward(job, x, rows, first, task, memory)
-        if status == _link.OK:
+        if job.upper == job.count:
+            status = forward(job, x, rows, first, task, memory)
+            if status != _link.OK:
+                return status
             losses_of(job, rows, first, start, job.sums + number * sums_bytes(task.rows_each), task, memory)
-            status = backward(job, x, rows, first, number * job.distance, task, memory)
-        return status
+        return backward(job, x, rows, first, number * job.distance, task, memory)
 
     def shard(job_address, worker, number):
         task = read(job_address, Shard)

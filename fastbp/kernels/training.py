@@ -70,7 +70,7 @@ def _build_steps(dtype):
         weight = weight_of(job, start, rows)
         put_number(job.loss_numbers, number(job.gradient_factor) / weight)
         status, tasks, rows_each = all_shards(job_address, start, rows, key, memory)
-        if status != _link.OK:
+        if status != _link.OK or job.lower > 0:
             return status
         total, right = added(job, rows, tasks, rows_each)
         mean = total * number(job.loss_factor) / weight
