@@ -115,8 +115,7 @@ class Sequential:
             from .dask import arrays
 
             return arrays.predict(self, x)
-        predicted = scores(self.parts(), self.as_inputs("x", x))
-        return predicted if self.loss is None else self.loss.predictions(predicted)
+        return predictions(self.parts(), self.loss, self.as_inputs("x", x))
 
     def evaluate(self, x: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> tuple[float, float | None]:
         """(loss, accuracy) on x (rows, n_inputs) and targets y; accuracy is None where the loss has none."""
@@ -187,6 +186,12 @@ class Sequential:
         """ValueError if there is none."""
         if self.loss is None:
             raise ValueError(f"loss is None, expected one for {what}, as in Sequential(layers, SoftmaxCrossEntropy())")
+
+
+def predictions(parts: Sequence[Part], loss: Loss | None, x: np.ndarray) -> np.ndarray:
+    """`Sequential.predict` of a network's parts() and loss."""
+    predicted = scores(parts, x)
+    return predicted if loss is None else loss.predictions(predicted)
 
 
 def scores(parts: Sequence[Part], x: np.ndarray) -> np.ndarray:

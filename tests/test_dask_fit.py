@@ -99,7 +99,7 @@ def test_the_bits_do_not_depend_on_the_pieces_that_gradients_are_sent_in(monkeyp
     with LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=":0") as cluster, \
             Client(cluster) as client:
         for least in (1 << 30, 1):
-            monkeypatch.setattr(work, "_PIECE", least)
+            monkeypatch.setattr(work, "PIECE", least)
             network = fastbp.Sequential(copy.deepcopy(layers), fastbp.SoftmaxCrossEntropy())
             networks.append(train(client, network, shares=shares)[0])
     assert bits(networks[0]) == bits(networks[1])

@@ -16,7 +16,7 @@ from .. import functional
 from .._threads import at_most
 from ..kernels.activations import GELU, IDENTITY, RELU
 from ..layers import Dropout
-from ..network import scores
+from ..network import predictions
 
 _ADDED = 8                      # gradients of chunks that a task of the tree adds up
 
@@ -57,8 +57,8 @@ def dense_relu_backward(dvalues, output, x, weights, *, precision=None):
 
 def forward(x, weights, biases, activation, precision):
     """(output, s), s as `backward` takes it."""
-    x = _as_batch("x", x)
-    *_, dtype = functional.check_forward(*_stand_ins([x], [weights, biases]))
+    x = as_batch("x", x)
+    *_, dtype = functional.check_forward(*stand_ins([x], [weights, biases]))
     operands.multiplied(dtype, precision)
     x, weights = whole_rows("x", x), _parameter(weights)
     biases = da.atleast_2d(_parameter(biases)) if biases is not None else None
@@ -70,8 +70,8 @@ def forward(x, weights, biases, activation, precision):
 
 def backward(dvalues, s, x, weights, activation, need_dinputs, precision):
     """The gradients; dinputs is None unless it is needed. s is what the activation's derivative follows from, or None."""
-    x = _as_batch("x", x)
-    *_, dtype = functional.check_backward(*_stand_ins([dvalues, s, x], [weights]))
+    x = as_batch("x", x)
+    *_, dtype = functional.check_backward(*stand_ins([dvalues, s, x], [weights]))
     operands.multiplied(dtype, precision)
     x, weights = whole_rows("x", x), _parameter(weights)
     dvalues = cut_as(x, "dvalues", dvalues)
@@ -87,7 +87,7 @@ def backward(dvalues, s, x, weights, activation, need_dinputs, precision):
 
 def relu_forward(z):
     """fastbp.relu_forward of a Dask array."""
-    functional.relu_forward(*_stand_ins([z[:0]]))
+    functional.relu_forward(*stand_ins([z[:0]]))
     return da.map_blocks(functional.relu_forward, z, dtype=z.dtype, meta=z._meta)
 
 
@@ -100,14 +100,14 @@ def relu_backward(dvalues, z):
 
 def dropped(values, rate, seed):
     """What a layers.Dropout lets pass of a Dask array: always the same for a seed and the same chunks."""
-    return da.map_blocks(_dropped_of_chunk, values, rate=rate, seed=seed, dtype=operands.float_dtype(*_stand_ins([values])),
+    return da.map_blocks(_dropped_of_chunk, values, rate=rate, seed=seed, dtype=operands.float_dtype(*stand_ins([values])),
                          meta=values._meta)
 
 
 def predict(network, x):
     """Sequential.predict of a Dask array, by the network as it is now."""
-    x = _as_batch("x", x)
-    network.as_inputs("x", *_stand_ins([x]))
+    x = as_batch("x", x)
+    network.as_inputs("x", *stand_ins([x]))
     parts = dask.delayed(copy.deepcopy(network.parts()), pure=True, traverse=False)
     return da.map_blocks(_predict_of_chunk, whole_rows("x", x), parts=parts, loss=network.loss, dtype=network.dtype,
                          chunks=(x.chunks[0], (network.n_outputs,)), meta=_meta(network.dtype))
@@ -120,8 +120,7 @@ def _dropped_of_chunk(values, rate, seed, block_id):
 
 def _predict_of_chunk(x, parts, loss):
     with at_most(1):
-        predicted = scores(parts, x)
-        return predicted if loss is None else loss.predictions(predicted)
+        return predictions(parts, loss, x)
 
 
 def _forward_of_chunk(x, weights, biases=None, *, activation, precision):
@@ -164,14 +163,14 @@ def _part(results, number, dtype, *chunks):
                          meta=_meta(dtype), name=f"part-{number}-{results.name}")
 
 
-def _as_batch(name, array):
+def as_batch(name, array):
     if not isinstance(array, da.Array):
         raise TypeError(f"{name} is of type {type(array).__name__}, expected a dask.array.Array: fastbp has functions for "
                         "NumPy arrays")
     return array[np.newaxis] if array.ndim == 1 else array
 
 
-def _stand_ins(batches, others=()):
+def stand_ins(batches, others=()):
     """What looks like the Dask arrays to functional's checks, in no memory; all batches are empty if one is of unknown size."""
     are_unknown = any(np.isnan(batch.shape[0]) for batch in batches if isinstance(batch, da.Array))
     return [_stand_in(a, are_unknown) for a in batches] + [_stand_in(a, False) for a in others]

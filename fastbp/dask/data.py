@@ -5,7 +5,7 @@ import numpy as np
 from distributed import wait
 
 from ..losses import as_weights
-from .arrays import cut_as, whole_rows
+from .arrays import as_batch, cut_as, stand_ins, whole_rows
 from .work import Chunk
 
 
@@ -15,10 +15,8 @@ def checked(network, x, y, sample_weight):
         if not isinstance(array, da.Array) and not (array is None and name == "sample_weight"):
             raise TypeError(f"{name} is of type {type(array).__name__}, expected a dask.array.Array: Sequential.fit is for "
                             "NumPy arrays")
-    if x.ndim != 2 or x.shape[1] != network.n_inputs:
-        raise ValueError(f"x has shape {x.shape}, expected (rows, {network.n_inputs}): the first layer has "
-                         f"{network.n_inputs} inputs")
-    x = whole_rows("x", x)
+    network.as_inputs("x", *stand_ins([x]))
+    x = whole_rows("x", as_batch("x", x))
     return x, cut_as(x, "y", y), None if sample_weight is None else cut_as(x, "sample_weight", sample_weight)
 
 

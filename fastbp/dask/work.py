@@ -14,7 +14,7 @@ from .exchange import Sum
 from .plan import Plan
 
 _GATHERED = 1 << 22             # bytes of batches that a share alone gathers at a time
-_PIECE = 1 << 21                # of a gradient, at least, that are sent while the next ones are computed
+PIECE = 1 << 21                # of a gradient, at least, that are sent while the next ones are computed
 
 
 class Chunk(NamedTuple):
@@ -153,7 +153,7 @@ def _together(problem, stretch, here, state, chunks, total):
     mine = [share for share, owner in enumerate(stretch.owners) if owner == here]
     rows = {share: _Rows(plan, share, stretch, chunks) for share in mine}
     run = run_of(problem, state)
-    pieces, weights = run.pieces(_PIECE), _weights(problem, stretch, rows, total)
+    pieces, weights = run.pieces(PIECE), _weights(problem, stretch, rows, total)
     batches = {share: rows[share].of_steps(stretch.first, stretch.first + 1) for share in mine}
     losses, weight_sum, right_sum = state.results
     for step, weight in enumerate(weights, stretch.first):
