@@ -95,7 +95,7 @@ def test_workers_are_killed_in_a_training(cluster, client, batch_size, rows):
 
 
 def test_a_worker_is_killed_in_a_training_without_callbacks(cluster, client):
-    settings = {"epochs": 20, "batch_size": 10}
+    settings = {"epochs": 12, "batch_size": 10}
     expected, _, expected_history = train(client, **settings)
     timer = threading.Timer(1.0, kill, [cluster])
     timer.start()
@@ -116,7 +116,7 @@ def test_all_workers_are_killed(cluster, client):
 
 
 def test_all_workers_are_killed_in_a_later_epoch_than_the_last_that_the_client_has_seen(cluster, client):
-    settings = {"epochs": 20, "batch_size": 10}
+    settings = {"epochs": 12, "batch_size": 10}
     expected, _, expected_history = train(client, **settings)
     timer = threading.Timer(1.0, kill, [cluster, 2])
     timer.start()
