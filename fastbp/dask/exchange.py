@@ -154,6 +154,11 @@ def messages(owners: list[str], level: int) -> list[tuple[str, int, str]]:
     return [(owners[share], node, owner) for (owner, node), share in sources.items() if share is not None]
 
 
+def levels(owners: list[str]) -> list[list[tuple[str, int, str]]]:
+    """The messages of each level."""
+    return [messages(owners, level) for level in range((len(owners) - 1).bit_length())]
+
+
 class Sum:
     """The sums of an attempt at some steps, for the worker at the address `here`; in its context it is connected to the others.
 
@@ -162,7 +167,7 @@ class Sum:
 
     def __init__(self, attempt: tuple[str, int], owners: list[str], here: str):
         self._exchange, self._attempt, self._here = exchange(), attempt, here
-        self._levels = [messages(owners, level) for level in range((len(owners) - 1).bit_length())]
+        self._levels = levels(owners)
         self._leaves, self._rooms, self._running = {}, {}, []
 
     def __enter__(self):

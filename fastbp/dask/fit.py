@@ -30,7 +30,7 @@ def fit(network, x, y, *, optimizer, epochs, batch_size, client=None, progress=T
     shuffle: take the chunks of a share in another order each epoch, and the rows of each chunk.
     checkpoint: a file, .safetensors or .npz, that is written every checkpoint_every steps and at the end. If it is there at the
     beginning, the training in it goes on, with the same bits; it is refused if the network, data or batch size are others.
-    The other arguments are those of Sequential.fit. Ctrl-C loses about a second of work.
+    The other arguments are those of Sequential.fit. Ctrl-C loses some seconds of work.
 
     Raises as Sequential.fit, before anything is computed; where a chunk cannot be computed, an error that names it.
     """

@@ -54,13 +54,8 @@ class Plan:
 
     def slices(self, share: int, epoch: int, start: int, end: int) -> Iterator[tuple[int, slice]]:
         """(chunk, which of its rows, in the epoch's order of them) of the share's rows from start to end."""
-        before = 0
-        for chunk in self.order(share, epoch):
-            rows = self.chunks[chunk]
-            first, last = max(start - before, 0), min(end - before, rows)
-            if first < last:
-                yield chunk, slice(first, last)
-            before += rows
+        order = self.order(share, epoch)
+        return ((order[place], taken) for place, taken in parts([self.chunks[chunk] for chunk in order], start, end))
 
     def pieces(self, share: int, epoch: int, start: int, end: int) -> Iterator[tuple[int, slice | np.ndarray]]:
         """The same, with the rows as they lie in the chunk."""
@@ -69,6 +64,16 @@ class Plan:
 
     def _rng(self, *numbers):
         return np.random.default_rng((self.key, *numbers))
+
+
+def parts(sizes: list[int], start: int, end: int) -> Iterator[tuple[int, slice]]:
+    """(which, what of it) of things of these sizes, one after another, that lies from start to end."""
+    before = 0
+    for which, size in enumerate(sizes):
+        first, last = max(start - before, 0), min(end - before, size)
+        if first < last:
+            yield which, slice(first, last)
+        before += size
 
 
 def shares_of(chunks: tuple[int, ...], count: int) -> tuple[range, ...]:

@@ -67,7 +67,9 @@ class Training:
             self._go_back()
             return True
         with self._client.as_current(), Lock("fastbp"): # two trainings' tasks could each wait for the other's for ever
-            self._submit(self.step + -(-(end - self.step) // -(-(end - self.step) // self._length)), states)
+            steps = end - self.step
+            stretches = -(-steps // self._length)       # of about the same length
+            self._submit(self.step + -(-steps // stretches), states)
             if not self._are_done(self._running.values()):
                 self.abandon()
                 return True

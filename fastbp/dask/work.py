@@ -11,10 +11,10 @@ from ..losses import Loss
 from ..optimizers import Optimizer
 from ..training import Part, Run
 from .exchange import Sum
-from .plan import Plan
+from .plan import Plan, parts
 
 _GATHERED = 1 << 22             # bytes of batches that a share alone gathers at a time
-PIECE = 1 << 21                # of a gradient, at least, that are sent while the next ones are computed
+PIECE = 1 << 21                 # of a gradient, at least, that are sent while the next ones are computed
 
 
 class Chunk(NamedTuple):
@@ -24,13 +24,17 @@ class Chunk(NamedTuple):
     targets: np.ndarray
     weights: np.ndarray | None
 
+    def each(self, function):
+        """What a function makes of each array that there is."""
+        return Chunk(*(None if array is None else function(array) for array in self))
+
     def __reduce__(self):
         return _received, tuple(self)
 
 
 def _received(*arrays):
     """A Chunk of arrays that lie anywhere in a message: NumPy would copy all of them for each batch."""
-    return Chunk(*(None if array is None else np.require(array, requirements="A") for array in arrays))
+    return Chunk(*arrays).each(lambda array: np.require(array, requirements="A"))
 
 
 class Problem(NamedTuple):
@@ -69,6 +73,7 @@ class _Rows:
     def __init__(self, plan, share, stretch, chunks):
         self._first, end = plan.span(share, stretch.first, stretch.end)
         self._pieces = [(chunks[chunk], taken) for chunk, taken in plan.pieces(share, stretch.epoch, self._first, end)]
+        self._sizes = [taken.stop - taken.start if isinstance(taken, slice) else len(taken) for _, taken in self._pieces]
         self._plan, self._share, self._rooms = plan, share, ()
 
     def of_steps(self, first, end):
@@ -78,7 +83,7 @@ class _Rows:
             return None
         chunk, which, where = found[0]
         if len(found) == 1 and isinstance(which, slice):
-            return Chunk(*(array if array is None else array[which] for array in chunk))
+            return chunk.each(lambda array: array[which])
         return self._gathered(found, found[-1][2].stop)
 
     def weight_of(self, step):
@@ -90,27 +95,25 @@ class _Rows:
         """[(chunk, which of its rows, where in the batch)]"""
         start, end = (n - self._first for n in self._plan.span(self._share, first, end))
         found, before = [], 0
-        for chunk, taken in self._pieces:
-            rows = taken.stop - taken.start if isinstance(taken, slice) else len(taken)
-            a, b = max(start - before, 0), min(end - before, rows)
-            if a < b:
-                which = slice(taken.start + a, taken.start + b) if isinstance(taken, slice) else taken[a:b]
-                found.append((chunk, which, slice(before + a - start, before + b - start)))
+        for piece, part in parts(self._sizes, start, end):
+            chunk, taken = self._pieces[piece]
+            which = slice(taken.start + part.start, taken.start + part.stop) if isinstance(taken, slice) else taken[part]
+            rows = part.stop - part.start
+            found.append((chunk, which, slice(before, before + rows)))
             before += rows
         return found
 
     def _gathered(self, found, rows):
         """In memory that stays: a worker's malloc, as Dask sets it, gets new pages for each large array."""
         if not self._rooms or len(self._rooms[0]) < rows:
-            self._rooms = Chunk(*(array if array is None else np.empty((rows, *array.shape[1:]), array.dtype)
-                                  for array in found[0][0]))
+            self._rooms = found[0][0].each(lambda array: np.empty((rows, *array.shape[1:]), array.dtype))
         for chunk, which, where in found:
             for array, room in zip(chunk, self._rooms, strict=True):
                 if array is not None and isinstance(which, slice):
                     room[where] = array[which]
                 elif array is not None:
                     np.take(array, which, axis=0, out=room[where], mode="clip")     # unlike "raise" without a copy
-        return Chunk(*(room if room is None else room[:rows] for room in self._rooms))
+        return self._rooms.each(lambda room: room[:rows])
 
 
 def train(problem: Problem, stretch: Stretch, here: str, state: State, chunks: dict[int, Chunk]) -> tuple[State, int, bool]:
@@ -153,10 +156,11 @@ def _together(problem, stretch, here, state, chunks, total):
     mine = [share for share, owner in enumerate(stretch.owners) if owner == here]
     rows = {share: _Rows(plan, share, stretch, chunks) for share in mine}
     run = run_of(problem, state)
-    pieces, weights = run.pieces(PIECE), _weights(problem, stretch, rows, total)
+    counts = [plan.rows_of(step) for step in range(stretch.first, stretch.end)]
+    pieces, weights = run.pieces(PIECE), _weights(stretch, rows, total) if problem.is_weighted else map(float, counts)
     batches = {share: rows[share].of_steps(stretch.first, stretch.first + 1) for share in mine}
     losses, weight_sum, right_sum = state.results
-    for step, weight in enumerate(weights, stretch.first):
+    for step, count, weight in zip(range(stretch.first, stretch.end), counts, weights, strict=True):
         after = (stretch.epoch * plan.steps + step) * len(plan.shares)
         for share, batch in batches.items():
             for number, leaf in enumerate(_leaves(run, pieces, batch, weight, after + share)):
@@ -169,7 +173,7 @@ def _together(problem, stretch, here, state, chunks, total):
         if problem.check and not math.isfinite(loss):
             return state._replace(results=[losses, weight_sum, right_sum]), step, False
         loss += run.update()
-        losses, weight_sum, right_sum = losses + loss * plan.rows_of(step), weight_sum + weight, right_sum + right
+        losses, weight_sum, right_sum = losses + loss * count, weight_sum + weight, right_sum + right
     return state._replace(results=[losses, weight_sum, right_sum]), stretch.end, True
 
 
@@ -180,11 +184,9 @@ def run_of(problem, state, check=False):
                check=check, key=problem.key)
 
 
-def _weights(problem, stretch, rows, total):
+def _weights(stretch, rows, total):
     """Of the rows of each step, of all shares."""
     steps = range(stretch.first, stretch.end)
-    if not problem.is_weighted:
-        return [float(problem.plan.rows_of(step)) for step in steps]
     sums = np.empty(len(steps))
     for share, mine in rows.items():
         total.put(stretch.first - 1, 0, share, (), np.array([mine.weight_of(step) for step in steps]))

@@ -17,7 +17,7 @@ from distributed import Client, LocalCluster, wait
 
 import fastbp
 import fastbp.dask
-from fastbp.dask.exchange import Exchange, Sum, messages
+from fastbp.dask.exchange import Exchange, Sum, levels
 from fastbp.dask.work import PIECE
 from fastbp.training import Run
 
@@ -196,11 +196,10 @@ def print_messages(found):
         print(f"  {size / 1e6:7.3f} MB {1e3 * seconds:7.2f} ms")
     print("messages of a step: of a worker at most, in bytes of the gradient, and of all")
     for count in (2, 3, 8, 64, 512):
-        levels = [messages([f"{n}" for n in range(count)], level) for level in range((count - 1).bit_length())]
-        sent = np.zeros(count, int)
-        for source, _, _ in (message for level in levels for message in level):
+        tree, sent = levels([str(n) for n in range(count)]), np.zeros(count, int)
+        for source, _, _ in (message for level in tree for message in level):
             sent[int(source)] += 1
-        print(f"  {count:4} workers: {len(levels)} received, {sent.max()} sent; {sent.sum()} in all")
+        print(f"  {count:4} workers: {len(tree)} received, {sent.max()} sent; {sent.sum()} in all")
 
 
 # ---- many machines

@@ -3,7 +3,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastbp.dask.exchange import messages
+from fastbp.dask.exchange import levels
 
 _STEPS = 20
 
@@ -24,8 +24,7 @@ def step(count: int, arithmetic: float, pieces: list[tuple[int, float]], cost: C
     begins when the last worker has the sum.
     """
     rng = np.random.default_rng(0)
-    levels = [messages([str(n) for n in range(count)], level) for level in range((count - 1).bit_length())]
-    pairs = [[(int(source), int(target)) for source, _, target in level] for level in levels]
+    pairs = [[(int(source), int(target)) for source, _, target in level] for level in levels([str(n) for n in range(count)])]
     return float(np.mean([_one(count, arithmetic * (1 + cost.spread * np.abs(rng.standard_normal(count))), pieces, pairs, cost)
                           for _ in range(_STEPS)]))
 
