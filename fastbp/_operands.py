@@ -11,7 +11,9 @@ import numpy as np
 from . import _cpu
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
-BFLOAT16 = "bfloat16"           # a precision, not a dtype
+# A precision, not a dtype. Not to be compared with one by ==: NumPy, which knows no dtype of that name, loses a
+# KeyboardInterrupt that comes within the comparison.
+BFLOAT16 = "bfloat16"
 CACHE_LINE = 64
 ALIGNED_BYTES = 1 << 16         # from this size on, finding an aligned address takes less time than it saves
 

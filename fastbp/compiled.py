@@ -52,7 +52,7 @@ def _units(dtype, precision):
         multiplied = _operands.multiplied(as_dtype(dtype), None if _is_none(precision) else precision.literal_value)
     except ValueError as error:
         raise TypingError(str(error)) from None
-    return (bfloat16, BFLOAT16) if multiplied == _operands.BFLOAT16 else (dense, dtype)
+    return (bfloat16, BFLOAT16) if multiplied is _operands.BFLOAT16 else (dense, dtype)
 
 
 # ---- what the types decide, as small functions to be compiled into the caller

@@ -61,7 +61,7 @@ class Dense:
         weights = np.random.default_rng(rng).standard_normal((n_inputs, n_neurons), dtype)
         self.weights = np.multiply(weights, scale, out=empty(weights.shape, dtype))
         self.biases = np.zeros((1, n_neurons), dtype) if bias else None
-        self.need_dinputs, self.precision = need_dinputs, BFLOAT16 if factors == BFLOAT16 else None
+        self.need_dinputs, self.precision = need_dinputs, BFLOAT16 if factors is BFLOAT16 else None
         self.inputs = self.output = None
         self.dinputs = self.dweights = self.dbiases = None
         self._made_output = self._previous_output = self._made_gradients = self._slope = None

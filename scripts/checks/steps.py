@@ -6,6 +6,7 @@ import numpy as np
 import fastbp
 
 BATCHES = (1, 2), (3, 70), (70, 1500), (4096, 9000)
+DTYPES = "float32", "float64"
 ACTIVATIONS = "identity", "relu", "leaky_relu", "sigmoid", "tanh", "gelu"
 MOST = 1 << 22                  # multiplications of a product
 
@@ -20,9 +21,14 @@ def step(number):
     return KINDS[number % len(KINDS)](rng)
 
 
+def _one(rng, of):
+    # Generator.choice of a sequence loses a KeyboardInterrupt that comes within it, one in a thousand here.
+    return of[rng.integers(len(of))]
+
+
 def _shape(rng):
     """(batch, n_inputs, n_neurons)"""
-    batch = int(rng.integers(*BATCHES[rng.integers(len(BATCHES))]))
+    batch = int(rng.integers(*_one(rng, BATCHES)))
     most = max(2, min(400, int((MOST / batch) ** 0.5)))
     return batch, *map(int, rng.integers(1, most + 1, 2))
 
@@ -30,7 +36,7 @@ def _shape(rng):
 def _operands(rng, dtype=None):
     """x, weights, biases and dvalues."""
     batch, n_inputs, n_neurons = _shape(rng)
-    dtype = dtype or rng.choice(["float32", "float64"])
+    dtype = dtype or _one(rng, DTYPES)
     return [rng.standard_normal(shape).astype(dtype)
             for shape in ((batch, n_inputs), (n_inputs, n_neurons), (1, n_neurons), (batch, n_neurons))]
 
@@ -43,7 +49,7 @@ def functions(rng):
 
 
 def relu(rng):
-    dtype = rng.choice(["float32", "float64"])
+    dtype = _one(rng, DTYPES)
     z, dvalues = (rng.standard_normal(size).astype(dtype) for size in [int(rng.integers(1, 300_000))] * 2)
     return digest(fastbp.relu_forward(z), fastbp.relu_backward(dvalues, z))
 
@@ -57,7 +63,7 @@ def bfloat16(rng):
 def layers(rng):
     """Some steps of two layers, which write over their results."""
     x, w, _, _ = _operands(rng)
-    first = fastbp.Dense(*w.shape, activation=str(rng.choice(ACTIVATIONS)), dtype=x.dtype, rng=rng)
+    first = fastbp.Dense(*w.shape, activation=_one(rng, ACTIVATIONS), dtype=x.dtype, rng=rng)
     last = fastbp.DenseReLU(w.shape[1], 5, dtype=x.dtype, rng=rng)
     for _ in range(3):
         first.backward(last.backward(last.forward(first.forward(x)) - 1))
@@ -69,8 +75,8 @@ def layers(rng):
 def network(rng, neurons=(4, 60)):
     """A Sequential, with x and labels of three classes."""
     n_inputs, first, second = map(int, rng.integers(*neurons, 3))
-    dtype = rng.choice(["float32", "float64"])
-    layers = [fastbp.Dense(n_inputs, first, activation=str(rng.choice(ACTIVATIONS)), dtype=dtype, rng=rng), fastbp.Dropout(0.2),
+    dtype = _one(rng, DTYPES)
+    layers = [fastbp.Dense(n_inputs, first, activation=_one(rng, ACTIVATIONS), dtype=dtype, rng=rng), fastbp.Dropout(0.2),
               fastbp.DenseReLU(first, second, dtype=dtype, rng=rng), fastbp.Dense(second, 3, dtype=dtype, rng=rng)]
     x = rng.standard_normal((int(rng.integers(100, 600)), n_inputs)).astype(dtype)
     return fastbp.Sequential(layers, fastbp.SoftmaxCrossEntropy(), l2=1e-4), x, rng.integers(0, 3, len(x))
@@ -78,7 +84,7 @@ def network(rng, neurons=(4, 60)):
 
 def _fit(rng, neurons, most_rows):
     trained, x, y = network(rng, neurons)
-    optimizer = [fastbp.Adam(), fastbp.SGD(0.01, momentum=0.9), fastbp.AdamW()][rng.integers(3)]
+    optimizer = _one(rng, [fastbp.Adam(), fastbp.SGD(0.01, momentum=0.9), fastbp.AdamW()])
     history = trained.fit(x, y, epochs=2, batch_size=int(rng.integers(8, most_rows)), optimizer=optimizer,
                           rng=int(rng.integers(1 << 30)), progress=False)
     return digest(*trained.parameters(), history.loss, trained.predict(x[:50]))
