@@ -7,7 +7,7 @@ import time
 import dask.array as da
 import numpy as np
 import pytest
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, Status
 
 import fastbp
 import fastbp.dask
@@ -27,12 +27,16 @@ def client(cluster):
 
 
 def pids(cluster):
-    return [nanny.process.process.pid for nanny in cluster.workers.values() if nanny.process and nanny.process.process]
+    """Of the workers that run: for one that is killed while it starts, Dask may wait for ever when the cluster is closed."""
+    processes = [nanny.process for nanny in cluster.workers.values() if nanny.process]
+    return [process.pid for process in processes if process.status == Status.running and process.pid]
 
 
 def kill(cluster, count=1):
-    for pid in pids(cluster)[:count]:
+    killed = pids(cluster)[:count]
+    for pid in killed:
         os.kill(pid, signal.SIGKILL)
+    return killed
 
 
 def slowly(chunk, path=None, block_info=None):
@@ -74,8 +78,7 @@ def test_workers_are_killed_in_a_training(cluster, client, batch_size, rows):
 
     def repeat():
         while not over.wait(0.7) and len(kills) < 2:
-            kill(cluster)
-            kills.append(time.time())
+            kills.extend(kill(cluster))
 
     thread = threading.Thread(target=repeat)
 
