@@ -7,6 +7,7 @@ simulation  steps of 2, 8, 64 and 512 workers: the arithmetic and the messages a
 """
 import argparse
 import contextlib
+import os
 import statistics
 import time
 
@@ -123,7 +124,8 @@ def step_seconds(client, sizes, batch, steps):
 
 
 def training(turns):
-    print("an epoch of training, 1 and 2 workers; ms a step, and how many times as fast")
+    print(f"an epoch of training, 1 and 2 workers, settings of {os.environ.get('DASK_CONFIG', 'Dask')}; ms a step, and how "
+          "many times as fast")
     for sizes, batch in TRAININGS:
         steps = max(8, int(EPOCH / arithmetic(sizes, batch)) // 8 * 8)
         found = {1: [], 2: []}
