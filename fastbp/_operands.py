@@ -9,33 +9,12 @@ from functools import cache
 import numpy as np
 
 from . import _cpu
+from ._memory import empty, has_contiguous_rows
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 # A precision, not a dtype. Not to be compared with one by ==: NumPy, which knows no dtype of that name, loses a
 # KeyboardInterrupt that comes within the comparison.
 BFLOAT16 = "bfloat16"
-CACHE_LINE = 64
-ALIGNED_BYTES = 1 << 16         # from this size on, finding an aligned address takes less time than it saves
-
-
-class _Memory(np.ndarray):
-    """What a large array lies in. As it is of another class, a view of the array holds the array, and not this in its place:
-    so a layer sees who holds its results.
-    """
-
-
-def empty(shape, dtype):
-    """A new array; a large one begins with a cache line, so that no vector of it lies in two, which takes twice the time."""
-    size = shape[0] * shape[1] * dtype.itemsize
-    if size < ALIGNED_BYTES:
-        return np.empty(shape, dtype)
-    memory = _Memory(size + CACHE_LINE, np.uint8)
-    return np.ndarray(shape, dtype, memory, -memory.ctypes.data % CACHE_LINE)
-
-
-def address_of(array):
-    """The address of an array's first element."""
-    return array.__array_interface__["data"][0]
 
 
 def is_lazy(value):
@@ -45,7 +24,12 @@ def is_lazy(value):
 
 
 def as_array(name, value):
-    """`value` as an ndarray of real numbers in native byte order; TypeError otherwise."""
+    """Return `value` as an ndarray of real numbers in native byte order; raise TypeError for anything else.
+
+    A masked array is refused: what is computed from it would count the masked numbers, too.
+    """
+    if type(value) is not np.ndarray and _is_masked(value):
+        raise TypeError(f"{name} is a masked array, expected one without a mask: {name}.filled(0) puts 0 in the masked places")
     try:
         array = np.asarray(value)
     except ValueError as error:
@@ -53,6 +37,13 @@ def as_array(name, value):
     if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
         raise TypeError(f"{name} has dtype {array.dtype}, expected booleans, integers, float16, float32 or float64")
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
+def _is_masked(value):
+    """Return whether it is a masked array, or a sequence that begins with one."""
+    if isinstance(value, list | tuple) and value:
+        value = value[0]
+    return isinstance(value, np.ma.MaskedArray)
 
 
 def float_dtype(*arrays):
@@ -116,7 +107,7 @@ def check_out(name, out, shape, dtype):
     """`out` is None, or a writeable ndarray of that shape and dtype."""
     if out is None:
         return
-    if not isinstance(out, np.ndarray):
+    if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
         raise TypeError(f"{name} is of type {type(out).__name__}, expected a numpy.ndarray")
     if out.dtype != dtype:
         raise TypeError(f"{name} has dtype {out.dtype}, expected {dtype}")
@@ -124,11 +115,6 @@ def check_out(name, out, shape, dtype):
         raise ValueError(f"{name} has shape {out.shape}, expected {shape}")
     if not out.flags.writeable:
         raise ValueError(f"{name} is read-only, expected an array that can be written")
-
-
-def has_contiguous_rows(array):
-    """Whether the elements of each row of a 2-D array follow one another."""
-    return len(array) == 0 or array.shape[1] <= 1 or array.strides[1] == array.itemsize
 
 
 def with_contiguous_rows(array):

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from . import _link
 from . import _operands as operands
-from ._operands import empty
+from ._memory import empty, is_room, overlapping
 from .kernels import entry, tile
 from .kernels.activations import GELU, IDENTITY, RELU
 from .kernels.dinputs import backward_inputs
@@ -178,13 +178,11 @@ def _forward(inputs, weights, biases, out, activation, spare=None, precision=Non
         if weights.dtype is dtype is row.dtype and inputs.ndim == weights.ndim == row.ndim == 2:
             compiled = _FORWARD[dtype if precision is None else operands.multiplied(dtype, precision)]
             if compiled is not None:
-                output = spare
-                if spare is None or spare.dtype is not dtype or len(spare) != len(inputs):
-                    output = empty((len(inputs), weights.shape[1]), dtype)
+                shape = len(inputs), weights.shape[1]
+                output = spare if spare is not None and is_room(spare, shape, dtype) else empty(shape, dtype)
                 s = output
                 if activation == GELU:
-                    fits = type(spare_slope) is ndarray and spare_slope.shape == output.shape and spare_slope.dtype is dtype
-                    s = spare_slope if fits else empty(output.shape, dtype)
+                    s = spare_slope if is_room(spare_slope, shape, dtype) else empty(shape, dtype)
                 if not compiled(inputs, weights, row, biases is not None, output, s, s is not output, activation):
                     return output, s
     return _forward_any(inputs, weights, biases, out, activation, precision)
@@ -227,18 +225,19 @@ def _backward(dvalues, s, inputs, weights, out, activation, need_dinputs, spare=
                 and dvalues.ndim == mask.ndim == inputs.ndim == weights.ndim == 2):
             compiled = _BACKWARD[dtype if precision is None else operands.multiplied(dtype, precision)]
             if compiled is not None:
-                if spare is None or spare[1].dtype is not dtype or (need_dinputs and len(spare[0]) != len(inputs)):
-                    spare = _new_gradients(inputs, weights, dtype, need_dinputs)
-                dinputs, dweights, dbiases = spare
+                dinputs, dweights, dbiases = spare if spare is not None else (None, None, None)
+                shape = weights.shape
+                row = 1, shape[1]
+                if not need_dinputs:
+                    dinputs = None
+                elif not is_room(dinputs, inputs.shape, dtype):
+                    dinputs = empty(inputs.shape, dtype)
+                if not (is_room(dweights, shape, dtype) and is_room(dbiases, row, dtype)):
+                    dweights, dbiases = empty(shape, dtype), empty(row, dtype)
                 if not compiled(dvalues, mask, s is not None, inputs, weights, dinputs if need_dinputs else dweights,
                                 need_dinputs, dweights, dbiases, activation):
-                    return spare
+                    return dinputs, dweights, dbiases
     return _backward_any(dvalues, s, inputs, weights, out, activation, need_dinputs, precision)
-
-
-def _new_gradients(inputs, weights, dtype, need_dinputs):
-    shape = weights.shape
-    return empty(inputs.shape, dtype) if need_dinputs else None, empty(shape, dtype), empty((1, shape[1]), dtype)
 
 
 def _backward_any(dvalues, s, inputs, weights, out, activation, need_dinputs, precision):
@@ -261,6 +260,27 @@ def _backward_any(dvalues, s, inputs, weights, out, activation, need_dinputs, pr
     if not need_dinputs:
         return None, dweights, dbiases
     return tuple(operands.deliver(r, o) for r, o in zip(results, outs, strict=True))
+
+
+def accepts_forward(inputs, weights, biases, out, precision):
+    """Return whether a forward pass refuses none of these, so that it has not raised before it computed something."""
+    try:
+        inputs, weights, _, dtype = check_forward(inputs, weights, biases)
+        operands.multiplied(dtype, precision)
+        operands.check_out("out", out, (len(inputs), weights.shape[1]), dtype)
+    except (ValueError, TypeError):
+        return False
+    return True
+
+
+def accepts_backward(dvalues, s, inputs, weights, precision):
+    """Return whether a backward pass refuses none of these, as `accepts_forward`."""
+    try:
+        *_, dtype = check_backward(dvalues, s, inputs, weights)
+        operands.multiplied(dtype, precision)
+    except (ValueError, TypeError):
+        return False
+    return True
 
 
 def check_backward(dvalues, s, inputs, weights):
@@ -286,8 +306,7 @@ def _check_outs(out, shapes, dtype):
         raise TypeError(f"out is of type {type(out).__name__}, expected a tuple (dinputs, dweights, dbiases)")
     for name, array, shape in zip(("dinputs", "dweights", "dbiases"), out, shapes, strict=True):
         operands.check_out(f"out: {name}", array, shape, dtype)
-    arrays = [a for a in out if a is not None]
-    if any(np.shares_memory(a, b) for i, a in enumerate(arrays) for b in arrays[:i]):
+    if overlapping([a for a in out if a is not None]) is not None:
         raise ValueError("out: two of dinputs, dweights and dbiases overlap, expected memory of their own")
     return tuple(out)
 

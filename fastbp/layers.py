@@ -7,23 +7,24 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from . import functional
-from ._operands import BFLOAT16, FLOATS, as_array, check_shape, empty, float_dtype, is_lazy, multiplied
+from ._memory import empty
+from ._operands import BFLOAT16, FLOATS, as_array, check_shape, float_dtype, is_lazy, multiplied
 from .kernels.activations import IDENTITY, NAMES
 
 
-def _our_references():
-    """What getrefcount says of an array that a layer holds twice, in an attribute and among what it made, and nobody else.
+class _Holder:
+    """What holds one object, in an attribute."""
 
-    Measured, since it is not the same in all versions of Python.
-    """
-    class Holder:
-        attribute = made = object()
+    def __init__(self):
+        self.held = object()
 
-    spare = Holder.made
-    return getrefcount(spare)
+    def references(self):
+        """Return what getrefcount says of that object. No local variable holds it, which a debugger could look at."""
+        return getrefcount(self.held)
 
 
-_OURS = _our_references()
+# The reference count of an array that one attribute holds, and nobody else. It is measured, as versions of Python differ.
+_HELD_ONCE = _Holder().references()
 
 
 class Dense:
@@ -76,67 +77,81 @@ class Dense:
         if type(inputs) is not np.ndarray:
             if is_lazy(inputs):
                 return self._forward_lazily(inputs, out)
-            inputs = np.asarray(inputs)
-        spare = self._made_output if out is None else None
-        if spare is not None and getrefcount(spare) > _OURS - (spare is not self.output):
-            spare = self._other_output()
+            inputs = as_array("inputs", inputs)
+        spare = self._spare_output() if out is None else None
         try:
             output, s = functional._forward(inputs, self.weights, self.biases, out, self._kind, spare, self.precision,
-                                            self._slope)
-        except KeyboardInterrupt:           # after the kernel, which may have written over the last results
-            self.inputs = self.output = self._made_output = self._slope = None
+                                            self._slope if getrefcount(self._slope) <= _HELD_ONCE else None)
+            self.inputs, self.output, self._slope = inputs, output, s if s is not output else None
+            self._made_output = output if out is None else None
+        except BaseException:
+            # Whoever interrupts, as by a signal, may do so after the kernel has written over the last results.
+            if functional.accepts_forward(inputs, self.weights, self.biases, out, self.precision):
+                self._forget()
             raise
-        self.inputs, self.output, self._slope = inputs, output, s if s is not output else None
-        self._made_output = output if out is None else None
         return output
 
     def backward(self, dvalues: ArrayLike) -> np.ndarray | None:
         """dinputs (batch, n_inputs), from dvalues (batch, n_neurons), the gradient with respect to the last output.
 
-        Sets dinputs, dweights and dbiases. Raises RuntimeError before the first forward, ValueError for dvalues that do
-        not fit the last output.
+        Sets dinputs, dweights and dbiases, which is of the shape of biases. Raises RuntimeError before the first forward,
+        ValueError for dvalues that do not fit the last output.
         """
         if self.output is None:
             raise RuntimeError(f"backward of {type(self).__name__} was called before forward, expected forward first")
         s = self._slope if self._slope is not None else self.output if self._kind != IDENTITY else None
         if is_lazy(self.output):
             return self._backward_lazily(dvalues, s)
-        spare = self._made_gradients if self._may_reuse_gradients() else None
-        gradients = functional._backward(dvalues, s, self.inputs, self.weights, None, self._kind, self.need_dinputs, spare,
-                                         self.precision)
-        self._made_gradients = gradients
-        self.dinputs, self.dweights, dbiases = gradients
-        if self.biases is not None:
-            self.dbiases = dbiases
+        try:
+            gradients = functional._backward(dvalues, s, self.inputs, self.weights, None, self._kind, self.need_dinputs,
+                                             self._made_gradients if self._may_reuse_gradients() else None, self.precision)
+            self._made_gradients = gradients
+            self._take(*gradients)
+        except BaseException:
+            if functional.accepts_backward(dvalues, s, self.inputs, self.weights, self.precision):
+                self._forget_gradients()
+            raise
         return self.dinputs
+
+    def _take(self, dinputs, dweights, dbiases):
+        self.dinputs, self.dweights = dinputs, dweights
+        if self.biases is None:
+            self.dbiases = None
+        else:
+            self.dbiases = dbiases if np.ndim(self.biases) != 1 else dbiases.reshape(-1)
+
+    def _forget(self):
+        """Forget the last forward, of which not everything may be there."""
+        self.inputs = self.output = self._made_output = self._previous_output = self._slope = None
+
+    def _forget_gradients(self):
+        self.dinputs = self.dweights = self.dbiases = self._made_gradients = None
 
     def _forward_lazily(self, inputs, out):
-        self.output, s = _lazily(out).forward(inputs, self.weights, self.biases, self._kind, self.precision)
-        self.inputs, self._slope, self._made_output = inputs, s if s is not self.output else None, None
-        return self.output
+        output, s = _lazily(out).forward(inputs, self.weights, self.biases, self._kind, self.precision)
+        self.inputs, self.output, self._slope, self._made_output = inputs, output, s if s is not output else None, None
+        return output
 
     def _backward_lazily(self, dvalues, s):
-        self.dinputs, self.dweights, dbiases = _lazily().backward(dvalues, s, self.inputs, self.weights, self._kind,
-                                                                  self.need_dinputs, self.precision)
+        self._take(*_lazily().backward(dvalues, s, self.inputs, self.weights, self._kind, self.need_dinputs, self.precision))
         self._made_gradients = None
-        if self.biases is not None:
-            self.dbiases = dbiases
         return self.dinputs
 
-    def _other_output(self):
-        """The output before the last one, if nobody holds it now: the next layer holds the last one, as its inputs."""
-        self._made_output, self._previous_output = self._previous_output, self._made_output
-        spare = self._made_output
-        return None if spare is None or getrefcount(spare) > _OURS - (spare is not self.output) else spare
+    def _spare_output(self):
+        """Return an output that nobody but this layer holds: the last one or, as the next layer may hold that, the one before."""
+        if getrefcount(self._made_output) > _HELD_ONCE + (self._made_output is self.output):
+            self._made_output, self._previous_output = self._previous_output, self._made_output
+            if getrefcount(self._made_output) > _HELD_ONCE + (self._made_output is self.output):
+                return None
+        return self._made_output
 
     def _may_reuse_gradients(self):
-        if self._made_gradients is None:
-            return False
-        dinputs, dweights, dbiases = self._made_gradients
-        if self.need_dinputs and (dinputs is None or getrefcount(dinputs) > _OURS - (dinputs is not self.dinputs)):
-            return False
-        return (getrefcount(dweights) <= _OURS - (dweights is not self.dweights)
-                and getrefcount(dbiases) <= _OURS - (dbiases is not self.dbiases))
+        """Return whether nobody but this layer holds the last gradients."""
+        made = self._made_gradients
+        return (made is not None
+                and (made[0] is None or getrefcount(made[0]) <= _HELD_ONCE + (made[0] is self.dinputs))
+                and getrefcount(made[1]) <= _HELD_ONCE + (made[1] is self.dweights)
+                and getrefcount(made[2]) <= _HELD_ONCE + (made[2] is self.dbiases))
 
 
 class DenseReLU(Dense):
@@ -160,12 +175,12 @@ class ReLU:
     def forward(self, inputs: ArrayLike, out: np.ndarray | None = None) -> np.ndarray:
         """The output, of the shape and dtype of inputs, written to `out` if given."""
         if is_lazy(inputs):
-            self.output = _lazily(out).relu_forward(inputs)
+            output = _lazily(out).relu_forward(inputs)
         else:
-            inputs = np.asarray(inputs)
-            self.output = functional.relu_forward(inputs, out=out)
-        self.inputs = inputs
-        return self.output
+            inputs = as_array("inputs", inputs)
+            output = functional.relu_forward(inputs, out=out)
+        self.inputs, self.output = inputs, output
+        return output
 
     def backward(self, dvalues: ArrayLike) -> np.ndarray:
         """dinputs = dvalues where the last inputs were above 0, else 0. Raises RuntimeError before the first forward."""
@@ -174,6 +189,12 @@ class ReLU:
         relu_backward = _lazily().relu_backward if is_lazy(self.inputs) else functional.relu_backward
         self.dinputs = relu_backward(dvalues, self.inputs)
         return self.dinputs
+
+    def _forget(self):
+        self.inputs = self.output = None
+
+    def _forget_gradients(self):
+        self.dinputs = None
 
 
 class Dropout:
@@ -192,17 +213,18 @@ class Dropout:
 
     def forward(self, inputs: ArrayLike, training: bool = True) -> np.ndarray:
         """The output, of the shape and float dtype of inputs; with training=False the inputs themselves."""
+        stays = factor = None
         if is_lazy(inputs):
-            self._stays = int(self._rng.integers(1 << 62)) if training else None        # the seed of it
-            self.output = self._passed_lazily(inputs)
-            return self.output
-        inputs = as_array("inputs", inputs)
-        self._stays = None
-        if training:
-            dtype = float_dtype(inputs)
-            self._stays, self._factor = self._rng.random(inputs.shape, dtype) >= self.rate, dtype.type(1 / (1 - self.rate))
-        self.output = self._passed(inputs)
-        return self.output
+            stays = int(self._rng.integers(1 << 62)) if training else None      # the seed of it
+            output = self._passed_lazily(inputs, stays)
+        else:
+            inputs = as_array("inputs", inputs)
+            if training:
+                dtype = float_dtype(inputs)
+                stays, factor = self._rng.random(inputs.shape, dtype) >= self.rate, dtype.type(1 / (1 - self.rate))
+            output = _passed(inputs, stays, factor)
+        self.output, self._stays, self._factor = output, stays, factor
+        return output
 
     def backward(self, dvalues: ArrayLike) -> np.ndarray:
         """dinputs: dvalues where the last forward let the inputs pass, times the same.
@@ -212,19 +234,26 @@ class Dropout:
         if self.output is None:
             raise RuntimeError("backward of Dropout was called before forward, expected forward first")
         if is_lazy(self.output):
-            self.dinputs = self._passed_lazily(_lazily().cut_as(self.output, "dvalues", dvalues))
+            self.dinputs = self._passed_lazily(_lazily().cut_as(self.output, "dvalues", dvalues), self._stays)
             return self.dinputs
         dvalues = as_array("dvalues", dvalues)
         check_shape("dvalues", dvalues, self.output.shape, "that is the shape of the output")
-        self.dinputs = self._passed(dvalues)
+        self.dinputs = _passed(dvalues, self._stays, self._factor)
         return self.dinputs
 
-    def _passed(self, values):
-        """The 0 is assigned, not multiplied, so that an inf there becomes 0."""
-        return values if self._stays is None else np.where(self._stays, values * self._factor, 0)
+    def _passed_lazily(self, values, seed):
+        return values if seed is None else _lazily().dropped(values, self.rate, seed)
 
-    def _passed_lazily(self, values):
-        return values if self._stays is None else _lazily().dropped(values, self.rate, self._stays)
+    def _forget(self):
+        self.output = self._stays = self._factor = None
+
+    def _forget_gradients(self):
+        self.dinputs = None
+
+
+def _passed(values, stays, factor):
+    """Return values times the factor where they stay, else 0, which is assigned, not multiplied, so that an inf becomes 0."""
+    return values if stays is None else np.where(stays, values * factor, 0)
 
 
 def _lazily(out=None):

@@ -2,14 +2,12 @@
 
 Each takes scores, what the last layer computes, and brings what comes between these and the loss with it.
 """
-import math
-
 import numpy as np
 from numpy.typing import ArrayLike
 
 from . import _operands as operands
 from . import functional
-from ._operands import address_of
+from ._memory import FLOAT, INTEGER, address, numbers, words
 from .kernels import losses as kernels
 from .kernels.losses import Loss as Job
 
@@ -46,7 +44,7 @@ class Loss:
             return float("nan"), 0.0, scores
         weight = float(rows if weights is None else weights.sum())
         gradient_factor, loss_factor = self.factors(outputs)
-        sums = np.zeros((-(-rows // kernels.ROWS), 2))
+        sums = np.zeros((-(-rows // kernels.ROWS), 2), FLOAT)
         _run(self._kind, scores, targets, weights, (gradient_factor / weight, *self._bounds), sums)
         losses, right = np.add.accumulate(sums)[-1].tolist()
         return losses * loss_factor / weight, right, scores
@@ -165,11 +163,6 @@ def as_weights(sample_weight: ArrayLike | None, rows: int) -> np.ndarray | None:
     return np.ascontiguousarray(weights)
 
 
-def row_bytes(targets: np.ndarray) -> int:
-    """The distance of the rows of targets, as `as_targets` makes them: the stride of a single row may be anything, also 0."""
-    return targets.itemsize * math.prod(targets.shape[1:])
-
-
 def _as_scores(scores):
     """A copy in C order, of a float dtype."""
     scores = operands.as_rows("scores", operands.as_array("scores", scores))
@@ -183,12 +176,17 @@ def _probabilities(kind, scores):
     return scores
 
 
-def _run(kind, scores, targets, weights, numbers, sums):
-    """The kernel, which writes over the scores."""
-    numbers = np.array(numbers)
-    addresses = [0 if a is None else address_of(a) for a in (targets, weights, numbers, sums)]
-    targets_row = row_bytes(targets) if targets is not None and targets.ndim == 2 else 0
-    job = Job(-(-len(scores) // kernels.ROWS), *scores.shape, address_of(scores), scores.strides[0], kind, addresses[0],
-              targets_row, *addresses[1:])
-    words = np.array(job, np.int64)
-    functional.run(functional.LOSS[scores.dtype], address_of(words))
+def _run(kind, scores, targets, weights, factors, sums):
+    """Run the kernel, which writes over the scores."""
+    (rows, cols), dtype = scores.shape, scores.dtype
+    factors, tasks = numbers(factors), -(-rows // kernels.ROWS)
+    targets_at = targets_row = 0
+    if targets is not None and targets.ndim == 1:
+        targets_at = address("targets", targets, INTEGER, rows)
+    elif targets is not None:
+        targets_at, targets_row = address("targets", targets, dtype, rows * cols), cols * dtype.itemsize
+    job = words(Job(tasks, rows, cols, address("scores", scores, dtype, rows * cols, written=True), cols * dtype.itemsize, kind,
+                    targets_at, targets_row, 0 if weights is None else address("sample_weight", weights, FLOAT, rows),
+                    address("factors", factors, FLOAT, 3),
+                    0 if sums is None else address("sums", sums, FLOAT, 2 * tasks, written=True)))
+    functional.run(functional.LOSS[dtype], address("job", job, INTEGER, len(Job._fields)))

@@ -4,11 +4,13 @@ An optimiser is for the parameters of one network: its first step makes room bes
 """
 import operator
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
 from . import functional
-from ._operands import FLOATS, address_of, empty
+from ._memory import FLOAT, INTEGER, address, empty, numbers, overlapping, words
+from ._operands import FLOATS
 from .kernels import optimizers as kernels
 from .kernels.optimizers import Array, Rates, Settings, Update
 
@@ -27,9 +29,10 @@ class Optimizer:
 
     def __init__(self, kind: int, **settings: float):
         self._kind = kind
-        self._settings = np.array(Settings(**settings))
-        self._steps = np.zeros(1, np.int64)
-        self._states = None             # of each array, those that kernels.STATES counts
+        self._settings = numbers(Settings(**settings))
+        self._steps = words([0])
+        # The arrays that the optimiser remembers of each array of parameters, and the dtypes and shapes of these.
+        self._states = self._arrays = None
 
     @property
     def learning_rate(self) -> float:
@@ -52,6 +55,13 @@ class Optimizer:
         """That of the next step."""
         return float(self.learning_rate / (1 + self._settings[1] * self.iterations))
 
+    def __setstate__(self, state: dict) -> None:
+        """Take copies of the arrays in a pickle, which may lie in memory that cannot be written or that another one has."""
+        vars(self).update(state)
+        self._settings, self._steps = np.array(self._settings, FLOAT), np.array(self._steps, INTEGER)
+        if self._states is not None:
+            self._states = [[np.array(array, order="C") for array in states] for states in self._states]
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__} learning_rate={self.learning_rate:g} iterations={self.iterations}>"
 
@@ -61,19 +71,34 @@ class Optimizer:
         Both are lists of arrays of one float dtype, in pairs of one shape, and the same ones, in shape and order, at each
         step. Arrays that are not in C order cost a copy. A weight decay is for arrays of more than one row.
 
-        Raises TypeError or ValueError for arrays that do not fit each other or the first step's, and changes nothing.
+        Raises TypeError or ValueError for arrays that do not fit each other or the first step's, and for two parameters that
+        have memory in common, and changes nothing.
         """
+        parameters, gradients = list(parameters), list(gradients)
         if len(parameters) != len(gradients):
             raise ValueError(f"gradients has {len(gradients)} arrays, expected {len(parameters)}: as many as parameters")
         for i, (values, gradient) in enumerate(zip(parameters, gradients, strict=True)):
             _check_pair(i, values, gradient, parameters[0])
-        work = [np.ascontiguousarray(a) for a in parameters]
-        step = self.bind(work, [np.ascontiguousarray(g) for g in gradients], [a.ndim > 1 and len(a) > 1 for a in work])
+        work, is_first = [np.ascontiguousarray(a) for a in parameters], self._states is None
+        try:
+            step = self._step(parameters, work, gradients)
+            if step.overlaps or any(changed is not values for values, changed in zip(parameters, work, strict=True)):
+                check_apart(parameters, [f"parameters[{i}]" for i in range(len(parameters))])
+                step = self._step(parameters, work, [_apart_from(parameters, i, g) for i, g in enumerate(gradients)])
+        except BaseException:
+            if is_first:
+                self._states = self._arrays = None
+            raise
         if work:
             step.make()
         for values, changed in zip(parameters, work, strict=True):
             if changed is not values:
                 np.copyto(values, changed)
+
+    def _step(self, parameters, work, gradients):
+        """Return the Step of parameters, of which `work` are in C order."""
+        gradients = [np.ascontiguousarray(gradient) for gradient in gradients]
+        return self.bind(work, gradients, [a.ndim > 1 and len(a) > 1 for a in parameters])
 
     def bind(self, parameters: Sequence[np.ndarray], gradients: Sequence[np.ndarray], penalised: Sequence[bool],
              shards: int = 1, distance: int = 0, products: Sequence[tuple[int, int]] | None = None) -> "Step":
@@ -98,26 +123,40 @@ class Optimizer:
 
 
 class Step:
-    """The records of kernels/optimizers.py for a step, at `address`; keeps alive what they point to."""
+    """The records of kernels/optimizers.py for a step, at `address`; it keeps alive what they point to.
+
+    overlaps: whether parameters have memory in common with one another or with gradients.
+    """
 
     def __init__(self, optimizer, parameters, gradients, penalised, shards, distance, products):
-        tasks, table, block_bytes = 0, [], 0
+        tasks, table, block_bytes, spans = 0, [], 0, []
         for values, gradient, states, counts, (product, rows) in zip(parameters, gradients, optimizer._states, penalised,
                                                                      products, strict=True):
-            velocity, square = (*map(address_of, states), 0, 0)[:2]
+            dtype, count = values.dtype, values.size
             chunk = rows * values.shape[1] if product else kernels.CHUNK
-            table.append(Array(tasks, chunk, values.size, address_of(values), address_of(gradient), velocity, square, counts,
-                               product))
-            tasks += -(-values.size // chunk)
+            remembered = [address("what the optimiser remembers", state, dtype, count, written=True) for state in states]
+            if len(remembered) != kernels.STATES[optimizer._kind]:
+                raise ValueError(f"the optimiser remembers {len(remembered)} arrays of each array of parameters, expected "
+                                 f"{kernels.STATES[optimizer._kind]}")
+            velocity, square = (*remembered, 0, 0)[:2]
+            values_at = address("parameters", values, dtype, count, written=True)
+            gradient_at = 0 if product else address("gradients", gradient, dtype, count)
+            table.append(Array(tasks, chunk, count, values_at, gradient_at, velocity, square, counts, product))
+            spans += [(start, start + values.nbytes) for start in (values_at, gradient_at) if start and count]
+            tasks += -(-count // chunk)
             block_bytes = max(block_bytes, chunk * values.itemsize if product else 0)
-        self._numbers = np.zeros(2 + len(Rates._fields) + tasks)
-        self._table = np.array(table, np.int64)
-        numbers = address_of(self._numbers)
-        self._job = np.array(Update(tasks, optimizer._kind, shards, distance, address_of(self._table), len(table),
-                                    address_of(optimizer._settings), address_of(optimizer._steps), numbers + 16, numbers,
-                                    numbers + 40, 0, block_bytes, 0), np.int64)
+        spans.sort()
+        self.overlaps = any(end > start for (_, end), (start, _) in pairwise(spans))
+        size = 2 + len(Rates._fields) + tasks
+        self._numbers, self._table = np.zeros(size, FLOAT), words(table)
+        own = address("numbers", self._numbers, FLOAT, size, written=True)
+        self._job = words(Update(tasks, optimizer._kind, shards, distance,
+                                 address("table", self._table, INTEGER, len(table) * len(Array._fields)), len(table),
+                                 address("settings", optimizer._settings, FLOAT, len(Settings._fields)),
+                                 address("steps", optimizer._steps, INTEGER, 1, written=True), own + 16, own, own + 40, 0,
+                                 block_bytes, 0))
         self._kept = optimizer, parameters, gradients
-        self.address = address_of(self._job)
+        self.address = address("job", self._job, INTEGER, len(Update._fields), written=True)
 
     def make(self, l2: float = 0.0) -> float:
         """The step; returns its penalty."""
@@ -169,6 +208,25 @@ class AdamW(Adam):
         self._settings[Settings._fields.index("weight_decay")] = _number("weight_decay", weight_decay, _NATURAL)
 
 
+def check_apart(arrays: Sequence[np.ndarray], names: Sequence[str]) -> None:
+    """Raise ValueError if two arrays of parameters have memory in common: two tasks would update it at once."""
+    found = overlapping(arrays)
+    if found is not None:
+        first, second = found
+        raise ValueError(f"{names[second]} has memory in common with {names[first]}, expected arrays of their own: each is "
+                         "updated by its own gradient")
+
+
+def _apart_from(parameters, i, gradient):
+    """Return a gradient, or a copy of one that lies within parameters, where a step would write over it.
+
+    A gradient that is its own array of parameters may stay: each element is read before it is written.
+    """
+    if any(np.may_share_memory(gradient, values) for k, values in enumerate(parameters) if not (k == i and gradient is values)):
+        return gradient.copy()
+    return gradient
+
+
 def _described(arrays):
     return ", ".join(f"{dtype} {shape}" for dtype, shape in arrays)
 
@@ -191,8 +249,9 @@ def _number(name, value, expected, is_right=None):
 
 def _check_pair(i, values, gradient, first):
     for name, array in (("parameters", values), ("gradients", gradient)):
-        if not isinstance(array, np.ndarray) or array.dtype not in FLOATS or array.dtype != first.dtype:
-            what = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
+        is_array = isinstance(array, np.ndarray) and not isinstance(array, np.ma.MaskedArray)
+        if not is_array or array.dtype not in FLOATS or array.dtype != first.dtype:
+            what = array.dtype if is_array else type(array).__name__
             raise TypeError(f"{name}[{i}] is of {what}, expected arrays of one dtype, float32 or float64")
     if values.shape != gradient.shape:
         raise ValueError(f"gradients[{i}] has shape {gradient.shape}, expected {values.shape}: that of its parameters")

@@ -7,13 +7,14 @@ import numpy as np
 from numba.np.numpy_support import from_dtype
 
 from . import functional
-from ._operands import CACHE_LINE, address_of, empty, multiplied
+from ._memory import CACHE_LINE, FLOAT, INTEGER, address, address_of_order, address_of_rows, empty, numbers, words
+from ._operands import multiplied
 from .kernels import blocking, losses
 from .kernels.activations import GELU, IDENTITY
 from .kernels.network import Layer, Training
 from .kernels.product import Product
 from .kernels.training import NOT_FINITE
-from .losses import Loss, row_bytes
+from .losses import Loss
 from .optimizers import Optimizer
 
 _CALL = 0.03                    # seconds of a call of compiled code
@@ -48,7 +49,8 @@ class Run:
         self.dtype = dense[0].weights.dtype
         kinds = [multiplied(self.dtype, part.precision) for part in dense]
         self.outputs = dense[-1].weights.shape[1]
-        self._buffers, self._gathered, self._batches = [], None, 1
+        self._kept, self._gathered, self._batches = [], None, 1
+        self._is_trained = optimizer is not None
         self._shards = 1 if optimizer is None else blocking.shards(batch, sum(p.weights.size for p in dense))
         self._in_blocks = (optimizer is not None and not apart and self._shards == 1 and set(kinds) == {self.dtype}
                            and blocking.in_blocks(batch, max(p.weights.shape[1] for p in dense) * self.dtype.itemsize))
@@ -58,42 +60,49 @@ class Run:
                           for g in (pair if p.biases is not None else pair[:1])]
         self._products = [self._make_product(part) if self._in_blocks else (0, 0, 0) for part in dense]
         self._step = self._bind(optimizer, dense)
-        self._layers = np.array(self._records(inputs, batch), np.int64)
-        self._numbers = np.zeros(16)
-        self._progress, self._key = np.array([0, key], np.int64), key
-        self._sums, self._statuses = np.zeros((-(-batch // losses.ROWS) + self._shards, 2)), np.zeros(self._shards, np.int64)
-        self._job = np.zeros(len(Training._fields), np.int64)
-        first = next(i for i, part in enumerate(parts) if part.weights is not None)
-        numbers = address_of(self._numbers)
+        self._layers = words(self._records(inputs, batch))
         gradient_factor, loss_factor = loss.factors(self.outputs)
-        self._numbers[:8] = 0, *loss._bounds, gradient_factor, loss_factor, l2, shared, 0
-        self._set(layers=address_of(self._layers), count=len(parts), first=first, upper=len(parts), inputs=inputs,
-                  work=sum(p.weights.size for p in dense), batch=batch, loss=loss._kind, loss_numbers=numbers,
-                  gradient_factor=numbers + 24, loss_factor=numbers + 32, penalty=numbers + 40, results=numbers + 64,
-                  sums=address_of(self._sums), statuses=address_of(self._statuses), shards=self._shards,
+        self._numbers = numbers([0, *loss._bounds, gradient_factor, loss_factor, l2, shared] + [0] * 9)
+        self._progress, self._key = words([0, key]), key
+        blocks = -(-batch // losses.ROWS) + self._shards
+        self._sums, self._statuses = np.zeros((blocks, 2), FLOAT), np.zeros(self._shards, INTEGER)
+        self._job = np.zeros(len(Training._fields), INTEGER)
+        self._address = address("job", self._job, INTEGER, len(Training._fields))
+        first = next(i for i, part in enumerate(parts) if part.weights is not None)
+        settings = address("numbers", self._numbers, FLOAT, 16, written=True)
+        self._set(layers=address("layers", self._layers, INTEGER, len(parts) * len(Layer._fields)), count=len(parts),
+                  first=first, upper=len(parts), inputs=inputs, work=sum(p.weights.size for p in dense), batch=batch,
+                  loss=loss._kind, loss_numbers=settings, gradient_factor=settings + 24, loss_factor=settings + 32,
+                  penalty=settings + 40, results=settings + 64,
+                  sums=address("sums", self._sums, FLOAT, 2 * blocks, written=True),
+                  statuses=address("statuses", self._statuses, INTEGER, self._shards, written=True), shards=self._shards,
                   distance=self._distance, update=self._step.address if self._step and not apart else 0,
-                  progress=address_of(self._progress), check=check)
+                  progress=address("progress", self._progress, INTEGER, 2, written=True), check=check)
 
     def use(self, x: np.ndarray, targets: np.ndarray, weights: np.ndarray | None) -> None:
         """Take data: x (rows, inputs) of the network's dtype with contiguous rows; targets, weights as losses.py makes them."""
+        rows, inputs = len(x), int(self._job[_AT["inputs"]])
+        kind, cols = (INTEGER, 1) if targets.ndim == 1 else (self.dtype, self.outputs)
+        start, step = address_of_rows("x", x, self.dtype, (rows, inputs))
+        self._set(rows=rows, x=start, x_row=step, targets=address("targets", targets, kind, rows * cols),
+                  targets_row=0 if targets.ndim == 1 else cols * kind.itemsize, targets_bytes=cols * kind.itemsize,
+                  weights=0 if weights is None else address("sample_weight", weights, FLOAT, rows))
+        if self._gathered is None or self._gathered[1].dtype != kind:
+            self._gathered = (self._room((self.batch, inputs)), empty((self.batch, cols), kind), np.empty(self.batch, FLOAT))
+            self._set(gathered=address("gathered", self._gathered[0], self.dtype, self.batch * inputs, written=True),
+                      gathered_targets=address("gathered targets", self._gathered[1], kind, self.batch * cols, written=True),
+                      gathered_weights=address("gathered weights", self._gathered[2], FLOAT, self.batch, written=True))
         self.data = x, targets, weights
-        self._set(rows=len(x), x=address_of(x), x_row=x.strides[0], targets=address_of(targets),
-                  targets_row=0 if targets.ndim == 1 else row_bytes(targets), targets_bytes=row_bytes(targets),
-                  weights=0 if weights is None else address_of(weights))
-        if self._gathered is None:                      # targets are of one kind in all epochs
-            self._gathered = (self._room((self.batch, x.shape[1])),
-                              np.empty((self.batch, *targets.shape[1:]), targets.dtype), np.empty(self.batch))
-            gathered, gathered_targets, gathered_weights = map(address_of, self._gathered)
-            self._set(gathered=gathered, gathered_targets=gathered_targets, gathered_weights=gathered_weights)
 
     def start(self, order: np.ndarray | None = None, targets_order: np.ndarray | None = None) -> None:
         """Begin an epoch over the rows in that order, of int64, which targets and weights may be in already."""
-        self._orders = order, targets_order
         if order is None and self.parts[0].weights is None:
             x, targets, weights = self.data             # a dropout goes over the rows as if they followed one another
             self.use(np.ascontiguousarray(x), targets, weights)
-        self._set(order=0 if order is None else address_of(order),
-                  targets_order=0 if targets_order is None else address_of(targets_order))
+        rows = len(self.data[0])
+        self._set(order=0 if order is None else address_of_order("order", order, rows),
+                  targets_order=0 if targets_order is None else address_of_order("targets_order", targets_order, rows))
+        self._orders = order, targets_order
         self._progress[0] = 0
         self._numbers[8:11] = 0
 
@@ -115,7 +124,7 @@ class Run:
 
     def advance(self, batches: int) -> bool:
         """Up to so many steps; whether the epoch goes on. Raises as finish."""
-        status = functional.run(self._train, address_of(self._job), batches)
+        status = functional.run(self._train, self._address, batches)
         if status == NOT_FINITE:
             raise FloatingPointError
         return self.rows_done < len(self.data[0])
@@ -213,9 +222,10 @@ class Run:
     def _make_product(self, part):
         """(panels of a batch's dz, room for a Product, rows of a block): where dweights are computed in blocks."""
         neurons = part.weights.shape[1]
-        panels = self._keep(self._room((self.batch, neurons + CACHE_LINE // self.dtype.itemsize)))
-        product = self._keep(np.zeros(len(Product._fields), np.int64))
-        return address_of(panels), address_of(product), blocking.block_rows(from_dtype(self.dtype), self.batch, neurons)
+        panels = self._buffer((self.batch, neurons + CACHE_LINE // self.dtype.itemsize))
+        self._kept.append(product := np.zeros(len(Product._fields), INTEGER))
+        return (panels, address("product", product, INTEGER, len(Product._fields), written=True),
+                blocking.block_rows(from_dtype(self.dtype), self.batch, neurons))
 
     def _make_gradients(self, dense):
         """(dweights, dbiases) of each layer, of the first shard; those of the others lie at equal distances after them."""
@@ -234,18 +244,21 @@ class Run:
         records, gradients, products, self.values = [], iter(self._all_gradients), iter(self._products), []
         for part in self.parts:
             neurons = inputs if part.weights is None else part.weights.shape[1]
-            self.values.append(y := self._room((batch, neurons)))
+            self.values.append(self._room((batch, neurons)))
+            y = address("values", self.values[-1], self.dtype, batch * neurons, written=True)
             if part.weights is None:
-                self._keep(factor := np.array([1 / (1 - part.rate)]))
-                records.append(Layer(inputs, neurons, 0, 0, 0, 0, 0, 0, 0, address_of(y), 0, 0, int(part.rate * 2**63),
-                                     address_of(factor), 0, 0, 0))
+                self._kept.append(factor := numbers([1 / (1 - part.rate)]))
+                records.append(Layer(inputs, neurons, 0, 0, 0, 0, 0, 0, 0, y, 0, 0, int(part.rate * 2**63),
+                                     address("factor", factor, FLOAT, 1), 0, 0, 0))
             else:
                 forward, backward = self._passes[multiplied(self.dtype, part.precision)]
-                slope = self._keep(self._room((batch, neurons))) if part.activation == GELU else None
+                slope = self._buffer((batch, neurons)) if part.activation == GELU else 0
                 dweights, dbiases = next(gradients)
-                records.append(Layer(inputs, neurons, part.activation, forward, backward, address_of(part.weights),
-                                     0 if part.biases is None else address_of(part.biases), address_of(dweights),
-                                     address_of(dbiases), address_of(y), 0 if slope is None else address_of(slope), 0, -1, 0,
+                records.append(Layer(inputs, neurons, part.activation, forward, backward,
+                                     self._parameters("weights", part.weights, inputs * neurons),
+                                     0 if part.biases is None else self._parameters("biases", part.biases, neurons),
+                                     address("dweights", dweights, self.dtype, dweights.size, written=True),
+                                     address("dbiases", dbiases, self.dtype, neurons, written=True), y, slope, 0, -1, 0,
                                      *next(products)))
             inputs = neurons
         return self._with_dvalues(records, batch)
@@ -258,10 +271,15 @@ class Run:
             if last and records[k].activation == IDENTITY:
                 dvalues = records[k].y
             elif not is_dropped:
-                dvalues = address_of(self._keep(self._room((batch, records[k].neurons))))
+                dvalues = self._buffer((batch, records[k].neurons))
             records[k] = records[k]._replace(dvalues=dvalues)
         return records
 
-    def _keep(self, array):
-        self._buffers.append(array)
-        return array
+    def _parameters(self, name, array, count):
+        """Return the address of weights or biases, which an optimiser writes."""
+        return address(name, array, self.dtype, count, written=self._is_trained)
+
+    def _buffer(self, shape):
+        """Return the address of memory of that shape, which is kept as long as the run."""
+        self._kept.append(array := self._room(shape))
+        return address("buffer", array, self.dtype, array.size, written=True)

@@ -16,7 +16,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 import fastbp
 import oracle
 from fastbp import _jit
-from fastbp._operands import address_of
+from fastbp._memory import address
 from fastbp.kernels import blocking, tile
 from fastbp.kernels.activations import NAMES, exponentials, functions
 from test_gradients import central_differences
@@ -112,7 +112,7 @@ def compiled(dtype):
         def function(x):
             x = np.ascontiguousarray(x, dtype)
             y = np.empty_like(x)
-            apply(address_of(x), address_of(y), x.size, which)
+            apply(address("x", x, x.dtype, x.size), address("y", y, y.dtype, y.size, written=True), x.size, which)
             return y
         return function
 

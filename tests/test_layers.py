@@ -146,6 +146,8 @@ def test_parameters_may_change_at_any_time(rng, layer_type, dtype):
         assert_array_equal(layer.forward(x), expected_output(layer, x), change.__name__)
         layer.backward(dvalues)
         for name, values in zip(("dinputs", "dweights", "dbiases"), expected_gradients(layer, dvalues, x), strict=True):
+            values = values.reshape(layer.biases.shape) if name == "dbiases" else values
+            assert getattr(layer, name).shape == values.shape
             assert_array_equal(getattr(layer, name), values, f"{change.__name__} {name}")
 
 

@@ -1,0 +1,134 @@
+"""Arrays in memory: how they are made, and the gate through which their addresses go to compiled code.
+
+Compiled code knows an address and trusts it. So whoever hands one over says what it expects to find there, and `address`
+raises before anything runs if the array is anything else: another package may have changed NumPy's defaults, a pickle or a
+memory map may have brought back memory that cannot be written, a user may have assigned something else. For the same reason
+every array is made with its dtype. (Arrays themselves go to compiled code in functional.py alone, after the same questions.)
+"""
+from collections.abc import Sequence
+from ctypes import addressof, c_char
+
+import numpy as np
+
+CACHE_LINE = 64
+ALIGNED_BYTES = 1 << 16         # From this size on, finding an aligned address takes less time than it saves.
+INTEGER = np.dtype(np.int64)
+FLOAT = np.dtype(np.float64)
+
+
+class _Memory(np.ndarray):
+    """The memory of a large array.
+
+    It is of another class than the array, so that a view of the array holds the array, and not this in its place: a layer
+    sees who holds its results.
+    """
+
+
+def empty(shape: tuple[int, int], dtype: np.dtype) -> np.ndarray:
+    """Return a new array; a large one begins with a cache line: a vector that lies in two takes twice the time."""
+    size = shape[0] * shape[1] * dtype.itemsize
+    if size < ALIGNED_BYTES:
+        return np.empty(shape, dtype)
+    memory = _Memory(size + CACHE_LINE, np.uint8)
+    return np.ndarray(shape, dtype, memory, -memory.ctypes.data % CACHE_LINE)
+
+
+def words(record: Sequence[int] | Sequence[Sequence[int]]) -> np.ndarray:
+    """Return a record of integers, or a list of them, as compiled code reads it: 64-bit words."""
+    return np.array(record, INTEGER)
+
+
+def numbers(values: Sequence[float]) -> np.ndarray:
+    """Return numbers as compiled code reads them beside a record: float64."""
+    return np.array(values, FLOAT)
+
+
+def is_room(array: object, shape: tuple[int, int], dtype: np.dtype) -> bool:
+    """Return whether compiled code may write an array of that shape and dtype, in C order, into `array`."""
+    return type(array) is np.ndarray and array.dtype is dtype and array.shape == shape and array.flags.carray
+
+
+def address(name: str, array: np.ndarray, dtype: np.dtype, count: int, *, written: bool = False) -> int:
+    """Return the address of an array's first element, for compiled code that reads `count` elements one after another.
+
+    written: whether compiled code writes there, too. Raises TypeError for what is no ndarray of that dtype, ValueError for
+    another number of elements, for another order than C's, and for read-only memory that would be written.
+    """
+    if type(array) is np.ndarray and array.dtype is dtype and array.size == count and array.flags.carray and count:
+        return addressof(c_char.from_buffer(array))     # a quarter of the time of NumPy's dictionary
+    _check(name, array, dtype, written)
+    if array.size != count:
+        raise ValueError(f"{name} has {array.size} elements, expected {count}")
+    if not array.flags.c_contiguous:
+        raise ValueError(f"{name} has strides {array.strides}, expected C order, without gaps")
+    return _pointer(array)
+
+
+def address_of_rows(name: str, array: np.ndarray, dtype: np.dtype, shape: tuple[int, int]) -> tuple[int, int]:
+    """Return the address of a matrix that is read, and the bytes from one row to the next.
+
+    The elements of a row follow one another, and no row comes before the one above it. Raises as `address`.
+    """
+    _check(name, array, dtype, False)
+    if array.shape != shape:
+        raise ValueError(f"{name} has shape {array.shape}, expected {shape}")
+    step = array.strides[0] if len(array) > 1 else shape[1] * array.itemsize       # that of a single row may be anything
+    if not has_contiguous_rows(array) or step < 0:
+        raise ValueError(f"{name} has strides {array.strides}, expected rows without gaps, the first one first")
+    return _pointer(array), step
+
+
+def address_of_order(name: str, order: np.ndarray, rows: int) -> int:
+    """Return the address of `rows` row numbers, each from 0 and below `rows`, that a kernel gathers by; raises as `address`."""
+    found = address(name, order, INTEGER, rows)
+    if rows and not 0 <= order.min() <= order.max() < rows:
+        raise ValueError(f"{name} has numbers from {order.min()} to {order.max()}, expected 0 to {rows - 1}")
+    return found
+
+
+def has_contiguous_rows(array: np.ndarray) -> bool:
+    """Return whether the elements of each row of a 2-D array follow one another."""
+    return len(array) == 0 or array.shape[1] <= 1 or array.strides[1] == array.itemsize
+
+
+def overlapping(arrays: Sequence[np.ndarray]) -> tuple[int, int] | None:
+    """Return the numbers of two arrays with memory in common, the lower first; None if there are none."""
+    spans = sorted((*_span(array), i) for i, array in enumerate(arrays) if array.size)
+    for k, (_, end, i) in enumerate(spans):
+        for start, _, j in spans[k + 1:]:
+            if start >= end:
+                break
+            if _share(arrays[i], arrays[j]):
+                return min(i, j), max(i, j)
+    return None
+
+
+def _check(name, array, dtype, written):
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"{name} is of type {type(array).__name__}, expected a numpy.ndarray of {dtype}")
+    if array.dtype != dtype:
+        raise TypeError(f"{name} has dtype {array.dtype}, expected {dtype}")
+    if written and not array.flags.writeable:
+        raise ValueError(f"{name} is read-only, expected an array that can be written")
+
+
+def _pointer(array):
+    return array.__array_interface__["data"][0]
+
+
+def _span(array):
+    """Return the addresses of the first byte of an array, and of the one after its last."""
+    if array.flags.c_contiguous:
+        start = _pointer(array)
+        return start, start + array.nbytes
+    return np.lib.array_utils.byte_bounds(array)
+
+
+def _share(a, b):
+    """Return whether two arrays whose spans overlap share an element; where that takes long to find out, they may."""
+    if a.flags.c_contiguous and b.flags.c_contiguous:
+        return True
+    try:
+        return np.shares_memory(a, b, max_work=1000)
+    except np.exceptions.TooHardError:
+        return True
