@@ -121,7 +121,7 @@ class NumPyNetwork:
 
 def softmax_cross_entropy(scores: np.ndarray, labels: np.ndarray) -> tuple[float, np.ndarray]:
     """The mean loss of scores (n, 10), and its gradient with respect to them, in plain NumPy."""
-    samples = np.arange(len(labels))
+    samples = np.arange(len(labels), dtype=np.int64)
     scores = scores - scores.max(axis=1, keepdims=True)
     gradient = np.exp(scores)
     sums = gradient.sum(axis=1, keepdims=True)

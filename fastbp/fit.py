@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ._memory import has_contiguous_rows
-from .losses import as_weights
+from .layers import Dense, Dropout, ReLU
+from .losses import Loss, as_weights
 from .optimizers import Optimizer
 from .training import Run
 
@@ -68,7 +69,22 @@ def checked(network, epochs, batch_size, optimizer, callbacks):
     for callback in callbacks:
         if not callable(callback):
             raise TypeError(f"callbacks holds {callback!r}, expected functions of the network and the History")
+    network.check_apart()
+    for i, layer in enumerate(network.layers):
+        kind = next(kind for kind in (Dense, Dropout, ReLU) if isinstance(layer, kind))
+        _check_methods(f"layers[{i}]", layer, kind, "forward", "backward")
+    _check_methods("loss", network.loss, Loss, "value_and_gradient", "evaluate")
+    _check_methods("optimizer", optimizer, Optimizer, "update")
     return callbacks
+
+
+def _check_methods(what, value, kind, *names):
+    """Raise TypeError if a subclass, or the object, has a method of its own that compiled steps would not call."""
+    for name in names:
+        if name in vars(value) or getattr(type(value), name) is not getattr(kind, name):
+            raise TypeError(f"{what} is a {type(value).__name__} with a method {name} of its own, expected that of "
+                            f"{kind.__name__}: fit's compiled steps would not call it; use network.forward, "
+                            "loss.value_and_gradient, network.backward and optimizer.update in a loop of your own")
 
 
 def check_count(name, value):

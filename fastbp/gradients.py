@@ -22,7 +22,7 @@ def check_gradients(network, x, y, *, places=100, rng=0):
     x = network.as_inputs("x", x).astype(np.float64, order="C")
     targets = network.loss.as_targets(y, len(x), network.n_outputs, np.dtype(np.float64))
     rng = np.random.default_rng(rng)
-    weights = np.ones(len(x))
+    weights = np.ones(len(x), np.float64)
     run = Run(parts, network.n_inputs, network.loss, None, len(x), check=False)
     run.use(x, targets, weights)
 
@@ -44,7 +44,7 @@ def check_gradients(network, x, y, *, places=100, rng=0):
 
 
 def _error(values, gradient, loss, places):
-    differences = np.array([_central_difference(values, place, loss) for place in places])
+    differences = np.array([_central_difference(values, place, loss) for place in places], np.float64)
     largest = np.abs(gradient).max(initial=0)
     error = np.abs(differences - gradient.flat[places]).max(initial=0)
     return float(error / largest if largest else error)
@@ -62,7 +62,7 @@ def _central_difference(values, place, function):
 
 def _far_from_kinks(run, x):
     """Whether no z of a ReLU is near 0, of each sample of the run's last step."""
-    far = np.ones(len(x), bool)
+    far = np.ones(len(x), np.bool_)
     for part, inputs in zip(run.parts, [x, *run.values], strict=False):
         if part.activation in (RELU, LEAKY_RELU):
             z = functional.dense_forward(inputs, part.weights, part.biases)

@@ -138,7 +138,7 @@ class Dense:
         return self.dinputs
 
     def _spare_output(self):
-        """Return an output that nobody but this layer holds: the last one or, as the next layer may hold that, the one before."""
+        """Return an output that nobody but this layer holds: the last one or, if the next layer holds that, the one before."""
         if getrefcount(self._made_output) > _HELD_ONCE + (self._made_output is self.output):
             self._made_output, self._previous_output = self._previous_output, self._made_output
             if getrefcount(self._made_output) > _HELD_ONCE + (self._made_output is self.output):

@@ -12,7 +12,7 @@ from .jitted import Jitted
 from .kernels.activations import IDENTITY, RELU
 from .layers import Dense, Dropout, ReLU
 from .losses import Loss
-from .optimizers import Optimizer
+from .optimizers import Optimizer, check_apart
 from .training import Part
 
 _ROWS = 4096                    # that predict takes through all layers at a time, so that what is between them stays small
@@ -33,6 +33,9 @@ class Sequential:
     def __init__(self, layers: Iterable[Dense | Dropout | ReLU], loss: Loss | None = None, *, l2: float = 0.0):
         self.layers = list(layers)
         self.loss, self.l2 = loss, float(l2)
+        for layer in self.layers:
+            if isinstance(layer, Dense):
+                _own(layer, None)
         _check(self.layers, loss)
         self.dtype = _dtype(self.dense)
         if not 0 <= self.l2 < np.inf:
@@ -57,6 +60,8 @@ class Sequential:
 
     def parameters(self) -> list[np.ndarray]:
         """The arrays that are trained: weights and biases of each dense layer, themselves."""
+        for layer in self.dense:
+            _own(layer, self.dtype)
         return [a for layer in self.dense for a in (layer.weights, layer.biases) if a is not None]
 
     def gradients(self) -> list[np.ndarray]:
@@ -70,14 +75,26 @@ class Sequential:
 
         training: whether a Dropout drops.
         """
-        for layer in self.layers:
-            x = layer.forward(x, training=training) if isinstance(layer, Dropout) else layer.forward(x)
-        return x
+        h = x
+        try:
+            for layer in self.layers:
+                h = layer.forward(h, training=training) if isinstance(layer, Dropout) else layer.forward(h)
+        except BaseException:
+            if self._accepts(x):                        # some layers know this x then, and others the one before
+                for layer in self.layers:
+                    layer._forget()
+            raise
+        return h
 
     def backward(self, dvalues: ArrayLike) -> np.ndarray | None:
         """The gradient with respect to the last forward's x, from that with respect to its scores; sets those of the layers."""
-        for layer in reversed(self.layers):
-            dvalues = layer.backward(dvalues)
+        try:
+            for layer in reversed(self.layers):
+                dvalues = layer.backward(dvalues)
+        except BaseException:
+            for layer in self.layers:                   # a gradient of this call fits none of another one
+                layer._forget_gradients()
+            raise
         return dvalues
 
     def fit(self, x: ArrayLike, y: ArrayLike, *, epochs: int, batch_size: int, optimizer: Optimizer,
@@ -155,11 +172,8 @@ class Sequential:
     def parts(self) -> list[Part]:
         """The layers as training.py takes them; ValueError if what was assigned does not fit any more."""
         for layer in self.dense:
-            layer.weights = np.require(layer.weights, self.dtype, "CW")
+            _own(layer, self.dtype)
         _check(self.layers, self.loss)
-        for layer in self.dense:
-            if layer.biases is not None:
-                layer.biases = operands.as_biases(np.require(layer.biases, self.dtype, "CW"), layer.weights.shape[1])
         parts = []
         for layer in self.layers:
             if isinstance(layer, ReLU):
@@ -167,7 +181,8 @@ class Sequential:
             elif isinstance(layer, Dropout):
                 parts.append(Part(None, rate=layer.rate))
             else:
-                parts.append(Part(layer.weights, layer.biases, layer._kind, layer.precision))
+                biases = None if layer.biases is None else operands.as_biases(layer.biases, layer.weights.shape[1])
+                parts.append(Part(layer.weights, biases, layer._kind, layer.precision))
         return parts
 
     def as_inputs(self, name: str, x: ArrayLike) -> np.ndarray:
@@ -177,6 +192,20 @@ class Sequential:
             raise ValueError(f"{name} has shape {x.shape}, expected (rows, {self.n_inputs}): the first layer has "
                              f"{self.n_inputs} inputs")
         return x
+
+    def _accepts(self, x):
+        """Return whether the first layer takes x."""
+        try:
+            self.as_inputs("x", x)
+        except (ValueError, TypeError):
+            return False
+        return True
+
+    def check_apart(self) -> None:
+        """Raise ValueError if two arrays that are trained have memory in common."""
+        names = [f"layers[{i}].{name}" for i, layer in enumerate(self.layers) if isinstance(layer, Dense)
+                 for name in ("weights", "biases") if getattr(layer, name) is not None]
+        check_apart(self.parameters(), names)
 
     def penalty(self) -> float:
         """l2 / 2 * Σ w²."""
@@ -216,6 +245,16 @@ def load(path: str | os.PathLike) -> Sequential:
     or a link to one, FileNotFoundError and other OSError as they come.
     """
     return saving.load(path, Sequential)
+
+
+def _own(layer, dtype):
+    """Put copies in the places of a layer's arrays that cannot be trained; dtype: what they have to be of, None for any float."""
+    for name in ("weights", "biases"):
+        array = getattr(layer, name)
+        is_array = type(array) is np.ndarray and array.dtype in ((dtype,) if dtype is not None else operands.FLOATS)
+        if array is not None and not (is_array and array.flags.carray):
+            array = operands.as_array(name, array)
+            setattr(layer, name, np.require(array, dtype or operands.float_dtype(array), "CWA"))
 
 
 def _dtype(dense):

@@ -2,8 +2,6 @@
 import os
 import reprlib
 
-import numpy as np
-
 from . import _storage
 from ._operands import BFLOAT16
 from .kernels.activations import NAMES
@@ -87,5 +85,5 @@ def _layer(i, described, arrays):
                          f"(1, {weights.shape[1]})")
     layer = Dense(0, 0, activation=described["activation"], bias=False, dtype=weights.dtype,
                   need_dinputs=described["need_dinputs"], precision=described["precision"])
-    layer.weights, layer.biases = np.array(weights), None if biases is None else np.array(biases)
+    layer.weights, layer.biases = weights.copy(), None if biases is None else biases.copy()
     return layer

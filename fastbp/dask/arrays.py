@@ -207,4 +207,4 @@ def cut_as(x, name, array):
 
 def _parameter(array):
     """Weights or biases as a Dask array of one chunk."""
-    return array.rechunk(-1) if isinstance(array, da.Array) else da.from_array(np.array(array), -1)
+    return array.rechunk(-1) if isinstance(array, da.Array) else da.from_array(np.asarray(array).copy(), -1)

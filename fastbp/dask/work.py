@@ -187,9 +187,9 @@ def run_of(problem, state, check=False):
 def _weights(stretch, rows, total):
     """Of the rows of each step, of all shares."""
     steps = range(stretch.first, stretch.end)
-    sums = np.empty(len(steps))
+    sums = np.empty(len(steps), np.float64)
     for share, mine in rows.items():
-        total.put(stretch.first - 1, 0, share, (), np.array([mine.weight_of(step) for step in steps]))
+        total.put(stretch.first - 1, 0, share, (), np.array([mine.weight_of(step) for step in steps], np.float64))
     total.begin(stretch.first - 1, 0, sums)
     total.finish()
     return sums.tolist()

@@ -7,6 +7,7 @@ import time
 import numpy as np
 
 from .. import _state
+from .._memory import address
 from ..kernels.record import EVENT_BYTES, LOG_BYTES, WORDS, Event, bind
 
 EVENT = np.dtype([*((name, np.int64) for name in Event._fields), ("unused", np.int64, 2), ("end", np.int64),
@@ -45,7 +46,8 @@ class Log:
             self._events[:min(self._header[0], self.capacity)] = np.zeros((), EVENT)
             self._header[:2] = 0, self.capacity
             self._since = now()
-            _state.words[_state.PROFILE] = self._memory.ctypes.data
+            size = LOG_BYTES + self.capacity * EVENT_BYTES
+            _state.words[_state.PROFILE] = address("log", self._memory, np.dtype(np.uint8), size, written=True)
 
     def stop(self) -> tuple[np.ndarray, int]:
         """The events that began and ended since the start, as an array of EVENT, and how many found no room."""

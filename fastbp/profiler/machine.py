@@ -80,7 +80,7 @@ def _product_peak():
 def _bandwidth(threads):
     """The most of two: copying, and reading."""
     count = max(LEAST_BYTES, 2 * _cpu.caches().l3) // 8
-    source, target = np.ones(count), np.ones(count)
+    source, target = np.ones(count, np.float64), np.ones(count, np.float64)
     parts = [slice(i * count // threads, (i + 1) * count // threads) for i in range(threads)]
     copying = _fastest(lambda i: np.copyto(target[parts[i]], source[parts[i]]), threads)
     reading = _fastest(lambda i: source[parts[i]].max(), threads)

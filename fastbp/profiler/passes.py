@@ -134,13 +134,13 @@ def _queue_of(span):
 
 def _pass(root, queues, spans, since):
     call = Call(*root.words[:len(Call._fields)])
-    ticks, amounts, tasks = defaultdict(float), defaultdict(lambda: np.zeros(2)), []
+    ticks, amounts, tasks = defaultdict(float), defaultdict(lambda: np.zeros(2, np.float64)), []
     for span in spans:
         inside = span.parent.unit if not span.queue else ""
         name, amount = work.of_job(span.unit, span.words, root.work, call, inside)
         if name:
             ticks[name] += span.ticks / _queue_of(span).task
-            amounts[name] += np.array(amount) / (span.words[0] if span.queue else 1)
+            amounts[name] += np.array(amount, np.float64) / (span.words[0] if span.queue else 1)
             tasks.append(Task(name, span.thread, log.seconds(span.start - since), log.seconds(span.end - span.start)))
     kernels = [Kernel(name, log.seconds(ticks[name]), Work(*amounts[name].tolist())) for name in ticks]
     duration = root.end - root.start

@@ -107,7 +107,7 @@ def _profile(plan, rows, files, rates):
 
     memory = {"fastbp": measure.memory_of("fastbp", _copies(layers), *first_block())}
     done = step(_copies(layers), files, rows)
-    rounds = [({"fastbp": done.times} | {name: (times_as_many * np.array(seconds)).tolist() for name, seconds in times.items()},
+    rounds = [({"fastbp": done.times} | {name: [times_as_many * second for second in seconds] for name, seconds in times.items()},
                done.last) for times in _rounds_of_peers(plan, layers, first_block(), memory)]
     count = sum(file.bytes for file in files[:2])           # results are as large as what they are made from
     streamed = Streamed(rows, count, count, done.seconds, *rates, done.anonymous, times_as_many)
@@ -158,7 +158,7 @@ def step(layers: Sequence[fastbp.Dense], files: Sequence["Rows"], rows: int) -> 
     """
     inputs, dvalues, output, dinputs = files
     gradients = [(np.zeros_like(layer.weights), np.zeros_like(layer.biases)) for layer in layers]
-    times, passes, seconds, most = np.zeros((len(layers), 2)), [], 0.0, 0
+    times, passes, seconds, most = np.zeros((len(layers), 2), np.float64), [], 0.0, 0
     for file in (inputs, dvalues):
         file.forget()
     for block in _blocks(len(inputs), rows, "Streaming"):
