@@ -12,6 +12,7 @@ from numba.extending import overload, register_jitable
 from numba.np.numpy_support import as_dtype, from_dtype
 
 from . import _link, _operands, functional
+from ._allocation import allocator
 from .kernels import bfloat16, dense, relu
 from .kernels.activations import IDENTITY, RELU
 from .kernels.blocking import MOST_THREADS
@@ -23,7 +24,7 @@ def _is_none(argument):
     return argument is None or isinstance(argument, types.NoneType | types.Omitted)
 
 
-def _check_array(name, argument, dimensions=None):
+def check_array(name, argument, dimensions=None):
     """TypingError, with the name, unless the argument is an array of real numbers."""
     expected = "an array" if dimensions is None else f"an array of {' or '.join(map(str, dimensions))} dimensions"
     if not isinstance(argument, types.Array) or (dimensions is not None and argument.ndim not in dimensions):
@@ -72,16 +73,16 @@ def _converter(array, dtype):
 
 
 def _copier(array):
-    """array -> a contiguous array with the same numbers; None stays None."""
-    return _itself if _is_none(array) else register_jitable(lambda array: np.ascontiguousarray(array))
+    """array -> a new array in C order with the same numbers; None stays None."""
+    return _itself if _is_none(array) else register_jitable(lambda array: array.copy())
 
 
 def _provider(out, dtype):
     """(out, rows, cols) -> out, or a new array where it is None."""
     if not _is_none(out):
         return register_jitable(lambda out, rows, cols: out)
-    kind = as_dtype(dtype)
-    return register_jitable(lambda out, rows, cols: np.empty((rows, cols), kind))
+    new = allocator(dtype, 2)
+    return register_jitable(lambda out, rows, cols: new((rows, cols)))
 
 
 @register_jitable
@@ -98,7 +99,7 @@ def _check_forward(x, weights, biases, y):
         raise ValueError("inputs does not fit weights, expected inputs (batch, n_inputs) and weights (n_inputs, n_neurons)")
     if biases.data != 0 and (biases.rows != 1 or biases.cols != weights.cols):
         raise ValueError("biases does not fit weights, expected (1, n_neurons) or (n_neurons,)")
-    if y.rows != x.rows or y.cols != weights.cols:
+    if y.data != 0 and (y.rows != x.rows or y.cols != weights.cols):
         raise ValueError("out does not fit inputs and weights, expected (batch, n_neurons)")
 
 
@@ -110,26 +111,26 @@ def _check_status(status):
 
 def _forward(inputs, weights, biases, out, activation, precision):
     """The implementation of a forward function for these types."""
-    _check_array("inputs", inputs, (1, 2))
-    _check_array("weights", weights, (2,))
+    check_array("inputs", inputs, (1, 2))
+    check_array("weights", weights, (2,))
     if not _is_none(biases):
-        _check_array("biases", biases, (1, 2))
+        check_array("biases", biases, (1, 2))
     dtype = _float_type(*(a for a in (inputs, weights, biases) if not _is_none(a)))
     _check_out("out", out, dtype, 2)
     kernels, key = _units(dtype, precision)
-    unit, provide, kind = kernels.forward[key].complete, _provider(out, dtype), as_dtype(dtype)
+    unit, provide, new = kernels.forward[key].complete, _provider(out, dtype), allocator(dtype, 2)
     to_x, to_weights, to_biases = (_converter(a, dtype) for a in (inputs, weights, biases))
     copy_x, copy_w = _copier(inputs), _copier(weights)
 
     def implementation(inputs, weights, biases=None, out=None, precision=None):
+        _check_forward(matrix(inputs), matrix(weights), matrix(biases), matrix(out))    # first: what is raised frees nothing
         x, w, b = to_x(inputs), to_weights(weights), to_biases(biases)
         mx, mw, mb = matrix(x), matrix(w), matrix(b)
         y = provide(out, mx.rows, mw.cols)
         my = matrix(y)
         status = _link.call(unit(), (mx, mw, mb, my, NO_MATRIX, activation, MOST_THREADS))
         if status == _link.REFUSED:
-            _check_forward(mx, mw, mb, my)
-            x_rows, w_rows, apart = copy_x(x), copy_w(w), np.empty((mx.rows, mw.cols), kind)
+            x_rows, w_rows, apart = copy_x(x), copy_w(w), new((mx.rows, mw.cols))
             status = _link.call(unit(), (matrix(x_rows), matrix(w_rows), mb, matrix(apart), NO_MATRIX, activation,
                                          MOST_THREADS))
             _copy(apart, y)
@@ -162,11 +163,11 @@ def _check_backward(dvalues, z, x, weights, dinputs, dweights, dbiases):
         raise ValueError("dvalues does not fit inputs and weights, expected (batch, n_neurons)")
     if z.data != 0 and (z.rows != x.rows or z.cols != weights.cols):
         raise ValueError("output does not fit dvalues, expected (batch, n_neurons)")
-    if dinputs.rows != x.rows or dinputs.cols != x.cols:
+    if dinputs.data != 0 and (dinputs.rows != x.rows or dinputs.cols != x.cols):
         raise ValueError("out: dinputs does not fit inputs, expected (batch, n_inputs)")
-    if dweights.rows != weights.rows or dweights.cols != weights.cols:
+    if dweights.data != 0 and (dweights.rows != weights.rows or dweights.cols != weights.cols):
         raise ValueError("out: dweights does not fit weights, expected (n_inputs, n_neurons)")
-    if dbiases.rows != 1 or dbiases.cols != weights.cols:
+    if dbiases.data != 0 and (dbiases.rows != 1 or dbiases.cols != weights.cols):
         raise ValueError("out: dbiases does not fit weights, expected (1, n_neurons)")
 
 
@@ -182,9 +183,9 @@ def _parts(out):
 def _backward(dvalues, z, inputs, weights, out, precision):
     """implementation(dvalues, z, inputs, weights, out) for these types; z may be None."""
     for name, argument, dimensions in (("dvalues", dvalues, (1, 2)), ("inputs", inputs, (1, 2)), ("weights", weights, (2,))):
-        _check_array(name, argument, dimensions)
+        check_array(name, argument, dimensions)
     if not _is_none(z):
-        _check_array("output", z, (1, 2))
+        check_array("output", z, (1, 2))
     dtype = _float_type(*(a for a in (dvalues, z, inputs, weights) if not _is_none(a)))
     parts = _parts(out)
     for name, argument in zip(("dinputs", "dweights", "dbiases"), parts, strict=True):
@@ -193,11 +194,13 @@ def _backward(dvalues, z, inputs, weights, out, precision):
     part = register_jitable((lambda out, i: None) if _is_none(out) else (lambda out, i: out[i]))
     kernels, key = _units(dtype, precision)
     activation = IDENTITY if _is_none(z) else RELU
-    unit, kind = kernels.backward[key].complete, as_dtype(dtype)
+    unit, new = kernels.backward[key].complete, allocator(dtype, 2)
     to_d, to_z, to_x, to_w = (_converter(a, dtype) for a in (dvalues, z, inputs, weights))
     copy_d, copy_z, copy_x, copy_w = (_copier(a) for a in (dvalues, z, inputs, weights))
 
     def implementation(dvalues, z, inputs, weights, out):
+        _check_backward(matrix(dvalues), matrix(z), matrix(inputs), matrix(weights), matrix(part(out, 0)), matrix(part(out, 1)),
+                        matrix(part(out, 2)))           # first, as in _forward
         d, y, x, w = to_d(dvalues), to_z(z), to_x(inputs), to_w(weights)
         md, mz, mx, mw = matrix(d), matrix(y), matrix(x), matrix(w)
         dinputs = provide_dinputs(part(out, 0), mx.rows, mx.cols)
@@ -206,10 +209,9 @@ def _backward(dvalues, z, inputs, weights, out, precision):
         mdi, mdw, mdb = matrix(dinputs), matrix(dweights), matrix(dbiases)
         status = _link.call(unit(), (md, mz, mx, mw, mdi, mdw, mdb, activation, MOST_THREADS))
         if status == _link.REFUSED:
-            _check_backward(md, mz, mx, mw, mdi, mdw, mdb)
             d_rows, y_rows, x_rows, w_rows = copy_d(d), copy_z(y), copy_x(x), copy_w(w)
             md, mz, mx, mw = matrix(d_rows), matrix(y_rows), matrix(x_rows), matrix(w_rows)
-            di, dw, db = np.empty((mx.rows, mx.cols), kind), np.empty((mw.rows, mw.cols), kind), np.empty((1, mw.cols), kind)
+            di, dw, db = new((mx.rows, mx.cols)), new((mw.rows, mw.cols)), new((1, mw.cols))
             status = _link.call(unit(), (md, mz, mx, mw, matrix(di), matrix(dw), matrix(db), activation, MOST_THREADS))
             _copy(di, dinputs)
             _copy(dw, dweights)
@@ -257,27 +259,31 @@ def _copy_elements(source, target):
 
 
 @register_jitable
-def _check_elementwise(dvalues, z, result):
+def _check_same_shape(dvalues, z):
     if dvalues.shape != z.shape:
         raise ValueError("dvalues does not fit z, expected the same shape")
-    if result.shape != z.shape:
+
+
+@register_jitable
+def _check_result(out, z):
+    if out.shape != z.shape:
         raise ValueError("out does not fit z, expected the same shape")
+    return out
 
 
 def _elementwise(dvalues, z, out):
     """implementation(dvalues, z, out) for these types."""
-    _check_array("dvalues", dvalues, (z.ndim,))
+    check_array("dvalues", dvalues, (z.ndim,))
     _check_out("out", out, dvalues.dtype, z.ndim)
     arrays = [a for a in (dvalues, z, out) if not _is_none(a)]
-    kind = as_dtype(dvalues.dtype)
-    provide = register_jitable((lambda out, z: np.empty(z.shape, kind)) if _is_none(out) else (lambda out, z: out))
+    new = allocator(dvalues.dtype, z.ndim)
+    provide = register_jitable((lambda out, z: new(z.shape)) if _is_none(out) else (lambda out, z: _check_result(out, z)))
     if dvalues.dtype in relu.relu and all(a.dtype == dvalues.dtype and a.layout == "C" and a.ndim > 0 for a in arrays):
-        return _contiguous(provide, relu.relu[dvalues.dtype].complete)
+        return _contiguous(provide, new, relu.relu[dvalues.dtype].complete)
 
     def implementation(dvalues, z, out):
-        result = provide(out, z)
-        _check_elementwise(dvalues, z, result)
-        apart = np.empty(z.shape, kind)             # `out` may overlap the others in any way
+        _check_same_shape(dvalues, z)
+        result, apart = provide(out, z), new(z.shape)       # `out` may overlap the others in any way
         _masked(dvalues, z, apart)
         _copy_elements(apart, result)
         return result
@@ -285,13 +291,13 @@ def _elementwise(dvalues, z, out):
     return register_jitable(implementation)
 
 
-def _contiguous(provide, unit):
+def _contiguous(provide, new, unit):
     def implementation(dvalues, z, out):
+        _check_same_shape(dvalues, z)
         result = provide(out, z)
-        _check_elementwise(dvalues, z, result)
         d, m, r = matrix(dvalues.reshape(-1)), matrix(z.reshape(-1)), matrix(result.reshape(-1))
         if (overlap(r, d, z.itemsize) and r.data != d.data) or (overlap(r, m, z.itemsize) and r.data != m.data):
-            apart = np.empty_like(result)
+            apart = new(z.shape)
             status = _link.call(unit(), (d.data, m.data, matrix(apart.reshape(-1)).data, z.size))
             _copy_elements(apart, result)
         else:
@@ -306,13 +312,13 @@ def _contiguous(provide, unit):
 
 @overload(functional.relu_forward)
 def _relu_forward(z, out=None):
-    _check_array("z", z)
+    check_array("z", z)
     run = _elementwise(z, z, out)
     return lambda z, out=None: run(z, z, out)
 
 
 @overload(functional.relu_backward)
 def _relu_backward(dvalues, z, out=None):
-    _check_array("z", z)
+    check_array("z", z)
     run = _elementwise(dvalues, z, out)
     return lambda dvalues, z, out=None: run(dvalues, z, out)

@@ -10,13 +10,15 @@ from numba.extending import intrinsic, overload
 from numba.np.numpy_support import from_dtype
 
 from . import _jit, _link
+from ._allocation import allocator
 from ._operands import BFLOAT16
+from .compiled import check_array
 from .kernels import losses
 from .kernels.activations import GELU, IDENTITY
 from .kernels.blocking import MOST_THREADS
 from .kernels.entry import dense_of
 from .kernels.losses import Loss
-from .kernels.matrix import keep, matrix, only_if
+from .kernels.matrix import keep, matrices, matrix, only_if
 from .kernels.record import in_memory
 from .kernels.tile import BFLOAT16 as PAIRS
 
@@ -27,9 +29,11 @@ class Jitted(NamedTuple):
     forward(parameters, x): the scores (rows, n_outputs) of x (rows, n_inputs).
     value_and_gradient(parameters, x, y): (loss, gradients), the mean loss without penalty and dropout, and the gradients with
     respect to the parameters, a tuple like them. y as the loss takes it: (rows,) integers or (rows, n_outputs).
-    parameters: tuple(network.parameters()), or arrays like them, in C order and of the network's dtype.
-    x and y may be of any dtype of real numbers. Both functions raise ValueError for shapes that do not fit. A function that
-    calls them is compiled in each process: they hold a network, and Numba's cache would not notice another one.
+    parameters: tuple(network.parameters()), or arrays like them, of the network's dtype.
+    x and y may be of any dtype of real numbers. Both functions raise ValueError for shapes that do not fit, for classes that
+    the network has not, and for targets of BinaryCrossEntropy outside 0 to 1, before they compute anything; what is of another
+    type is refused when the caller is compiled, by Numba's TypingError. A function that calls them is compiled in each process:
+    they hold a network, and Numba's cache would not notice another one.
     """
 
     forward: Callable
@@ -88,88 +92,106 @@ def _check_status(status):
     if status == _link.NO_MEMORY:
         raise MemoryError("no memory for the workspace of a kernel")
     if status != _link.OK:
-        raise ValueError("parameters do not fit the network, expected arrays like those of network.parameters()")
+        raise ValueError("parameters are not laid out as a kernel takes them, expected arrays in C order")
 
 
 def _forward(kind, plan):
     """forward(parameters, x) of a network."""
-    layer = _layer(kind, plan)
-    inputs, layers = plan.shapes[0][0], len(plan.shapes)
+    layer, check = _layer(kind, plan), _check_parameters(kind, plan)
+    inputs, layers, new = plan.shapes[0][0], len(plan.shapes), allocator(from_dtype(kind), 2)
 
     @_compiled
     def forward(parameters, x):
-        h = _as_rows(x, inputs, kind)
+        check(parameters)
+        _check_x(x, inputs)
+        arrays, h = matrices(parameters), _copied(x, new(x.shape))
         for k in range(layers):
-            h, _ = layer(parameters, h, k, False)
+            h, _ = layer(arrays, h, k, False)
         return h
 
     return forward
 
 
 def _layer(kind, plan):
-    """layer(parameters, h, k, training): (y, slope) of layer k."""
+    """layer(arrays, h, k, training): (y, slope) of layer k, from the Matrix of each array of parameters."""
     weights, biased, activations, shapes, _ = plan
     unit, _ = _units(kind, plan)
+    new = allocator(from_dtype(kind), 2)
 
     @_compiled
-    def layer(parameters, h, k, training):
+    def layer(arrays, h, k, training):
         _of_this_process()
-        w, b = parameters[weights[k]], parameters[weights[k] + biased[k]]
-        _check_shapes(w, b, shapes[k], biased[k])
-        y = np.empty((h.shape[0], shapes[k][1]), kind)
         needs_slope = training and activations[k] == GELU
-        slope = np.empty(y.shape if needs_slope else (0, 0), kind)
-        _check_status(_link.call(unit(), (matrix(h), matrix(w), only_if(biased[k], matrix(b)), matrix(y),
-                                          only_if(needs_slope, matrix(slope)), activations[k], MOST_THREADS)))
+        y, slope = new((h.shape[0], shapes[k][1])), new((h.shape[0] if needs_slope else 0, shapes[k][1]))
+        b = only_if(biased[k], arrays[weights[k] + biased[k]])
+        _check_status(_link.call(unit(), (matrix(h), arrays[weights[k]], b, matrix(y), only_if(needs_slope, matrix(slope)),
+                                          activations[k], MOST_THREADS)))
         keep(h)
         return y, slope
 
     return layer
 
 
-@_compiled
-def _check_shapes(w, b, shape, biased):
-    if w.shape != shape or (biased and b.shape != (1, shape[1])):
-        raise ValueError("parameters do not fit the network, expected arrays like those of network.parameters()")
+def _check_parameters(kind, plan):
+    """check(parameters): what they are and how many is looked at when the caller is compiled, their shapes when it runs."""
+    weights, biased, _, shapes, rounded = plan
+    layers, count, dtype, size = len(shapes), len(shapes) + sum(biased), from_dtype(kind), kind.itemsize
 
+    @intrinsic
+    def check_types(typing_context, parameters):
+        if not isinstance(parameters, types.BaseTuple) or len(parameters) != count:
+            raise TypingError(f"parameters is {parameters}, expected a tuple of {count} arrays, as tuple(network.parameters())")
+        for i, array in enumerate(parameters):
+            check_array(f"parameters[{i}]", array, (2,) if i in weights else (1, 2))
+            if array.dtype != dtype:
+                raise TypingError(f"parameters[{i}] has dtype {array.dtype}, expected {dtype}, the network's: "
+                                  f"parameters[{i}].astype(np.{dtype})")
+        return types.void(parameters), lambda context, builder, signature, args: context.get_dummy_value()
 
-@_compiled
-def _as_rows(x, cols, kind):
-    """A copy of x in C order and of the network's dtype."""
-    if x.shape[1] != cols:
-        raise ValueError("x does not fit the network, expected (rows, n_inputs)")
-    rows = np.empty(x.shape, kind)
-    for i in range(x.shape[0]):
-        for j in range(cols):
-            rows[i, j] = x[i, j]
-    return rows
+    @_compiled
+    def check(parameters):
+        check_types(parameters)
+        arrays = matrices(parameters)
+        for k in range(layers):
+            w, b, (rows, cols) = arrays[weights[k]], arrays[weights[k] + biased[k]], shapes[k]
+            if w.rows != rows or w.cols != cols or (biased[k] and (b.rows != 1 or b.cols != cols)):
+                raise ValueError("parameters do not fit the network, expected arrays like those of network.parameters()")
+            if rounded and w.col_step != size:
+                raise ValueError("parameters are weights whose rows have gaps, expected arrays in C order for bfloat16")
+
+    return check
 
 
 def _value_and_gradient(kind, plan, loss):
     """value_and_gradient(parameters, x, y) of a network."""
     weights, biased, activations, shapes, _ = plan
-    inputs, layers = shapes[0][0], len(shapes)
-    layer, evaluate = _layer(kind, plan), _evaluate(kind, loss, shapes[-1][1])
+    inputs, layers, outputs = shapes[0][0], len(shapes), shapes[-1][1]
+    layer, check, evaluate = _layer(kind, plan), _check_parameters(kind, plan), _evaluate(kind, loss, outputs)
+    check_y = {losses.SOFTMAX: _check_classes, losses.BINARY: _check_shares}.get(loss._kind, _check_numbers)
     _, unit = _units(kind, plan)
-    as_tuple = _as_tuple(layers + sum(biased))
+    new, as_tuple = allocator(from_dtype(kind), 2), _as_tuple(layers + sum(biased))
 
     @_compiled
     def value_and_gradient(parameters, x, y):
-        activity, slopes = [_as_rows(x, inputs, kind)], [np.empty((0, 0), kind)]
+        check(parameters)
+        _check_x(x, inputs)
+        check_y(y, x.shape[0], outputs)
+        arrays = matrices(parameters)
+        activity, slopes = [_copied(x, new(x.shape))], [new((0, 0))]
         for k in range(layers):
-            h, slope = layer(parameters, activity[k], k, True)
+            h, slope = layer(arrays, activity[k], k, True)
             activity.append(h)
             slopes.append(slope)
         dvalues = activity[layers].copy()
         value = evaluate(dvalues, y)
-        gradients = list(parameters)
+        gradients = [slopes[0] for _ in range(len(parameters))]
         for k in range(layers - 1, -1, -1):
-            h, w = activity[k], parameters[weights[k]]
-            dinputs = np.empty(h.shape if k > 0 else (0, 0), kind)
-            dweights, dbiases = np.empty(w.shape, kind), np.empty((1, w.shape[1]), kind)
+            h, w = activity[k], arrays[weights[k]]
+            dinputs = new((h.shape[0] if k > 0 else 0, w.rows))
+            dweights, dbiases = new((w.rows, w.cols)), new((1, w.cols))
             s = slopes[k + 1] if activations[k] == GELU else activity[k + 1]
             of_s, of_dinputs = only_if(activations[k] != IDENTITY, matrix(s)), only_if(k > 0, matrix(dinputs))
-            _check_status(_link.call(unit(), (matrix(dvalues), of_s, matrix(h), matrix(w), of_dinputs, matrix(dweights),
+            _check_status(_link.call(unit(), (matrix(dvalues), of_s, matrix(h), w, of_dinputs, matrix(dweights),
                                               matrix(dbiases), activations[k], MOST_THREADS)))
             keep(dvalues)
             keep(s)
@@ -178,76 +200,168 @@ def _value_and_gradient(kind, plan, loss):
             if biased[k]:
                 gradients[weights[k] + 1] = dbiases
             dvalues = dinputs
-        return value, as_tuple(gradients)
+        return value, as_tuple(gradients, parameters)
 
     return value_and_gradient
 
 
 def _as_tuple(count):
-    """A function of a list of so many arrays. Compiled code makes a tuple only of items that are written out."""
-    names = {}
-    exec(f"def as_tuple(arrays): return {', '.join(f'arrays[{i}]' for i in range(count))},", names)
+    """as_tuple(gradients, parameters): a tuple of so many, each of as many dimensions as its parameters.
+
+    Compiled code makes a tuple only of items that are written out.
+    """
+    names = {"shaped": _shaped}
+    items = ", ".join(f"shaped(gradients[{i}], parameters[{i}])" for i in range(count))
+    exec(f"def as_tuple(gradients, parameters): return {items},", names)
     return _compiled(names["as_tuple"])
 
 
+def _shaped(gradient, parameters):
+    """Return a gradient with as many dimensions as its parameters."""
+
+
+@overload(_shaped)
+def _overload_shaped(gradient, parameters):
+    if parameters.ndim == 1:
+        return lambda gradient, parameters: gradient.reshape(gradient.size)
+    return lambda gradient, parameters: gradient
+
+
 def _evaluate(kind, loss, outputs):
-    """evaluate(scores, y): the loss; the gradient takes the place of the scores."""
-    unit, code = losses.run_all[from_dtype(kind)].complete, loss._kind
+    """evaluate(scores, y): the loss, of a y that was checked; the gradient takes the place of the scores."""
+    unit, code, dtype = losses.run_all[from_dtype(kind)].complete, loss._kind, from_dtype(kind)
     gradient_factor, loss_factor = loss.factors(outputs)
-    size, as_targets = kind.itemsize, _as_classes if code == losses.SOFTMAX else _as_numbers
+    size, as_targets = kind.itemsize, _targets(dtype, outputs, code)
+    new = allocator(types.float64, 1)
 
     @_compiled
     def evaluate(scores, y):
         rows = scores.shape[0]
-        targets = as_targets(y, rows, outputs, kind)
-        blocks = (rows + losses.ROWS - 1) // losses.ROWS
-        numbers, sums = np.array([gradient_factor / rows, 0.0, np.inf]), np.zeros((blocks, 2))
-        targets_row = 0 if targets.ndim == 1 else outputs * size
-        job = Loss(blocks, rows, outputs, scores.ctypes.data, outputs * size, code, targets.ctypes.data, targets_row, 0,
-                   numbers.ctypes.data, sums.ctypes.data)
+        blocks, targets, numbers = (rows + losses.ROWS - 1) // losses.ROWS, as_targets(y, rows), new((3,))
+        sums = new((2 * blocks,))
+        numbers[0], numbers[1], numbers[2] = gradient_factor / rows, 0.0, np.inf
+        job = Loss(blocks, rows, outputs, matrix(scores).data, outputs * size, code, matrix(targets).data,
+                   0 if targets.ndim == 1 else outputs * size, 0, matrix(numbers).data, matrix(sums).data)
         if rows * outputs > 0:
             _check_status(_link.call(unit(), (in_memory(job),)))
         keep(targets)
         keep(numbers)
-        return sums[:, 0].sum() * loss_factor / rows
+        total = 0.0
+        for i in range(blocks):
+            total += sums[2 * i]
+        return total * loss_factor / rows
 
     return evaluate
 
 
-@_compiled
-def _as_numbers(y, rows, outputs, kind):
-    """A copy of y (rows, outputs), or (rows,) for one output, in C order and of the network's dtype."""
-    if y.size != rows * outputs or y.shape[0] != rows:
-        raise ValueError("y does not fit x and the network, expected (rows, n_outputs)")
-    numbers = np.empty((rows, outputs), kind)
-    for i, value in enumerate(y.flat):
-        numbers[i // outputs, i % outputs] = value
-    return numbers
+def _targets(dtype, outputs, code):
+    """as_targets(y, rows): a copy of y as the kernel takes it: labels, or rows of the network's dtype."""
+    labels, table = allocator(types.int64, 1), allocator(dtype, 2)
+
+    def as_targets(y, rows):
+        """Return the copy."""
+
+    @overload(as_targets)
+    def overload_as_targets(y, rows):
+        if code == losses.SOFTMAX and y.ndim == 1:
+            return lambda y, rows: _copied(y, labels((rows,)))
+        if y.ndim == 1:
+            return lambda y, rows: _copied(y.reshape((rows, 1)), table((rows, 1)))
+        return lambda y, rows: _copied(y, table((rows, outputs)))
+
+    return as_targets
 
 
-@_compiled
-def _as_labels(y, rows, outputs, kind):
-    """A copy of y (rows,) as 64-bit integers from 0 and below `outputs`."""
-    if y.size != rows:
-        raise ValueError("y does not fit x, expected (rows,)")
-    labels = np.empty(rows, np.int64)
-    for i in range(rows):
-        labels[i] = y[i]
-        if labels[i] < 0 or labels[i] >= outputs:
-            raise ValueError("y has a class that the network has not, expected 0 to n_outputs - 1")
-    return labels
+def _copied(source, target):
+    """Return the target, after copying a source of its shape into it."""
 
 
-def _as_classes(y, rows, outputs, kind):
-    """Labels, or a share for each class."""
+@overload(_copied)
+def _overload_copied(source, target):
+    def of_one_dimension(source, target):
+        for i in range(source.shape[0]):
+            target[i] = source[i]
+        return target
+
+    def of_two(source, target):
+        for i in range(source.shape[0]):
+            for j in range(source.shape[1]):
+                target[i, j] = source[i, j]
+        return target
+
+    return of_one_dimension if source.ndim == 1 else of_two
 
 
-@overload(_as_classes)
-def _overload_as_classes(y, rows, outputs, kind):
-    if not isinstance(y, types.Array) or y.ndim not in (1, 2):
-        raise TypingError(f"y is {y}, expected an array of one or two dimensions")
+# ---- checks, which raise before anything is allocated: Numba frees nothing when an error is raised
+
+
+def _check_x(x, cols):
+    """Raise unless x is (rows, cols), of real numbers."""
+
+
+@overload(_check_x)
+def _overload_check_x(x, cols):
+    check_array("x", x, (2,))
+
+    def check(x, cols):
+        if x.shape[1] != cols:
+            raise ValueError("x does not fit the network, expected (rows, n_inputs)")
+
+    return check
+
+
+def _check_numbers(y, rows, outputs):
+    """Raise unless y is (rows, outputs), or (rows,) for one output, of real numbers."""
+
+
+@overload(_check_numbers)
+def _overload_check_numbers(y, rows, outputs):
+    check_array("y", y, (1, 2))
+
+    def check_vector(y, rows, outputs):
+        if y.size != rows or outputs != 1:
+            raise ValueError("y does not fit x and the network, expected (rows, n_outputs)")
+
+    def check_table(y, rows, outputs):
+        if y.shape[0] != rows or y.shape[1] != outputs:
+            raise ValueError("y does not fit x and the network, expected (rows, n_outputs)")
+
+    return check_vector if y.ndim == 1 else check_table
+
+
+def _check_shares(y, rows, outputs):
+    """Raise unless y is as `_check_numbers` has it, of numbers from 0 to 1."""
+
+
+@overload(_check_shares)
+def _overload_check_shares(y, rows, outputs):
+    def check(y, rows, outputs):
+        _check_numbers(y, rows, outputs)
+        for value in y.flat:
+            if not (value >= 0 and value <= 1):
+                raise ValueError("y has a number that is no share, expected 0 to 1")
+
+    return check
+
+
+def _check_classes(y, rows, outputs):
+    """Raise unless y is (rows,) classes from 0 and below `outputs`, or (rows, outputs) of real numbers."""
+
+
+@overload(_check_classes)
+def _overload_check_classes(y, rows, outputs):
+    check_array("y", y, (1, 2))
     if y.ndim == 2:
-        return lambda y, rows, outputs, kind: _as_numbers(y, rows, outputs, kind)
+        return lambda y, rows, outputs: _check_numbers(y, rows, outputs)
     if not isinstance(y.dtype, types.Integer | types.Boolean):
         raise TypingError(f"y has dtype {y.dtype}, expected integers, or (rows, n_outputs)")
-    return lambda y, rows, outputs, kind: _as_labels(y, rows, outputs, kind)
+
+    def check(y, rows, outputs):
+        if y.size != rows:
+            raise ValueError("y does not fit x, expected (rows,)")
+        for i in range(rows):
+            label = np.int64(y[i])
+            if label < 0 or label >= outputs:
+                raise ValueError("y has a class that the network has not, expected 0 to n_outputs - 1")
+
+    return check

@@ -248,7 +248,7 @@ def load(path: str | os.PathLike) -> Sequential:
 
 
 def _own(layer, dtype):
-    """Put copies in the places of a layer's arrays that cannot be trained; dtype: what they have to be of, None for any float."""
+    """Put copies in the places of a layer's arrays that cannot be trained; dtype: what they have to be, None for any float."""
     for name in ("weights", "biases"):
         array = getattr(layer, name)
         is_array = type(array) is np.ndarray and array.dtype in ((dtype,) if dtype is not None else operands.FLOATS)

@@ -32,19 +32,33 @@ FORWARD, BACKWARD = types.intp(*[MATRIX] * 5, types.intp, types.intp), types.int
 def matrix(typing_context, array):
     """The Matrix of a 2-D array; a 1-D array is one row, and None no matrix. A stride that is never used is contiguous."""
     def generate(context, builder, signature, args):
-        from numba.np.arrayobj import make_array  # here, as it takes 0.03 s to import
-
-        if isinstance(array, types.NoneType | types.Omitted):
-            return context.make_tuple(builder, MATRIX, [_WORD(0)] * 5)
-        struct = make_array(array)(context, builder, args[0])
-        shape, strides = (cgutils.unpack_tuple(builder, t) for t in (struct.shape, struct.strides))
-        if array.ndim == 1:
-            shape, strides = [_WORD(1), *shape], [builder.mul(shape[0], struct.itemsize), *strides]
-        one_column = builder.icmp_signed("<=", shape[1], _WORD(1))
-        empty = builder.icmp_signed("==", shape[0], _WORD(0))                 # NumPy gives it strides of 0
-        col_step = builder.select(builder.or_(one_column, empty), struct.itemsize, strides[1])
-        return context.make_tuple(builder, MATRIX, [builder.ptrtoint(struct.data, _WORD), *shape, strides[0], col_step])
+        return _matrix(context, builder, array, args[0])
     return MATRIX(array), generate
+
+
+@intrinsic
+def matrices(typing_context, arrays):
+    """The Matrix of each array in a tuple."""
+    def generate(context, builder, signature, args):
+        found = [_matrix(context, builder, array, builder.extract_value(args[0], i)) for i, array in enumerate(arrays)]
+        return context.make_tuple(builder, signature.return_type, found)
+    return types.UniTuple(MATRIX, len(arrays))(arrays), generate
+
+
+def _matrix(context, builder, array, value):
+    """Return the LLVM value of the Matrix of an array of that Numba type."""
+    from numba.np.arrayobj import make_array  # here, as it takes 0.03 s to import
+
+    if isinstance(array, types.NoneType | types.Omitted):
+        return context.make_tuple(builder, MATRIX, [_WORD(0)] * 5)
+    struct = make_array(array)(context, builder, value)
+    shape, strides = (cgutils.unpack_tuple(builder, t) for t in (struct.shape, struct.strides))
+    if array.ndim == 1:
+        shape, strides = [_WORD(1), *shape], [builder.mul(shape[0], struct.itemsize), *strides]
+    one_column = builder.icmp_signed("<=", shape[1], _WORD(1))
+    empty = builder.icmp_signed("==", shape[0], _WORD(0))                 # NumPy gives it strides of 0
+    col_step = builder.select(builder.or_(one_column, empty), struct.itemsize, strides[1])
+    return context.make_tuple(builder, MATRIX, [builder.ptrtoint(struct.data, _WORD), *shape, strides[0], col_step])
 
 
 @intrinsic

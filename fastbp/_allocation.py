@@ -1,0 +1,27 @@
+"""New arrays in compiled code that serves users' own @njit functions.
+
+Numba knows np.empty by its name in NumPy, where another package may have put a function of its own by the time that fastbp's or
+a user's function is compiled. These arrays are made without asking NumPy.
+"""
+from functools import cache
+
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+
+@cache
+def allocator(dtype: types.Type, ndim: int):
+    """Return new(shape), for compiled code: a new array of that Numba type and shape in C order, with any numbers in it."""
+    kind = types.Array(dtype, ndim, "C")
+
+    @intrinsic
+    def new(typing_context, shape):
+        def generate(context, builder, signature, args):
+            from numba.np.arrayobj import _empty_nd_impl  # here, as it takes 0.03 s to import
+
+            sizes = cgutils.unpack_tuple(builder, args[0], ndim)
+            return _empty_nd_impl(context, builder, kind, sizes)._getvalue()
+        return kind(shape), generate
+
+    return new
