@@ -287,6 +287,9 @@ def _parts(coefs, intercepts):
 
 def _are_apart(arrays):
     """Whether no two of some arrays in C order share memory."""
+    owners = {id(owner): owner for owner in (a if a.base is None else a.base for a in arrays)}.values()
+    if len(owners) == len(arrays) and all(isinstance(owner, np.ndarray) and owner.flags.owndata for owner in owners):
+        return True                                             # in 1 µs, where an address takes 3
     places = sorted((a.__array_interface__["data"][0], a.nbytes) for a in arrays)
     return all(start + size <= following for (start, size), (following, _) in pairwise(places))
 
@@ -349,9 +352,7 @@ class _Compiled:
     def _is_original(self):
         """Whether all that compiled steps stand for is scikit-learn's own."""
         return (originals.has(self, originals.UNCALLED) and originals.has(self, _BACKPROP)
-                and originals.has(super(), originals.OVERRIDDEN) and originals.have(originals.STEPS)
-                and type(self).__getattribute__ is object.__getattribute__
-                and not any(hasattr(type(self), name) for name in originals.ATTRIBUTES))
+                and originals.has(super(), originals.OVERRIDDEN) and originals.have(originals.STEPS))
 
     def _has_kernels(self, X, coefs, intercepts):
         """Whether fastbp computes the outputs for that X with the estimator's arrays."""
@@ -373,7 +374,9 @@ class _Compiled:
                 and [X.shape[1], *(b.size for b in intercepts)] == layer_units
                 and (self.out_activation_, self.loss) in _LOSSES
                 and holds("LOSS_FUNCTIONS", _LOSSES[self.out_activation_, self.loss][1])
-                and holds("DERIVATIVES", self.activation) and isinstance(self.alpha, Real)):
+                and holds("DERIVATIVES", self.activation) and isinstance(self.alpha, Real)
+                and type(self).__getattribute__ is object.__getattribute__
+                and not any(hasattr(type(self), name) for name in originals.ATTRIBUTES)):
             return False
         lists = [[*coefs, *intercepts]]
         if optimizer is not None:

@@ -77,10 +77,13 @@ _TABLES = {
 
 def has(owner: object, known: dict[str, object]) -> bool:
     """Return whether the attributes of an object are those of {name: object}; a bound method counts as its function."""
-    for name, expected in known.items():
-        value = getattr(owner, name, None)
-        if getattr(value, "__func__", value) is not expected:
-            return False
+    try:
+        for name, expected in known.items():
+            value = getattr(owner, name)
+            if value is not expected and value.__func__ is not expected:
+                return False
+    except AttributeError:                      # a name that is gone, or what is not a method
+        return False
     return True
 
 

@@ -24,20 +24,20 @@ class Dropout:
     """Inverted dropout of hidden layers while they train."""
 
     def _forward_pass(self, activations):
-        self._masks = {}
+        self._masks = []
         activations = super()._forward_pass(activations)
         rng = np.random.RandomState(len(self.loss_curve_))
         for i in range(1, self.n_layers_ - 1):
-            self._masks[i] = (rng.uniform(size=activations[i].shape) < 0.8) / 0.8
-            activations[i] = activations[i] * self._masks[i]
+            self._masks.append((rng.uniform(size=activations[i].shape) < 0.8) / 0.8)
+            activations[i] = activations[i] * self._masks[-1]
             z = activations[i] @ self.coefs_[i] + self.intercepts_[i]
             mlp.ACTIVATIONS[self.activation if i < self.n_layers_ - 2 else self.out_activation_](z)
             activations[i + 1] = z
         return activations
 
     def _compute_loss_grad(self, layer, sw_sum, activations, deltas, *grads):
-        if layer + 1 in self._masks:
-            deltas[layer] = deltas[layer] * self._masks[layer + 1]
+        if layer < len(self._masks):
+            deltas[layer] = deltas[layer] * self._masks[layer]
         super()._compute_loss_grad(layer, sw_sum, activations, deltas, *grads)
 
 
