@@ -18,12 +18,14 @@ import numpy as np
 
 from . import functional
 from . import sklearn_functions as originals
-from ._operands import FLOATS, empty
-from .kernels import losses, optimizers
+from ._operands import FLOATS
+from .kernels import losses
 from .kernels.activations import NAMES as ACTIVATIONS
 from .losses import Loss, softmax
-from .optimizers import Optimizer
-from .sklearn_functions import LOOP, REPLACED, AdamOptimizer, SGDOptimizer, holds, validate_data
+from .sklearn_functions import LOOP, REPLACED, holds, validate_data
+from .sklearn_optimizers import IN_PLACE, aligned, is_plain, settings_of, states_of
+from .sklearn_optimizers import SGD as _SGD  # the names by which estimators that were pickled earlier know them
+from .sklearn_optimizers import Adam as _Adam
 from .training import Part, Run
 
 __all__ = ["MLPClassifier", "MLPRegressor"]
@@ -62,82 +64,6 @@ def _labels(targets):
         return None
     labels = found - np.arange(0, targets.size, outputs, np.int64)
     return labels if labels.min() >= 0 and labels.max() < outputs else None
-
-
-def _aligned(array):
-    """Return a copy of a matrix that begins with a cache line (a step of 50 000 weights takes 3 % less); a vector itself."""
-    if type(array) is not np.ndarray or array.ndim != 2:
-        return array
-    copy = empty(array.shape, array.dtype)
-    copy[:] = array
-    return copy
-
-
-class _InPlace:
-    """An optimiser of scikit-learn whose arrays compiled steps change in place."""
-
-    def __init__(self, params, *settings):
-        super().__init__(params, *settings)
-        for arrays in _states(self):
-            arrays[:] = map(_aligned, arrays)
-
-    def update_params(self, params, grads):
-        """Do nothing without gradients: then an epoch has made its own steps."""
-        if grads:
-            super().update_params(params, grads)
-
-    def _on_arrays(self, kind, **settings):
-        """Return an Optimizer that remembers in this one's arrays."""
-        states = list(zip(*_states(self), strict=True))         # of each array, all weights first, then all biases
-        layers = len(states) // 2
-        optimizer = Optimizer(kind, learning_rate=self.learning_rate_init, decay=0.0, weight_decay=0.0, corrected=0.0,
-                              **settings)
-        return optimizer.remember([states[i] for k in range(layers) for i in (k, layers + k)])
-
-
-class _SGD(_InPlace, SGDOptimizer):
-    def compiled(self):
-        """Return the Optimizer of this one's arrays and settings."""
-        kind = optimizers.NESTEROV if self.nesterov else optimizers.MOMENTUM
-        return self._on_arrays(kind, beta=self.momentum, beta2=0.0, epsilon=0.0)
-
-    def before(self, optimizer):
-        """Tell the other one, before an epoch, what the loop may have changed."""
-        optimizer._settings[0] = self.learning_rate         # unchecked: as it shrinks it may come to 0
-
-    def after(self, optimizer):
-        """Take over what the other one counted in an epoch: nothing."""
-
-
-class _Adam(_InPlace, AdamOptimizer):
-    def compiled(self):
-        """Return the Optimizer of this one's arrays and settings."""
-        return self._on_arrays(optimizers.ADAM, beta=self.beta_1, beta2=self.beta_2, epsilon=self.epsilon)
-
-    def before(self, optimizer):
-        """Tell the other one, before an epoch, what the loop may have changed."""
-        optimizer.iterations = self.t
-
-    def after(self, optimizer):
-        """Take over what the other one counted in an epoch."""
-        if self.t != optimizer.iterations:
-            self.t = optimizer.iterations
-            self.learning_rate = self.learning_rate_init * np.sqrt(1 - self.beta_2**self.t) / (1 - self.beta_1**self.t)
-
-
-_OPTIMIZERS = {SGDOptimizer: _SGD, AdamOptimizer: _Adam, _SGD: _SGD, _Adam: _Adam}
-
-
-def _states(optimizer):
-    """Return what an optimiser of scikit-learn remembers: lists with an array for each array of the parameters."""
-    return [optimizer.velocities] if isinstance(optimizer, SGDOptimizer) else [optimizer.ms, optimizer.vs]
-
-
-def _settings(optimizer):
-    """Return the numbers that compiled steps take from an optimiser of scikit-learn when they are built."""
-    if isinstance(optimizer, SGDOptimizer):
-        return [optimizer.learning_rate_init, optimizer.momentum, optimizer.nesterov]
-    return [optimizer.learning_rate_init, optimizer.beta_1, optimizer.beta_2, optimizer.epsilon]
 
 
 def _shuffled(order, random_state):
@@ -249,7 +175,7 @@ class _Epochs:
             return True
         if not estimator._has_steps(x, self._layer_units, optimizer):
             return False
-        optimizer.__class__ = _OPTIMIZERS[type(optimizer)]      # it may have begun in a fit that fastbp has no kernel for
+        optimizer.__class__ = IN_PLACE[type(optimizer)]      # it may have begun in a fit that fastbp has no kernel for
         self._begin(optimizer, x.shape[1])
         self._built_of = self._parts_of(optimizer)
         return True
@@ -257,9 +183,9 @@ class _Epochs:
     def _parts_of(self, optimizer):
         """Return what compiled steps are built of beside the parameters; ids are of objects that the steps keep."""
         e = self._estimator
-        if not _is_plain(optimizer):
+        if not is_plain(optimizer):
             return None
-        return (id(optimizer), *map(id, chain(*_states(optimizer))), *_settings(optimizer),
+        return (id(optimizer), *map(id, chain(*states_of(optimizer))), *settings_of(optimizer),
                 e.activation, e.out_activation_, e.loss, e.alpha, e.n_layers_)
 
     def _begin(self, optimizer, inputs):
@@ -269,11 +195,6 @@ class _Epochs:
         self._kept, self._optimizer, self._targets_of = optimizer, optimizer.compiled(), None
         loss = _Loss(_LOSSES[estimator.out_activation_, estimator.loss][0], estimator.coefs_[0].dtype)
         self._run = Run(parts, inputs, loss, self._optimizer, self._batch_size, l2=estimator.alpha, shared=True, check=False)
-
-
-def _is_plain(optimizer):
-    """Whether an optimiser is of one of scikit-learn's classes, or of those above, and has no methods of its own."""
-    return type(optimizer) in _OPTIMIZERS and not vars(optimizer).keys() & originals.OPTIMIZER_METHODS
 
 
 def _activation(name):
@@ -294,8 +215,10 @@ def _are_apart(arrays):
     return all(start + size <= following for (start, size), (following, _) in pairwise(places))
 
 
-def _are_summable(weights, dtype):
+def _are_summable(weights, rows, dtype):
     """Whether weights are 0 or so far above it that their sums, products and quotients neither vanish nor overflow."""
+    if type(weights) not in _PLAIN or weights.shape != (rows,) or weights.dtype not in FLOATS:
+        return False
     least = np.sqrt(np.finfo(min(dtype, weights.dtype)).tiny)
     return bool(np.all((weights == 0) | (weights >= least) & (weights <= 1 / least)))
 
@@ -309,24 +232,26 @@ class _Compiled:
 
     def _init_coef(self, fan_in, fan_out, dtype):
         weights, biases = super()._init_coef(fan_in, fan_out, dtype)
-        return _aligned(weights), biases
+        return aligned(weights), biases
 
     def _fit_stochastic(self, X, y, sample_weight, activations, deltas, coef_grads, intercept_grads, layer_units, incremental):
         optimizer = getattr(self, "_optimizer", None) if incremental else None
         lists = activations, deltas, coef_grads, intercept_grads
         if not (self._is_original() and self._has_steps(X, layer_units, optimizer)
                 and self._has_targets(y, len(X), layer_units[-1])
-                and (sample_weight is None or _are_summable(sample_weight, X.dtype))):
+                and (sample_weight is None or _are_summable(sample_weight, len(X), X.dtype))):
             return super()._fit_stochastic(X, y, sample_weight, *lists, layer_units, incremental)
         epochs = _Epochs(self, layer_units, *lists)
         loop = FunctionType(LOOP.__code__, LOOP.__globals__ | epochs.names)
         if sample_weight is None and not self.early_stopping:           # of which the loop takes rows of y in other ways
             y = _Uncopied(y)
-        _running[id(self)] = epochs
+        outer, _running[id(self)] = _running.get(id(self)), epochs          # whose epoch's end may have called this
         try:
             return loop(self, np.ascontiguousarray(X, X.dtype), y, sample_weight, *lists, layer_units, incremental)
         finally:
-            del _running[id(self)]
+            _running[id(self)] = outer
+            if outer is None:
+                del _running[id(self)]
 
     def _backprop(self, X, y, sample_weight, *lists):
         epochs = _running.get(id(self))
@@ -380,9 +305,9 @@ class _Compiled:
             return False
         lists = [[*coefs, *intercepts]]
         if optimizer is not None:
-            if not (_is_plain(optimizer) and all(isinstance(number, Real) for number in _settings(optimizer))):
+            if not (is_plain(optimizer) and all(isinstance(number, Real) for number in settings_of(optimizer))):
                 return False
-            lists += _states(optimizer)
+            lists += states_of(optimizer)
         arrays = [*chain(*lists)]
         return (all(type(a) in _PLAIN and a.dtype == X.dtype and a.flags.carray for a in arrays)
                 and all([a.shape for a in of] == [a.shape for a in lists[0]] for of in lists)

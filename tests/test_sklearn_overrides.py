@@ -367,6 +367,46 @@ def test_changes_between_epochs_count_as_in_scikit_learn(change, monkeypatch, ep
     assert len(epochs) == compiled
 
 
+def test_an_epoch_within_an_epochs_end(monkeypatch, epochs):  # noqa: F811
+    def more(e):
+        if not hasattr(e, "more_"):
+            e.more_ = True
+            e.partial_fit(x[:30], y[:30])
+            del e.loss_curve_[-1]
+
+    x, y = data("numbers")
+    monkeypatch.setattr(Calling, "after", more, raising=False)
+    estimators = CallingRegressor(**OPTIONS), CallingTheirs(**OPTIONS)
+    both(estimators, "fit", x, y)
+    assert len(epochs) >= 5
+    assert_alike(*estimators)
+
+
+class Smoothed:
+    """Targets that are no longer 0 and 1."""
+
+    def _validate_input(self, *arguments, **options):
+        x, y = super()._validate_input(*arguments, **options)
+        return x, np.where(y, 0.9, 0.1 / max(1, y.shape[1] - 1))
+
+
+class Unlabelled:
+    """A class that has no output."""
+
+    def _validate_input(self, *arguments, **options):
+        x, y = super()._validate_input(*arguments, **options)
+        return x, y & (np.arange(y.shape[1]) > 0)
+
+
+@pytest.mark.parametrize(("mixin", "task", "compiled"), [(Smoothed, "classes", 0), (Smoothed, "labels", 0),
+                                                         (Unlabelled, "classes", 0), (Unlabelled, "labels", 4)])
+def test_targets_of_a_subclass(mixin, task, compiled, epochs):  # noqa: F811
+    estimators = derived(mixin, task)
+    both(estimators, "fit", *data(task))
+    assert len(epochs) == compiled
+    assert_alike(*estimators)
+
+
 @pytest.mark.parametrize("change", [
     patched(BASE, "_forward_pass_fast", lambda self, X, check_input=True: X[:, :3] * 2.0),
     on_instances("_forward_pass_fast", lambda self, X, check_input=True: X[:, :3] * 2.0),
