@@ -171,6 +171,8 @@ class _Epochs:
         if not (len(arrays) == len(self._parameters) and all(map(is_, arrays, self._parameters)) and estimator._is_original()):
             return False
         optimizer = estimator._optimizer
+        if not is_plain(optimizer):
+            return False
         if self._run is not None and self._built_of == self._parts_of(optimizer) and all(a.flags.writeable for a in arrays):
             return True
         if not estimator._has_steps(x, self._layer_units, optimizer):
@@ -183,8 +185,6 @@ class _Epochs:
     def _parts_of(self, optimizer):
         """Return what compiled steps are built of beside the parameters; ids are of objects that the steps keep."""
         e = self._estimator
-        if not is_plain(optimizer):
-            return None
         return (id(optimizer), *map(id, chain(*states_of(optimizer))), *settings_of(optimizer),
                 e.activation, e.out_activation_, e.loss, e.alpha, e.n_layers_)
 

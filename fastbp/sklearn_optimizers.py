@@ -81,7 +81,7 @@ def states_of(optimizer):
 def settings_of(optimizer):
     """Return the numbers that compiled steps take from an optimiser of scikit-learn when they are built."""
     if isinstance(optimizer, SGDOptimizer):
-        return [optimizer.learning_rate_init, optimizer.momentum, optimizer.nesterov]
+        return [optimizer.learning_rate_init, optimizer.momentum, bool(optimizer.nesterov)]
     return [optimizer.learning_rate_init, optimizer.beta_1, optimizer.beta_2, optimizer.epsilon]
 
 

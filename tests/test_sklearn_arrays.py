@@ -10,6 +10,7 @@ pytest.importorskip("sklearn", reason="scikit-learn is in the extra 'sklearn'")
 
 import joblib
 
+from fastbp import sklearn_optimizers
 from test_sklearn import ROWS, SOLVERS, assert_alike, assert_predict_alike, both, data, epochs, ours, pair  # noqa: F401
 
 
@@ -150,24 +151,6 @@ def test_an_estimator_whose_arrays_lie_in_a_file(load, solver, tmp_path, epochs)
         assert_predict_alike(estimators, x)
 
 
-def partial_fit(estimator, x, y):
-    try:
-        estimator.partial_fit(x, y)
-    except ValueError as error:
-        return str(error), estimator.predict(x)
-    return estimator.coefs_[0], estimator.predict(x)
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_estimators_in_joblibs_workers():
-    x, y = data("number")
-    estimators = pair("number", max_iter=1)
-    both(estimators, "fit", x, y)
-    found = joblib.Parallel(n_jobs=2, max_nbytes=100)(joblib.delayed(partial_fit)(e, x, y) for e in estimators)
-    assert_alike(*(list(pair) for pair in found), rtol=1e-9)
-    assert isinstance(found[0][0], str)                     # joblib's maps are read-only
-
-
 class Strict(types.ModuleType):
     """NumPy as another package may have left it: what makes an array without a dtype does not exist."""
 
@@ -192,7 +175,8 @@ CREATION = {"zeros": 1, "ones": 1, "empty": 1, "full": 2, "eye": 3, "arange": 3,
 def test_no_array_is_made_without_its_dtype(task, options, monkeypatch, epochs):  # noqa: F811
     numpy = Strict("numpy")
     vars(numpy).update({name: strict(name, position) for name, position in CREATION.items()})
-    monkeypatch.setattr(ours, "np", numpy)
+    for module in ours, ours.originals, sklearn_optimizers:
+        monkeypatch.setattr(module, "np", numpy)
     x, y = data(task)
     for weights in None, np.linspace(0, 1, ROWS):
         estimators = pair(task, **options)

@@ -1,5 +1,6 @@
 """Subclasses and patches of scikit-learn's MLP: what they say counts in fastbp.sklearn, too, and as in scikit-learn."""
 import copy
+import functools
 import pickle
 from functools import partial
 from types import MethodType
@@ -430,6 +431,24 @@ def test_changes_of_predictions(change, monkeypatch):
     assert_predict_alike(estimators, x)
 
 
-def test_names_of_scikit_learns_modules_are_still_there():
-    assert ours.originals.have(ours.originals.STEPS) and ours.originals.have(ours.originals.PREDICTION)
-    assert _stochastic_optimizers.np is np
+@pytest.mark.parametrize(("module", "name", "replacement"), [
+    (mlp, "BaseMultilayerPerceptron._backprop", doubled(BASE._backprop)),
+    (mlp, "BaseMultilayerPerceptron._fit_stochastic", functools.wraps(BASE._fit_stochastic)(noted(BASE._fit_stochastic))),
+    (_stochastic_optimizers, "AdamOptimizer._get_updates", SlowAdam._get_updates),
+    (_base, "inplace_relu", leaky), (_base, "inplace_tanh", _base.inplace_relu), (_base, "log_loss", partial(_base.log_loss)),
+])
+def test_what_was_patched_before_the_import_is_not_scikit_learns_own(module, name, replacement, monkeypatch):
+    *owners, last = name.split(".")
+    owner = getattr(module, owners[0]) if owners else module
+    assert ours.originals.has(owner, ours.originals._own(module, name))
+    monkeypatch.setattr(owner, last, replacement)
+    assert not ours.originals.has(owner, ours.originals._own(module, name))
+
+
+def test_an_optimiser_that_is_none_is_the_same_error():
+    x, y = data("number")
+    estimators = plain("number")
+    both(estimators, "fit", x, y)
+    for e in estimators:
+        e._optimizer = None
+    assert isinstance(both(estimators, "partial_fit", x, y)[0], AttributeError)

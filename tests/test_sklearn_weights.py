@@ -53,10 +53,11 @@ WEIGHTS = {
 
 
 @pytest.mark.parametrize("weights", WEIGHTS)
-@pytest.mark.parametrize("options", [
-    dict(), dict(solver="sgd", learning_rate_init=0.05), dict(shuffle=False), dict(solver="sgd", shuffle=False, alpha=0),
-    dict(early_stopping=True, validation_fraction=0.3)], ids=str)
-@pytest.mark.parametrize("task", ["classes", "binary", "numbers"])
+@pytest.mark.parametrize(("task", "options"), [
+    ("classes", dict()), ("numbers", dict(solver="sgd", learning_rate_init=0.05)), ("binary", dict(shuffle=False)),
+    ("numbers", dict(shuffle=False)), ("labels", dict(solver="sgd", shuffle=False, alpha=0)),
+    ("classes", dict(early_stopping=True, validation_fraction=0.3)), ("number", dict(early_stopping=True, solver="sgd")),
+], ids=str)
 def test_weights(task, options, weights, epochs):  # noqa: F811
     x, y = data(task)
     values, is_own = WEIGHTS[weights]
@@ -66,7 +67,12 @@ def test_weights(task, options, weights, epochs):  # noqa: F811
         both(estimators, "fit", x, y, sample_weight=values)
         assert not (is_own and epochs)
         # With weights of float32 scikit-learn adds them up in float32.
-        assert_alike(*estimators, rtol=1e-6 if weights in ("float32",) else 1e-8)
+        rtol = 1e-6 if weights == "float32" else 1e-8
+        assert_alike(*estimators, rtol)
+        if hasattr(estimators[1], "loss_curve_") and "early_stopping" not in options:
+            both(estimators, "partial_fit", x, y, sample_weight=values)
+            assert not (is_own and epochs)
+            assert_alike(*estimators, rtol)
 
 
 @pytest.mark.parametrize("weights", ["one below 0", "a later batch of zeros", "1e-310", "1e308", "integers"])
