@@ -249,9 +249,10 @@ class _Compiled:
         try:
             return loop(self, np.ascontiguousarray(X, X.dtype), y, sample_weight, *lists, layer_units, incremental)
         finally:
-            _running[id(self)] = outer
             if outer is None:
                 del _running[id(self)]
+            else:
+                _running[id(self)] = outer
 
     def _backprop(self, X, y, sample_weight, *lists):
         epochs = _running.get(id(self))
@@ -301,7 +302,7 @@ class _Compiled:
                 and holds("LOSS_FUNCTIONS", _LOSSES[self.out_activation_, self.loss][1])
                 and holds("DERIVATIVES", self.activation) and isinstance(self.alpha, Real)
                 and type(self).__getattribute__ is object.__getattribute__
-                and not any(hasattr(type(self), name) for name in originals.ATTRIBUTES)):
+                and not any(hasattr(getattr(type(self), name, None), "__get__") for name in originals.ATTRIBUTES)):
             return False
         lists = [[*coefs, *intercepts]]
         if optimizer is not None:
