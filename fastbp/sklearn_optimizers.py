@@ -2,7 +2,7 @@
 import numpy as np
 
 from . import sklearn_functions as originals
-from ._operands import empty
+from ._memory import empty
 from .kernels import optimizers
 from .optimizers import Optimizer
 from .sklearn_functions import AdamOptimizer, SGDOptimizer
