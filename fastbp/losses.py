@@ -7,8 +7,8 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
+from . import _jit, functional, reference
 from . import _operands as operands
-from . import functional
 from ._operands import address_of
 from .kernels import losses as kernels
 from .kernels.losses import Loss as Job
@@ -185,6 +185,8 @@ def _probabilities(kind, scores):
 
 def _run(kind, scores, targets, weights, numbers, sums):
     """The kernel, which writes over the scores."""
+    if _jit.DISABLED:
+        return reference.run_loss(kind, scores, targets, weights, numbers, sums)
     numbers = np.array(numbers)
     addresses = [0 if a is None else address_of(a) for a in (targets, weights, numbers, sums)]
     targets_row = row_bytes(targets) if targets is not None and targets.ndim == 2 else 0

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from . import functional
+from . import _jit, functional, reference
 from ._operands import FLOATS, address_of, empty
 from .kernels import optimizers as kernels
 from .kernels.optimizers import Array, Rates, Settings, Update
@@ -68,8 +68,11 @@ class Optimizer:
         for i, (values, gradient) in enumerate(zip(parameters, gradients, strict=True)):
             _check_pair(i, values, gradient, parameters[0])
         work = [np.ascontiguousarray(a) for a in parameters]
-        step = self.bind(work, [np.ascontiguousarray(g) for g in gradients], [a.ndim > 1 and len(a) > 1 for a in work])
-        if work:
+        decays = [a.ndim > 1 and len(a) > 1 for a in work]
+        step = self.bind(work, [np.ascontiguousarray(g) for g in gradients], decays)
+        if work and _jit.DISABLED:
+            reference.run_step(self._kind, self._settings, self._steps, work, gradients, self._states, decays)
+        elif work:
             step.make()
         for values, changed in zip(parameters, work, strict=True):
             if changed is not values:
