@@ -27,13 +27,13 @@ DISABLED = bool(config.DISABLE_JIT)
 
 
 class Disabled(RuntimeError):
-    """NUMBA_DISABLE_JIT is 1, and what was asked for exists as compiled code only."""
+    """NUMBA_DISABLE_JIT is 1, and what was asked for needs compiled code."""
 
 
 def check_enabled(what: str) -> None:
     """Raise Disabled, a RuntimeError, if `what` cannot be compiled."""
     if DISABLED:
-        raise Disabled(f"NUMBA_DISABLE_JIT is 1, expected 0 for {what}: it exists as compiled code only")
+        raise Disabled(f"NUMBA_DISABLE_JIT is 1, expected 0 for {what}: it needs compiled code")
 
 
 @contextmanager

@@ -249,9 +249,9 @@ class _Compiled:
 
     def _has_kernels(self, X):
         """Whether fastbp computes the outputs for that X with the estimator's arrays."""
-        arrays = self.coefs_ + self.intercepts_
-        if _jit.DISABLED:               # scikit-learn computes
+        if _jit.DISABLED:
             return False
+        arrays = self.coefs_ + self.intercepts_
         if not (isinstance(X, np.ndarray) and X.dtype in FLOATS and X.ndim == 2 and self.out_activation_ in _OUTPUTS
                 and all(isinstance(a, np.ndarray) and a.dtype == X.dtype and a.flags.c_contiguous for a in arrays)):
             return False
