@@ -30,10 +30,12 @@ def relu(dvalues, z):
 
 
 def sigmoid(z):
+    """Return 1 / (1 + exp(-z)); where exp(-z) is inf, 0."""
     return 1 / (1 + np.exp(-z))
 
 
-def softmax(z):                                                         # (M, N), each row for itself
+def softmax(z):                                                         # (M, N)
+    """Return exp(z) / Σ exp(z) of each row."""
     powers = np.exp(z - z.max(axis=1, keepdims=True))                   # the largest is 1: no sum overflows
     return powers / powers.sum(axis=1, keepdims=True)
 
@@ -107,7 +109,7 @@ def rounded(a):
 
 
 def loss(kind, z, t, least=0.0, most=np.inf):
-    """Return (losses, right, gradient) of scores z (M, N): of each row its loss and how many answers are right; (M, N).
+    """Return (losses (M,), right (M,), gradient (M, N)) of scores z (M, N); right: how many answers of a row are.
 
     t: labels (M,), or numbers (M, N). least, most: bounds of a loss of the cross-entropies. The gradient is not bounded.
     """
@@ -205,7 +207,7 @@ def backward(dtype):
 def elementwise(dtype):
     """As kernels/entry.py's."""
     def elementwise(dvalues, z, out):
-        out[...] = relu(dvalues, z)
+        _write([out], [relu(dvalues, z)])
         return OK
 
     return elementwise
@@ -235,5 +237,5 @@ def run_step(kind, settings, steps, parameters, gradients, states, decay):
         remembered = [a.reshape(w.shape) for a in remembered]
         formula = partial(step, kind, Settings(*settings), int(steps[0]), decays)
         targets += [w, *remembered]
-        results += _exactly(formula, w, g, *remembered)[:1 + len(remembered)]
+        results += _exactly(formula, w, g, *remembered)[:1 + len(remembered)]       # SGD returns None for what it has not
     _write(targets, results)

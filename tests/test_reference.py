@@ -94,6 +94,7 @@ def test_rounding_takes_the_nearest_and_of_two_the_even_one():
         assert_array_equal(reference.rounded(between), expected)
         assert_array_equal(reference.rounded(-between), -expected)
     assert_array_equal(reference.rounded(np.array([NAN, INF, -INF, 3.4e38])), [NAN, INF, -INF, INF])
+    assert np.isnan(reference.rounded(np.array([0x7FFFFFFF], np.uint32).view(np.float32)))       # which a carry makes -0
 
 
 @pytest.mark.parametrize("name, kind", list(zip(textbook.LOSSES, range(len(losses.NAMES)), strict=True)))
