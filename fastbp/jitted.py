@@ -9,7 +9,7 @@ from numba.core.errors import TypingError
 from numba.extending import intrinsic, overload
 from numba.np.numpy_support import from_dtype
 
-from . import _jit, _link, functional
+from . import _jit, _link, interpreted
 from ._operands import BFLOAT16
 from .kernels import losses
 from .kernels.activations import GELU, IDENTITY
@@ -42,7 +42,7 @@ def jitted(network) -> Jitted:
     network.needs_loss("jitted")
     kind, plan = network.dtype, _plan(network)
     if _jit.DISABLED or config.DISABLE_JIT:
-        return _interpreted(plan, kind, network.loss)
+        return Jitted(*interpreted.functions(plan, kind, network.loss))
     return Jitted(_forward(kind, plan), _value_and_gradient(kind, plan, network.loss))
 
 
@@ -254,53 +254,3 @@ def _overload_as_classes(y, rows, outputs, kind):
     if not isinstance(y.dtype, types.Integer | types.Boolean):
         raise TypingError(f"y has dtype {y.dtype}, expected integers, or (rows, n_outputs)")
     return lambda y, rows, outputs, kind: _as_labels(y, rows, outputs, kind)
-
-
-# ---- where Numba's JIT is disabled
-
-
-def _interpreted(plan, kind, loss):
-    """A network's Jitted of plain Python functions: the same arguments, results and errors."""
-    layers = list(zip(plan.weights, plan.biased, plan.activations, plan.shapes, strict=True))
-    inputs, outputs, precision = plan.shapes[0][0], plan.shapes[-1][1], BFLOAT16 if plan.rounded else None
-
-    def check(parameters):
-        expected = [shape for _, is_biased, _, (k, n) in layers for shape in [(k, n), (1, n)][:1 + is_biased]]
-        found = [isinstance(p, np.ndarray) and p.dtype == kind and p.flags.c_contiguous and p.shape for p in parameters]
-        if found != expected:
-            raise ValueError("parameters do not fit the network, expected arrays like those of network.parameters()")
-
-    def passes(parameters, x):
-        """The output and s of each layer; before them x."""
-        check(parameters)
-        if np.ndim(x) != 2 or np.shape(x)[1] != inputs:
-            raise ValueError("x does not fit the network, expected (rows, n_inputs)")
-        results = [(np.array(x, kind, order="C"), None)]
-        for k, is_biased, activation, _ in layers:
-            biases = parameters[k + 1] if is_biased else None
-            results.append(functional._forward(results[-1][0], parameters[k], biases, None, activation, precision=precision))
-        return results
-
-    def as_targets(y, rows):
-        y = np.asarray(y)
-        if loss._kind == losses.SOFTMAX and y.ndim == 1 and y.dtype.kind not in "biu":
-            raise TypingError(f"y has dtype {y.dtype}, expected integers, or (rows, n_outputs)")
-        if y.shape != (rows, outputs) and (y.shape != (rows,) or (loss._kind != losses.SOFTMAX and outputs != 1)):
-            raise ValueError("y does not fit x and the network, expected (rows, n_outputs)")
-        return loss.as_targets(y, rows, outputs, kind)
-
-    def forward(parameters, x):
-        return passes(parameters, x)[-1][0]
-
-    def value_and_gradient(parameters, x, y):
-        results = passes(parameters, x)
-        value, dvalues = loss.value_and_gradient(results[-1][0], as_targets(y, len(results[0][0])))
-        gradients = []
-        for (k, is_biased, activation, _), (h, _), (_, s) in reversed(list(zip(layers, results, results[1:], strict=False))):
-            s = None if activation == IDENTITY else s
-            dvalues, dweights, dbiases = functional._backward(dvalues, s, h, parameters[k], None, activation, k > 0,
-                                                              precision=precision)
-            gradients[:0] = [dweights, dbiases][:1 + is_biased]
-        return value, tuple(gradients)
-
-    return Jitted(forward, value_and_gradient)

@@ -114,7 +114,7 @@ def loss(kind, z, t, least=0.0, most=np.inf):
     t: labels (M,), or numbers (M, N). least, most: bounds of a loss of the cross-entropies. The gradient is not bounded.
     """
     if kind == SOFTMAX:
-        t = np.eye(z.shape[1])[t] if t.ndim == 1 else t
+        t = np.eye(z.shape[1], dtype=z.dtype)[t] if t.ndim == 1 else t
         together, highest, answers = t.sum(axis=1), z.max(axis=1), z.argmax(axis=1)
         log_sum = np.log(np.exp(z - highest[:, np.newaxis]).sum(axis=1))
         weighted = np.where(t != 0, t * z, 0).sum(axis=1)               # a class that is masked by -inf has no part in it
@@ -124,7 +124,7 @@ def loss(kind, z, t, least=0.0, most=np.inf):
     if kind == BINARY:
         losses = np.maximum(z, 0) - z * t + np.log1p(np.exp(-np.abs(z)))        # log(1 + exp(z)) - t z
         return np.clip(losses, least, most).sum(axis=1), ((z > 0) == (t > 0.5)).sum(axis=1), sigmoid(z) - t
-    return ((z - t)**2).sum(axis=1), np.zeros(len(z)), z - t            # half of the square's derivative: Loss.factors
+    return ((z - t)**2).sum(axis=1), np.zeros(len(z), z.dtype), z - t            # half of the square's derivative: Loss.factors
 
 
 # ---- optimisers
@@ -222,7 +222,7 @@ def run_loss(kind, scores, targets, weights, numbers, sums):
         _write([scores], [_exactly(softmax if kind == SOFTMAX else sigmoid, scores)])
         return
     factor, *bounds = numbers
-    weights = np.ones(len(scores)) if weights is None else weights
+    weights = np.ones(len(scores), np.float64) if weights is None else weights
     targets = targets if targets.ndim == 1 else targets.astype(np.float64)
     losses, right, gradient = _exactly(lambda z: loss(kind, z, targets, *bounds), scores)
     with np.errstate(all="ignore"):

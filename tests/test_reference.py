@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
+import calls
 import fastbp
-import interpreted
 import textbook
 from fastbp import _jit, reference
 from fastbp.kernels import losses
@@ -170,8 +170,8 @@ def test_operands_that_do_not_fit_are_refused_unwritten():
 
 @needs_jit
 def test_interpreted_results_are_the_compiled_ones(tmp_path):
-    run("-W", "error", "tests/interpreted.py", str(tmp_path / "results.npz"))
-    expected = interpreted.results()
+    run("-W", "error", "tests/calls.py", str(tmp_path / "results.npz"))
+    expected = calls.results()
     with np.load(tmp_path / "results.npz") as found:
         assert list(found) == list(expected)
         for what, compiled in expected.items():
@@ -192,14 +192,14 @@ def test_the_tests_of_the_functions_hold():
 REFUSED = """
     import copy, pickle, sys
     import numpy as np
-    import fastbp, interpreted
+    import calls, fastbp
     from numba.core import event
 
     with event.install_recorder("numba:compile") as recorder:
-        network, rng, optimizer = interpreted.network(), np.random.default_rng(0), fastbp.Adam()
+        network, rng, optimizer = calls.network(), np.random.default_rng(0), fastbp.Adam()
         network.layers[0].weights = network.layers[0].weights.tolist()
         before = [pickle.dumps(a) for a in (network.layers, optimizer, rng)]
-        x, y = np.ones((4, interpreted.INPUTS), "f4"), np.zeros(4, int)
+        x, y = np.ones((4, calls.INPUTS), "f4"), np.zeros(4, int)
         for name, call in {
                 "fit": lambda: network.fit(x, y, epochs=1, batch_size=2, optimizer=optimizer, rng=rng),
                 "check_gradients": lambda: network.check_gradients(x, y, rng=rng),
@@ -246,6 +246,6 @@ def test_a_switch_that_is_set_later_is_for_the_users_functions(monkeypatch, rng)
     assert build(numba.float64)(*arrays) == 0
     assert_array_equal(arrays[2], np.where(arrays[1] <= 0, 0, arrays[0]))
     assert numba.config.DISABLE_JIT == 1
-    net = interpreted.network()
-    x, parameters = rng.standard_normal((4, interpreted.INPUTS)).astype("f4"), tuple(net.parameters())
+    net = calls.network()
+    x, parameters = rng.standard_normal((4, calls.INPUTS)).astype("f4"), tuple(net.parameters())
     assert_array_equal(numba.njit(net.jitted().forward)(parameters, x), net.forward(x))

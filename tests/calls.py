@@ -1,4 +1,4 @@
-"""Calls of everything that computes without compiled code, too: python interpreted.py FILE.npz writes what they return.
+"""Calls of everything that computes without compiled code, too: python calls.py FILE.npz writes what they return.
 
 test_reference.py runs it with NUMBA_DISABLE_JIT=1, and calls `results` itself for the compiled answers.
 """
