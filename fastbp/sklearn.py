@@ -20,7 +20,7 @@ try:
 except ImportError as error:
     raise ImportError("fastbp.sklearn needs scikit-learn 1.7 or later: pip install 'fastbp[sklearn]'") from error
 
-from . import functional
+from . import _jit, functional
 from ._operands import FLOATS, empty
 from .kernels import losses, optimizers
 from .kernels.activations import NAMES as ACTIVATIONS
@@ -249,6 +249,8 @@ class _Compiled:
 
     def _has_kernels(self, X):
         """Whether fastbp computes the outputs for that X with the estimator's arrays."""
+        if _jit.DISABLED:
+            return False
         arrays = self.coefs_ + self.intercepts_
         if not (isinstance(X, np.ndarray) and X.dtype in FLOATS and X.ndim == 2 and self.out_activation_ in _OUTPUTS
                 and all(isinstance(a, np.ndarray) and a.dtype == X.dtype and a.flags.c_contiguous for a in arrays)):
