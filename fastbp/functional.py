@@ -158,6 +158,7 @@ def training(dtype, kinds, in_blocks):
     in_blocks: dweights are not for the backward pass to compute. All of it is bound at once, for another process to be at work
     on as much as it can: what that is (_ahead.py) depends on the first unit.
     """
+    _jit.check_enabled("training")
     passes = {kind: _passes(_NUMBA_TYPE[kind], in_blocks) for kind in kinds}
     units = [entry.training.train[_NUMBA_TYPE[dtype]], *chain(*passes.values())]
     _link.bind(*(reversed(units) if in_blocks else units))

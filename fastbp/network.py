@@ -116,7 +116,7 @@ class Sequential:
 
         Ctrl-C ends the training after the batch that it meets, with a RuntimeWarning; what was learnt stays.
         Raises FloatingPointError where the loss is not finite, saying in which batch of which epoch; ValueError or TypeError
-        for what does not fit, before anything is changed.
+        for what does not fit, and RuntimeError where Numba's JIT is disabled, before anything is changed.
         """
         _jit.check_enabled("fit")
         return fit(self, x, y, epochs=epochs, batch_size=batch_size, optimizer=optimizer, sample_weight=sample_weight,
