@@ -43,6 +43,13 @@ def numbers(values: Sequence[float]) -> np.ndarray:
     return np.array(values, FLOAT)
 
 
+def shuffled(rng: np.random.Generator, count: int) -> np.ndarray:
+    """Return the numbers from 0 and below `count` in the order of rng.permutation(count), which makes an array by np.arange."""
+    order = np.arange(count, dtype=INTEGER)
+    rng.shuffle(order)
+    return order
+
+
 def is_room(array: object, shape: tuple[int, int], dtype: np.dtype) -> bool:
     """Return whether compiled code may write an array of that shape and dtype, in C order, into `array`."""
     return type(array) is np.ndarray and array.dtype is dtype and array.shape == shape and array.flags.carray

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from . import SGD, Dense, DenseReLU, Sequential, SoftmaxCrossEntropy, __version__
+from ._memory import shuffled
 from .fit import History
 
 SIZES = 64, 128, 10             # pixels, hidden neurons, digits
@@ -40,7 +41,7 @@ def load_digits() -> Digits:
 
 def split(digits: Digits) -> tuple[Digits, Digits]:
     """Two random parts, always the same: TRAINED_ON to train on and the others to test on."""
-    order = np.random.default_rng(0).permutation(len(digits.labels))
+    order = shuffled(np.random.default_rng(0), len(digits.labels))
     return tuple(Digits(digits.images[part], digits.labels[part]) for part in (order[:TRAINED_ON], order[TRAINED_ON:]))
 
 
@@ -113,7 +114,7 @@ class NumPyNetwork:
 
     def epoch(self, digits: Digits, batch: int, rng: np.random.Generator) -> None:
         """Steps over all images, in batches that are drawn anew."""
-        order = rng.permutation(len(digits.labels))
+        order = shuffled(rng, len(digits.labels))
         for start in range(0, len(order), batch):
             part = order[start:start + batch]
             self.step(digits.images[part], digits.labels[part])

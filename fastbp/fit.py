@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ._memory import has_contiguous_rows
+from ._memory import has_contiguous_rows, shuffled
 from .layers import Dense, Dropout, ReLU
 from .losses import Loss, as_weights
 from .optimizers import Optimizer
@@ -45,7 +45,7 @@ def fit(network, x, y, *, epochs, batch_size, optimizer, sample_weight, validati
     bar = progress_bar(epochs) if progress else None
     try:
         for epoch in range(epochs):
-            order = rng.permutation(len(data[0])) if shuffle else None
+            order = shuffled(rng, len(data[0])) if shuffle else None
             _epoch(run, order, epoch, bar)
             _note(network, run, validation, history, bar)
             if answers(callbacks, network, history):

@@ -2,6 +2,7 @@
 import numpy as np
 
 from . import functional
+from ._memory import shuffled
 from .kernels.activations import LEAKY_RELU, RELU
 from .training import Run
 
@@ -39,7 +40,7 @@ def check_gradients(network, x, y, *, places=100, rng=0):
     loss()
     gradients = [gradient.copy() for gradient in run.gradients]
     arrays = [array for part in parts for array in (part.weights, part.biases) if array is not None]
-    return float(np.max([_error(values, gradient, loss, rng.permutation(values.size)[:places])
+    return float(np.max([_error(values, gradient, loss, shuffled(rng, values.size)[:places])
                          for values, gradient in zip(arrays, gradients, strict=True)]))     # of a NaN too
 
 

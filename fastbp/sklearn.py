@@ -2,43 +2,42 @@
 
 Parameters, checks, random stream, learning-rate schedules, early stopping, warnings and attributes are scikit-learn's own code:
 its training loop runs with five of the names that it uses replaced, so that it meets an epoch as one batch, and what it takes
-for backpropagation of that batch are the epoch's steps in compiled code. Where fastbp has no kernel (sparse data, the Poisson
-loss, arrays of another dtype than the data's, of other shapes, or that cannot be written) and for lbfgs it is scikit-learn's
-code throughout.
+for backpropagation of that batch are the epoch's steps in compiled code.
+
+scikit-learn's code computes everything for lbfgs; where fastbp has no kernel (sparse data, the Poisson loss, arrays of another
+dtype than the data's, of other shapes, that share memory or cannot be written, weights below 0); and where compiled code would
+pass over somebody's own code (sklearn_functions.py): a method that a subclass overrides, that is set on an instance or patched,
+another activation, loss or optimiser.
 """
 from itertools import chain, pairwise
+from numbers import Real
+from operator import is_
 from types import FunctionType
 
 import numpy as np
 
-try:
-    from sklearn.neural_network import MLPClassifier as _Classifier
-    from sklearn.neural_network import MLPRegressor as _Regressor
-    from sklearn.neural_network._multilayer_perceptron import BaseMultilayerPerceptron
-    from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOptimizer
-    from sklearn.utils.validation import validate_data
-except ImportError as error:
-    raise ImportError("fastbp.sklearn needs scikit-learn 1.7 or later: pip install 'fastbp[sklearn]'") from error
-
 from . import _jit, functional
-from ._operands import FLOATS, empty
-from .kernels import losses, optimizers
+from . import sklearn_functions as originals
+from ._operands import FLOATS
+from .kernels import losses
 from .kernels.activations import NAMES as ACTIVATIONS
 from .losses import Loss, softmax
-from .optimizers import Optimizer
+from .sklearn_functions import LOOP, REPLACED, holds, validate_data
+from .sklearn_optimizers import IN_PLACE, aligned, is_plain, settings_of, states_of
+from .sklearn_optimizers import SGD as _SGD  # the names by which estimators that were pickled earlier know them
+from .sklearn_optimizers import Adam as _Adam
 from .training import Part, Run
 
 __all__ = ["MLPClassifier", "MLPRegressor"]
 
-_LOOP = BaseMultilayerPerceptron._fit_stochastic
-_REPLACED = "shuffle", "gen_batches", "_safe_indexing", "SGDOptimizer", "AdamOptimizer"
-if not (set(_REPLACED) <= set(_LOOP.__code__.co_names) and "sample_weight" in _LOOP.__code__.co_varnames):
-    raise ImportError("scikit-learn's training loop is not as expected: this fastbp is for scikit-learn 1.7 to 1.9")
-
+# fastbp's names of scikit-learn's activations.
 _ACTIVATIONS = {"identity": "identity", "logistic": "sigmoid", "tanh": "tanh", "relu": "relu"}
-_LOSSES = {("softmax", "log_loss"): losses.SOFTMAX, ("logistic", "log_loss"): losses.BINARY,     # by the output's activation,
-           ("identity", "squared_error"): losses.SQUARED}                               # and what the parameters say
+# The kernel of each loss and the name of scikit-learn's function, by the output's activation and the parameter `loss`.
+_LOSSES = {("softmax", "log_loss"): (losses.SOFTMAX, "log_loss"), ("logistic", "log_loss"): (losses.BINARY, "binary_log_loss"),
+           ("identity", "squared_error"): (losses.SQUARED, "squared_error")}
 _OUTPUTS = {output for output, _ in _LOSSES}
+# The classes of arrays that hold nothing but numbers: a masked array or a matrix has an arithmetic of its own.
+_PLAIN = np.ndarray, np.memmap
 
 
 class _Loss(Loss):
@@ -53,80 +52,23 @@ class _Loss(Loss):
         return 1.0, 0.5 / outputs if self._kind == losses.SQUARED else 1.0
 
     def as_targets(self, targets, rows, outputs, dtype):
-        """From a row of booleans or numbers for each sample."""
-        if self._kind == losses.SOFTMAX:
-            return np.flatnonzero(targets) - np.arange(0, targets.size, outputs)
-        return np.ascontiguousarray(targets, dtype)
+        """Return the kernel's targets for a row of booleans or numbers for each sample."""
+        return _labels(targets) if self._kind == losses.SOFTMAX else np.ascontiguousarray(targets, dtype)
 
 
-def _align(arrays):
-    """Put copies in the places of a list's matrices that begin with a cache line: a step of 50 000 weights takes 3 % less."""
-    for i, array in enumerate(arrays):
-        if array.ndim == 2:
-            arrays[i] = empty(array.shape, array.dtype)
-            arrays[i][:] = array
-
-
-class _InPlace:
-    """An optimiser of scikit-learn whose arrays compiled steps change in place."""
-
-    def __init__(self, params, *settings):
-        super().__init__(params, *settings)
-        for arrays in _states(self):
-            _align(arrays)
-
-    def update_params(self, params, grads):
-        """There are no gradients where an epoch has made its own steps."""
-        if grads:
-            super().update_params(params, grads)
-
-    def _on_arrays(self, kind, **settings):
-        """An Optimizer that remembers in this one's arrays."""
-        states = list(zip(*_states(self), strict=True))         # of each array, all weights first, then all biases
-        layers = len(states) // 2
-        optimizer = Optimizer(kind, learning_rate=self.learning_rate_init, decay=0.0, weight_decay=0.0, corrected=0.0,
-                              **settings)
-        return optimizer.remember([states[i] for k in range(layers) for i in (k, layers + k)])
-
-
-class _SGD(_InPlace, SGDOptimizer):
-    def compiled(self):
-        """The Optimizer of this one's arrays and settings."""
-        kind = optimizers.NESTEROV if self.nesterov else optimizers.MOMENTUM
-        return self._on_arrays(kind, beta=self.momentum, beta2=0.0, epsilon=0.0)
-
-    def before(self, optimizer):
-        """An epoch: tell the other one what the loop may have changed."""
-        optimizer._settings[0] = self.learning_rate         # unchecked: as it shrinks it may come to 0
-
-    def after(self, optimizer):
-        """An epoch: take over what it counted."""
-
-
-class _Adam(_InPlace, AdamOptimizer):
-    def compiled(self):
-        """The Optimizer of this one's arrays and settings."""
-        return self._on_arrays(optimizers.ADAM, beta=self.beta_1, beta2=self.beta_2, epsilon=self.epsilon)
-
-    def before(self, optimizer):
-        """An epoch: tell the other one what the loop may have changed."""
-        optimizer.iterations = self.t
-
-    def after(self, optimizer):
-        """An epoch: take over what it counted."""
-        if self.t != optimizer.iterations:
-            self.t = optimizer.iterations
-            self.learning_rate = self.learning_rate_init * np.sqrt(1 - self.beta_2**self.t) / (1 - self.beta_1**self.t)
-
-
-def _states(optimizer):
-    """What an optimiser of scikit-learn remembers: lists with an array for each array of the parameters."""
-    return [optimizer.velocities] if isinstance(optimizer, SGDOptimizer) else [optimizer.ms, optimizer.vs]
+def _labels(targets):
+    """Return the column (rows,) of the only True in each row of targets (rows, outputs); None if a row has none or several."""
+    rows, outputs = targets.shape
+    found = np.flatnonzero(targets)
+    if len(found) != rows:
+        return None
+    labels = found - np.arange(0, targets.size, outputs, np.int64)
+    return labels if labels.min() >= 0 and labels.max() < outputs else None
 
 
 def _shuffled(order, random_state):
-    """scikit-learn's shuffle of an array, without looking what kind of data it is: 0.15 ms in an epoch that may take 1."""
-    permutation = np.arange(len(order))
+    """Shuffle an array as scikit-learn does, without looking what kind of data it is: 0.15 ms in an epoch that may take 1."""
+    permutation = np.arange(0, len(order), 1, np.int64)
     random_state.shuffle(permutation)
     return order[permutation]
 
@@ -136,6 +78,9 @@ class _Rows:
 
     def __init__(self, data, order):
         self.data, self.order = data, np.ascontiguousarray(order, np.int64)
+
+    def __getitem__(self, batch):
+        return self.data[self.order[batch]]
 
 
 class _Uncopied:
@@ -155,24 +100,36 @@ def _data_and_order(rows):
 class _Epochs:
     """What takes the place of five names in scikit-learn's loop during one fit, and of backpropagation."""
 
-    def __init__(self, estimator):
-        self._estimator, self._run, self._targets_of = estimator, None, None
-        self.names = dict(zip(_REPLACED, (_shuffled, self._one_batch, _Rows, _SGD, _Adam), strict=True))
+    def __init__(self, estimator, layer_units, *lists):
+        self._estimator, self._layer_units, self._lists = estimator, layer_units, lists     # activations, deltas, gradients
+        self._parameters = estimator.coefs_ + estimator.intercepts_         # the loop's, whatever the estimator has later
+        self._run, self._built_of, self._targets_of = None, None, None
+        self.names = dict(zip(REPLACED, (_shuffled, self._one_batch, _Rows, _SGD, _Adam), strict=True))
+        self.is_due = False             # whether the next backpropagation is the loop's, and so an epoch
 
     def _one_batch(self, rows, batch_size):
-        """An epoch is one batch to the loop."""
+        """Yield an epoch as one batch to the loop."""
         self._batch_size = int(batch_size)
-        return [slice(0, rows)]
+        self.is_due = True
+        yield slice(0, rows)
 
     def steps(self, x, y, sample_weight):
-        """All steps of an epoch; returns its loss, the mean over its batches."""
-        (x, order), (y, y_order) = _data_and_order(x), _data_and_order(y)
+        """Make all steps of an epoch; return its loss, the mean over its batches, and the gradients of an update left to make.
+
+        scikit-learn's code makes them where something was changed since the last epoch that compiled code does not see, and
+        where it raises an error for a batch without weight.
+        """
+        self.is_due = False
+        (data, order), (targets, targets_order) = _data_and_order(x), _data_and_order(y)
+        if self._has_weight(sample_weight) and self._is_built(data):
+            return self._compiled_steps(data, order, targets, targets_order, sample_weight), [], []
+        return self._own_steps(x, y, sample_weight)
+
+    def _compiled_steps(self, x, order, y, y_order, sample_weight):
         optimizer = self._estimator._optimizer
-        if self._run is None:
-            self._begin(optimizer, x.shape[1])
         optimizer.before(self._optimizer)
         if y is not self._targets_of or sample_weight is not None:      # x is the same in all epochs
-            weights = None if sample_weight is None else self._as_weights(sample_weight)
+            weights = None if sample_weight is None else np.ascontiguousarray(sample_weight, np.float64)
             self._run.use(x, self._run.loss.as_targets(y, len(x), self._run.outputs, x.dtype), weights)
             self._targets_of = y
         self._run.start(order, y_order)
@@ -183,21 +140,60 @@ class _Epochs:
             optimizer.after(self._optimizer)
         return np.float64(self._run.mean_loss)
 
-    def _as_weights(self, sample_weight):
-        """In float64; NumPy's error for a batch of no weight, as the means of scikit-learn's losses raise it."""
-        weights = np.ascontiguousarray(sample_weight, np.float64)
-        batches = np.add.reduceat(weights, np.arange(0, len(weights), self._batch_size))[np.newaxis]
-        np.average(batches, axis=0, weights=batches)
-        return weights
+    def _own_steps(self, x, y, sample_weight):
+        """Make the same steps by scikit-learn's code, up to the last one's gradients."""
+        estimator, total, end = self._estimator, 0.0, 0
+        activations, deltas, coef_grads, intercept_grads = self._lists
+        rows = len(x.order if isinstance(x, _Rows) else x)
+        while end < rows:
+            if end:
+                estimator._optimizer.update_params(self._parameters, coef_grads + intercept_grads)
+            batch = slice(end, min(end + self._batch_size, rows))
+            activations[0] = x[batch]
+            loss, coef_grads, intercept_grads = estimator._backprop(
+                activations[0], y[batch], None if sample_weight is None else sample_weight[batch], activations, deltas,
+                coef_grads, intercept_grads)
+            total += loss * (batch.stop - batch.start)
+            end = batch.stop
+        return total / rows, coef_grads, intercept_grads
+
+    def _has_weight(self, sample_weight):
+        """Whether each batch of rows that follow one another has some weight, none being below 0."""
+        if sample_weight is None:
+            return True
+        starts = np.arange(0, len(sample_weight), self._batch_size, np.int64)
+        return np.add.reduceat(sample_weight, starts).min() > 0
+
+    def _is_built(self, x):
+        """Whether the estimator has compiled steps, built anew if what they were built of has changed."""
+        estimator = self._estimator
+        arrays = [*estimator.coefs_, *estimator.intercepts_]
+        if not (len(arrays) == len(self._parameters) and all(map(is_, arrays, self._parameters)) and estimator._is_original()):
+            return False
+        optimizer = estimator._optimizer
+        if not is_plain(optimizer):
+            return False
+        if self._run is not None and self._built_of == self._parts_of(optimizer) and all(a.flags.writeable for a in arrays):
+            return True
+        if not estimator._has_steps(x, self._layer_units, optimizer):
+            return False
+        optimizer.__class__ = IN_PLACE[type(optimizer)]      # it may have begun in a fit that fastbp has no kernel for
+        self._begin(optimizer, x.shape[1])
+        self._built_of = self._parts_of(optimizer)
+        return True
+
+    def _parts_of(self, optimizer):
+        """Return what compiled steps are built of beside the parameters; ids are of objects that the steps keep."""
+        e = self._estimator
+        return (id(optimizer), *map(id, chain(*states_of(optimizer))), *settings_of(optimizer),
+                e.activation, e.out_activation_, e.loss, e.alpha, e.n_layers_)
 
     def _begin(self, optimizer, inputs):
         estimator = self._estimator
-        if not isinstance(optimizer, _InPlace):         # it began in a fit that fastbp has no kernel for
-            optimizer.__class__ = _SGD if isinstance(optimizer, SGDOptimizer) else _Adam
-        *hidden, last = _parts(estimator)
+        *hidden, last = _parts(estimator.coefs_, estimator.intercepts_)
         parts = [*(part._replace(activation=_activation(estimator.activation)) for part in hidden), last]
-        self._optimizer = optimizer.compiled()
-        loss = _Loss(_LOSSES[estimator.out_activation_, estimator.loss], estimator.coefs_[0].dtype)
+        self._kept, self._optimizer, self._targets_of = optimizer, optimizer.compiled(), None
+        loss = _Loss(_LOSSES[estimator.out_activation_, estimator.loss][0], estimator.coefs_[0].dtype)
         self._run = Run(parts, inputs, loss, self._optimizer, self._batch_size, l2=estimator.alpha, shared=True, check=False)
 
 
@@ -205,74 +201,137 @@ def _activation(name):
     return ACTIVATIONS.index(_ACTIVATIONS[name])
 
 
-def _parts(estimator):
-    """The layers, on the estimator's own arrays."""
-    return [Part(weights, biases.reshape(1, -1))
-            for weights, biases in zip(estimator.coefs_, estimator.intercepts_, strict=True)]
+def _parts(coefs, intercepts):
+    """Return the layers, on the arrays themselves."""
+    return [Part(weights, biases.reshape(1, -1)) for weights, biases in zip(coefs, intercepts, strict=True)]
+
+
+def _are_apart(arrays):
+    """Whether no two of some arrays in C order share memory."""
+    owners = {id(owner): owner for owner in (a if a.base is None else a.base for a in arrays)}.values()
+    if len(owners) == len(arrays) and all(isinstance(owner, np.ndarray) and owner.flags.owndata for owner in owners):
+        return True                                             # in 1 µs, where an address takes 3
+    places = sorted((a.__array_interface__["data"][0], a.nbytes) for a in arrays)
+    return all(start + size <= following for (start, size), (following, _) in pairwise(places))
+
+
+def _are_summable(weights, rows, dtype):
+    """Whether weights are 0 or so far above it that their sums, products and quotients neither vanish nor overflow."""
+    if type(weights) not in _PLAIN or weights.shape != (rows,) or weights.dtype not in FLOATS:
+        return False
+    least = np.sqrt(np.finfo(min(dtype, weights.dtype)).tiny)
+    return bool(np.all((weights == 0) | (weights >= least) & (weights <= 1 / least)))
+
+
+# The estimators that fastbp trains now, by their id: an attribute would be copied with an estimator that is copied in a fit.
+_running: dict[int, _Epochs] = {}
 
 
 class _Compiled:
     """The parts of an estimator that fastbp computes."""
 
-    _epochs = None
+    def _init_coef(self, fan_in, fan_out, dtype):
+        weights, biases = super()._init_coef(fan_in, fan_out, dtype)
+        return aligned(weights), biases
 
-    def _fit_stochastic(self, X, y, sample_weight, *others):
-        if not self._has_steps(X, *others[-2:]):
-            return super()._fit_stochastic(X, y, sample_weight, *others)
-        if not others[-1]:              # no partial_fit, whose arrays stay the same
-            _align(self.coefs_)
-        self._epochs = _Epochs(self)
-        loop = FunctionType(_LOOP.__code__, _LOOP.__globals__ | self._epochs.names)
+    def _fit_stochastic(self, X, y, sample_weight, activations, deltas, coef_grads, intercept_grads, layer_units, incremental):
+        optimizer = getattr(self, "_optimizer", None) if incremental else None
+        lists = activations, deltas, coef_grads, intercept_grads
+        if not (self._is_original() and self._has_steps(X, layer_units, optimizer)
+                and self._has_targets(y, len(X), layer_units[-1])
+                and (sample_weight is None or _are_summable(sample_weight, len(X), X.dtype))):
+            return super()._fit_stochastic(X, y, sample_weight, *lists, layer_units, incremental)
+        epochs = _Epochs(self, layer_units, *lists)
+        loop = FunctionType(LOOP.__code__, LOOP.__globals__ | epochs.names)
         if sample_weight is None and not self.early_stopping:           # of which the loop takes rows of y in other ways
             y = _Uncopied(y)
+        outer, _running[id(self)] = _running.get(id(self)), epochs          # whose epoch's end may have called this
         try:
-            return loop(self, np.ascontiguousarray(X), y, sample_weight, *others)
+            return loop(self, np.ascontiguousarray(X, X.dtype), y, sample_weight, *lists, layer_units, incremental)
         finally:
-            del self._epochs
+            if outer is None:
+                del _running[id(self)]
+            else:
+                _running[id(self)] = outer
 
-    def _backprop(self, X, y, sample_weight, *others):
-        if self._epochs is None:
-            return super()._backprop(X, y, sample_weight, *others)
-        return self._epochs.steps(X, y, sample_weight), [], []
+    def _backprop(self, X, y, sample_weight, *lists):
+        epochs = _running.get(id(self))
+        if epochs is None or not epochs.is_due:
+            return super()._backprop(X, y, sample_weight, *lists)
+        return epochs.steps(X, y, sample_weight)
 
     def _forward_pass_fast(self, X, check_input=True):
+        if not (originals.have(originals.PREDICTION) and originals.has(super(), originals.OVERRIDDEN_PREDICTION)):
+            return super()._forward_pass_fast(X, check_input)
         if check_input:
             X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
-        if not self._has_kernels(X):
+        coefs, intercepts = self.coefs_, self.intercepts_
+        if not self._has_kernels(X, coefs, intercepts):
             return super()._forward_pass_fast(X, check_input=False)
-        *hidden, last = _parts(self)
+        *hidden, last = _parts(coefs, intercepts)
         for part in hidden:
             X, _ = functional._forward(X, part.weights, part.biases, None, _activation(self.activation))
         output = _activation("identity" if self.out_activation_ == "softmax" else self.out_activation_)
         scores, _ = functional._forward(X, last.weights, last.biases, None, output)
         return softmax(scores) if self.out_activation_ == "softmax" else scores
 
-    def _has_kernels(self, X):
+    def _is_original(self):
+        """Whether all that compiled steps stand for is scikit-learn's own."""
+        return (originals.has(self, originals.UNCALLED) and originals.has(self, _BACKPROP)
+                and originals.has(super(), originals.OVERRIDDEN) and originals.have(originals.STEPS))
+
+    def _has_kernels(self, X, coefs, intercepts):
         """Whether fastbp computes the outputs for that X with the estimator's arrays."""
         if _jit.DISABLED:
             return False
-        arrays = self.coefs_ + self.intercepts_
-        if not (isinstance(X, np.ndarray) and X.dtype in FLOATS and X.ndim == 2 and self.out_activation_ in _OUTPUTS
-                and all(isinstance(a, np.ndarray) and a.dtype == X.dtype and a.flags.c_contiguous for a in arrays)):
+        if not (type(coefs) in (list, tuple) and type(intercepts) in (list, tuple)
+                and len(coefs) == len(intercepts) == self.n_layers_ - 1
+                and type(X) in _PLAIN and X.dtype in FLOATS and X.ndim == 2 and self.out_activation_ in _OUTPUTS
+                and holds("ACTIVATIONS", self.activation) and holds("ACTIVATIONS", self.out_activation_)):
             return False
-        sizes = [X.shape[1], *(b.size for b in self.intercepts_)]
+        arrays = [*coefs, *intercepts]
+        if not all(type(a) in _PLAIN and a.dtype == X.dtype and a.flags.c_contiguous for a in arrays):
+            return False
+        sizes = [X.shape[1], *(b.size for b in intercepts)]
         return [a.shape for a in arrays] == [*pairwise(sizes), *((size,) for size in sizes[1:])]
 
-    def _has_steps(self, X, layer_units, incremental):
-        """Whether fastbp trains the estimator with that X: a network of these sizes, or going on with one."""
-        if not (self._has_kernels(X) and (self.out_activation_, self.loss) in _LOSSES
-                and [X.shape[1], *(b.size for b in self.intercepts_)] == layer_units):
+    def _has_steps(self, X, layer_units, optimizer):
+        """Whether fastbp trains the estimator with that X: a network of these sizes, with a new optimiser or this one."""
+        coefs, intercepts = self.coefs_, self.intercepts_
+        if not (self._has_kernels(X, coefs, intercepts) and type(coefs) is type(intercepts)
+                and [X.shape[1], *(b.size for b in intercepts)] == layer_units
+                and (self.out_activation_, self.loss) in _LOSSES
+                and holds("LOSS_FUNCTIONS", _LOSSES[self.out_activation_, self.loss][1])
+                and holds("DERIVATIVES", self.activation) and isinstance(self.alpha, Real)
+                and type(self).__getattribute__ is object.__getattribute__
+                and not any(hasattr(getattr(type(self), name, None), "__get__") for name in originals.ATTRIBUTES)):
             return False
-        lists = [self.coefs_ + self.intercepts_]
-        if incremental and hasattr(self, "_optimizer"):
-            lists += _states(self._optimizer)
-        return (all([a.shape for a in arrays] == [a.shape for a in lists[0]] for arrays in lists)
-                and all(a.dtype == X.dtype and a.flags.carray for a in chain(*lists)))
+        lists = [[*coefs, *intercepts]]
+        if optimizer is not None:
+            if not (is_plain(optimizer) and all(isinstance(number, Real) for number in settings_of(optimizer))):
+                return False
+            lists += states_of(optimizer)
+        arrays = [*chain(*lists)]
+        return (all(type(a) in _PLAIN and a.dtype == X.dtype and a.flags.carray for a in arrays)
+                and all([a.shape for a in of] == [a.shape for a in lists[0]] for of in lists)
+                and _are_apart([*arrays, X] if X.flags.c_contiguous else arrays))
+
+    def _has_targets(self, y, rows, outputs):
+        """Whether fastbp has a kernel for the targets: numbers, or booleans, of which one in a row is True for a softmax."""
+        if type(y) not in _PLAIN or y.shape != (rows, outputs):
+            return False
+        if self.out_activation_ == "identity":
+            return y.dtype.kind in "biuf" and y.dtype.itemsize <= 8
+        return y.dtype == np.bool_ and (self.out_activation_ == "logistic" or outputs > 1 and _labels(y) is not None)
 
 
-class MLPClassifier(_Compiled, _Classifier):
-    __doc__ = _Classifier.__doc__
+# The methods of _Compiled itself that compiled steps go through.
+_BACKPROP = {"_backprop": _Compiled._backprop}
 
 
-class MLPRegressor(_Compiled, _Regressor):
-    __doc__ = _Regressor.__doc__
+class MLPClassifier(_Compiled, originals.CLASSIFIER):
+    __doc__ = originals.CLASSIFIER.__doc__
+
+
+class MLPRegressor(_Compiled, originals.REGRESSOR):
+    __doc__ = originals.REGRESSOR.__doc__

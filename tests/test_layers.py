@@ -1,6 +1,7 @@
 """What a layer keeps, when it changes, and what it leaves to the caller."""
 import copy
 import pickle
+import sys
 import tracemalloc
 import weakref
 
@@ -10,6 +11,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import fastbp
 import oracle
+from fastbp import layers
 
 RESULTS = ("inputs", "output", "dinputs", "dweights", "dbiases")
 
@@ -417,3 +419,54 @@ def test_training_lowers_the_loss(rng, layer_type):
         student.biases -= 0.3 * student.dbiases
     assert losses[-1] < 1e-3 * losses[0]
     assert_allclose(student.weights, teacher.weights, atol=0.1)
+
+
+def test_gradients_that_are_no_longer_asked_for_are_not_kept(rng, layer_type, dtype):
+    layer, x, dvalues = integer_layer(rng, layer_type, 5, 9, dtype), *(np.ones((7, n), dtype) for n in (5, 9))
+    layer.forward(x)
+    assert layer.backward(dvalues) is not None
+    layer.need_dinputs = False
+    assert layer.backward(dvalues) is None is layer.dinputs
+    layer.biases = None
+    layer.backward(dvalues)
+    assert layer.dbiases is None
+    layer.need_dinputs, layer.biases = True, np.zeros(9, dtype)
+    assert layer.backward(dvalues).shape == (7, 5) and layer.dbiases.shape == (9,)
+
+
+def test_results_that_are_held_stay_as_they_are_under_a_debugger(rng):
+    """A tracer that looks at local variables holds what they hold, when fastbp is imported and later."""
+    def trace(frame, event, argument):
+        _ = frame.f_locals
+        return trace
+
+    before, layer, x = sys.gettrace(), fastbp.Dense(5, 9, activation="gelu", rng=0), rng.standard_normal((2, 7, 5), np.float32)
+    sys.settrace(trace)
+    try:
+        assert layers._Holder().references() == layers._HELD_ONCE
+        held = layer.forward(x[0])
+        kept = held.copy()
+        layer.forward(x[1])
+        layer.forward(x[1])
+    finally:
+        sys.settrace(before)
+    assert_array_equal(held, kept)
+
+
+@pytest.mark.parametrize("array", [np.ma.masked_array(np.ones((7, 5)), np.eye(7, 5)), [np.ma.masked_array(np.ones(5))] * 7])
+def test_masked_arrays_are_refused(array, layer_type):
+    layer = layer_type(5, 9, dtype=np.float64)
+    for call in (layer.forward, fastbp.ReLU().forward, fastbp.Dropout(0.5).forward, fastbp.softmax, fastbp.relu_forward,
+                 lambda x: fastbp.dense_forward(x, layer.weights), lambda x: fastbp.dense_forward(np.ones((3, 7)), x),
+                 lambda x: fastbp.dense_relu_backward(np.ones((7, 9)), np.ones((7, 9)), x, layer.weights)):
+        with pytest.raises(TypeError, match="is a masked array, expected one without a mask"):
+            call(array)
+    assert layer.output is None
+
+
+def test_lists_may_stand_for_weights_and_biases(layer_type):
+    layer = layer_type(2, 3, rng=0)
+    layer.weights, layer.biases = [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], [0.0, 1.0, 2.0]
+    assert_array_equal(layer.forward([[1.0, 1.0]]), [[5.0, 8.0, 11.0]])
+    assert_array_equal(layer.backward([[1.0, 1.0, 1.0]]), [[6.0, 15.0]])
+    assert_array_equal(layer.dbiases, [1.0, 1.0, 1.0])

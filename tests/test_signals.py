@@ -107,22 +107,72 @@ def test_units_are_bound_as_a_whole_and_rare_ones_after_what_they_call(bound):
     assert list(bound.items()) == [(2, 20), (1, 10)]
 
 
-def test_a_layer_whose_forward_was_interrupted_forgets_the_one_before(monkeypatch, rng):
-    layer, first, second = fastbp.Dense(20, 30, rng=0), *rng.standard_normal((2, 40, 20), np.float32)
-    expected = fastbp.Dense(20, 30, rng=0).forward(first)
+class Alarm(Exception):
+    """What a program's own handler of a signal raises, to stop what takes too long."""
 
-    def forward(*arguments, run=functional._forward):
-        run(*arguments)
-        raise KeyboardInterrupt
 
-    layer.forward(first)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(functional, "_forward", forward)
-        layer.forward(second)
+def test_another_signal_waits_for_the_end_of_the_block_as_well():
+    def stop(number, frame):
+        raise Alarm
+
+    done = []
+    before = signal.signal(signal.SIGALRM, stop)
+    try:
+        with pytest.raises(Alarm), _signals.whole():
+            signal.raise_signal(signal.SIGALRM)
+            done.append("block")
+        assert done == ["block"] and signal.getsignal(signal.SIGALRM) is stop
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+def stopped_after(name, monkeypatch, error, call, skip=0):
+    """Call, of which a pass by functional.py is stopped by an error after its kernel; the first `skip` ones are not."""
+    passes, run = [], getattr(functional, name)
+
+    def stopping(*arguments):
+        result = run(*arguments)
+        passes.append(result)
+        if len(passes) > skip:
+            raise error
+        return result
+
+    with monkeypatch.context() as patch, pytest.raises(error):
+        patch.setattr(functional, name, stopping)
+        call()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, Alarm, ValueError, SystemExit])
+def test_a_pass_that_was_stopped_leaves_nothing_half_done(error, monkeypatch, rng):
+    layer, x = fastbp.Dense(20, 30, activation="gelu", rng=0), rng.standard_normal((40, 20), np.float32)
+    dvalues = np.ones((40, 30), np.float32)
+    expected = fastbp.Dense(20, 30, activation="gelu", rng=0).forward(x).copy()
+    layer.forward(x)
+    layer.backward(dvalues)
+    stopped_after("_backward", monkeypatch, error, lambda: layer.backward(-dvalues))
+    assert layer.dinputs is layer.dweights is layer.dbiases is None
+    layer.backward(dvalues)
+    stopped_after("_forward", monkeypatch, error, lambda: layer.forward(-x))
     with pytest.raises(RuntimeError, match="expected forward first"):
-        layer.backward(np.ones((40, 30), np.float32))
-    np.testing.assert_array_equal(layer.forward(first), expected)
-    layer.backward(np.ones((40, 30), np.float32))
+        layer.backward(dvalues)
+    np.testing.assert_array_equal(layer.forward(x), expected)
+
+
+@pytest.mark.parametrize("skip", [0, 1])
+def test_a_network_that_was_stopped_knows_no_two_batches_at_once(skip, monkeypatch, rng):
+    network = fastbp.Sequential([fastbp.Dense(20, 30, rng=0), fastbp.Dense(30, 20, rng=1)], fastbp.MeanSquaredError())
+    x = rng.standard_normal((40, 20), np.float32)
+    network.forward(x)
+    network.backward(x)
+    stopped_after("_backward", monkeypatch, Alarm, lambda: network.backward(-x), skip)
+    assert network.gradients() == [None] * 4
+    stopped_after("_forward", monkeypatch, Alarm, lambda: network.forward(-x), skip)
+    with pytest.raises(RuntimeError, match="expected forward first"):
+        network.backward(x)
+    network.forward(x)
+    with pytest.raises(ValueError, match="x has shape|inputs has shape"):
+        network.forward(x[:, :3])
+    network.backward(x)                                 # what was refused changed nothing
 
 
 @pytest.mark.parametrize("scene", ["steps", "layer", "fit"])

@@ -10,6 +10,8 @@ from functools import cached_property
 
 import numpy as np
 
+from .._memory import shuffled
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -50,7 +52,7 @@ class Plan:
     def order(self, share: int, epoch: int) -> list[int]:
         """The share's chunks, in the order of an epoch."""
         chunks = [chunk for chunk in self.shares[share] if self.chunks[chunk]]
-        return chunks if self.key is None else self._rng(epoch, 0, share).permutation(chunks).tolist()
+        return chunks if self.key is None else [chunks[i] for i in shuffled(self._rng(epoch, 0, share), len(chunks))]
 
     def slices(self, share: int, epoch: int, start: int, end: int) -> Iterator[tuple[int, slice]]:
         """(chunk, which of its rows, in the epoch's order of them) of the share's rows from start to end."""
@@ -60,7 +62,7 @@ class Plan:
     def pieces(self, share: int, epoch: int, start: int, end: int) -> Iterator[tuple[int, slice | np.ndarray]]:
         """The same, with the rows as they lie in the chunk."""
         for chunk, taken in self.slices(share, epoch, start, end):
-            yield chunk, taken if self.key is None else self._rng(epoch, 1, chunk).permutation(self.chunks[chunk])[taken]
+            yield chunk, taken if self.key is None else shuffled(self._rng(epoch, 1, chunk), self.chunks[chunk])[taken]
 
     def _rng(self, *numbers):
         return np.random.default_rng((self.key, *numbers))

@@ -4,6 +4,7 @@ from typing import NamedTuple
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
 from .._jit import kernel
@@ -39,6 +40,9 @@ def matrix(typing_context, array):
 @intrinsic
 def matrices(typing_context, arrays):
     """The Matrix of each array in a tuple."""
+    if not isinstance(arrays, types.BaseTuple):
+        raise TypingError(f"{arrays} was passed, expected a tuple of arrays, as tuple(network.parameters())")
+
     def generate(context, builder, signature, args):
         found = [_matrix(context, builder, array, builder.extract_value(args[0], i)) for i, array in enumerate(arrays)]
         return context.make_tuple(builder, signature.return_type, found)
