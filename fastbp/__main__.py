@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import NamedTuple
 
 import fastbp
+from fastbp import _jit
 
 
 class Command(NamedTuple):
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     try:
         return options.run(options)
-    except argparse.ArgumentError as problem:
+    except (argparse.ArgumentError, _jit.Disabled) as problem:
         return options.error(str(problem))
 
 
@@ -66,6 +67,7 @@ def _config(parser):
 
 def _warmup(parser):
     def run(options):
+        _jit.check_enabled("warmup")
         start = time.perf_counter()
         fastbp.warmup()
         print(f"Compiled, or read from the cache, in {time.perf_counter() - start:.1f} s")

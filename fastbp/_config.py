@@ -7,7 +7,7 @@ import llvmlite
 import numba
 import numpy
 
-from . import _cache, _cpu, _threads
+from . import _cache, _cpu, _jit, _threads
 from .kernels import blocking
 
 
@@ -21,6 +21,7 @@ def describe() -> dict[str, str]:
         "numpy": numpy.__version__,
         "numba": numba.__version__,
         "llvmlite": llvmlite.__version__,
+        "jit": "disabled: NUMBA_DISABLE_JIT is 1, NumPy computes" if _jit.DISABLED else "enabled",
         "cpu": f"{_cpu.model()}, compiled for {_cpu.target()[0]}",
         "instruction set": _cpu.instruction_set(),
         "bfloat16 by": "AMX" if _cpu.has_amx() else "AVX512-BF16" if _cpu.has_bfloat16_dot() else "float32 arithmetic",

@@ -3,11 +3,16 @@
 contract   a product and a sum may become one FMA; nothing else of `fastmath`, which would lose NaNs
 numpy      a division by zero gives inf, as in NumPy
 nogil      other Python threads run while a kernel does
+
+NUMBA_DISABLE_JIT=1 is for debugging: Numba's decorators return the plain Python functions then. Kernels cannot run as such, so
+reference.py computes in their place, and what has no reference says so.
 """
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 
-from numba import njit, types
+from numba import config, njit, types
 from numba.core.compiler_lock import global_compiler_lock
 
 from . import _cache, _kernels, _signals
@@ -17,10 +22,36 @@ FLAGS = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}, "bound
 # A kernel is called by compiled code only. The wrappers that others need would be a third of the time to compile it.
 _BARE = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
+# Whether reference.py computes. It is read once: numba.config.DISABLE_JIT of later on is for the user's own functions.
+DISABLED = bool(config.DISABLE_JIT)
+
+
+class Disabled(RuntimeError):
+    """NUMBA_DISABLE_JIT is 1, and what was asked for needs compiled code."""
+
+
+def check_enabled(what: str) -> None:
+    """Raise Disabled, a RuntimeError, if `what` cannot be compiled."""
+    if DISABLED:
+        raise Disabled(f"NUMBA_DISABLE_JIT is 1, expected 0 for {what}: it needs compiled code")
+
+
+@contextmanager
+def _compiling() -> Iterator[None]:
+    """Have Numba compile within the block, also after the user has set numba.config.DISABLE_JIT."""
+    asked, config.DISABLE_JIT = config.DISABLE_JIT, 0
+    try:
+        yield
+    finally:
+        config.DISABLE_JIT = asked
+
 
 def kernel(function, **options):
     """Decorator of a function that other compiled functions call."""
-    dispatcher = njit(**FLAGS, **_BARE, pipeline_class=_kernels.Compiler, **options)(function)
+    if DISABLED:
+        return function
+    with _compiling():
+        dispatcher = njit(**FLAGS, **_BARE, pipeline_class=_kernels.Compiler, **options)(function)
     template = dispatcher.get_call_template
     # Numba would compile it again for each integer that a caller passes as a literal.
     dispatcher.get_call_template = lambda arguments, keywords: template(tuple(map(types.unliteral, arguments)), keywords)
@@ -30,11 +61,10 @@ def kernel(function, **options):
 inlined = partial(kernel, forceinline=True)       # by LLVM, into an inner loop
 
 def _compile(function, signature, name, **options):
-    dispatcher = njit(**FLAGS, **options)(function)
-    if not hasattr(dispatcher, "overloads"):
-        raise RuntimeError("NUMBA_DISABLE_JIT was set to 1, expected 0: fastbp has no interpreted kernels")
-    _cache.attach(dispatcher, name)
-    with _signals.whole(), global_compiler_lock:
+    check_enabled(name)
+    with _signals.whole(), global_compiler_lock, _compiling():
+        dispatcher = njit(**FLAGS, **options)(function)
+        _cache.attach(dispatcher, name)
         dispatcher.compile(signature)
     return dispatcher.overloads[signature.args]
 

@@ -2,7 +2,7 @@
 
 Each is a Numba overload. What the types alone decide (dtypes, one sample or a batch, whether there is an `out`) is decided
 when the user's function is compiled; then it is a check and a call of the same kernel. A dtype that must be promoted and
-an `out` that overlaps an input cost a copy; with an `out` of the right dtype nothing is allocated. (`out` is keyword-only
+an `out` that overlaps an input cost a copy; with an `out` of the right dtype nothing is allocated. (`precision` is keyword-only
 in Python; Numba 0.68 takes the last positional argument for a keyword-only one, so here it is an ordinary parameter.)
 """
 import numpy as np

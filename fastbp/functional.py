@@ -15,7 +15,7 @@ from numba import types
 from numpy import ndarray
 from numpy.typing import ArrayLike, DTypeLike
 
-from . import _link
+from . import _jit, _link, reference
 from . import _operands as operands
 from ._memory import empty, is_room, overlapping
 from .kernels import entry, tile
@@ -41,12 +41,13 @@ class _Entries(dict):
         return self[dtype]
 
 
-_FORWARD, _BACKWARD, _RELU = (_Entries(build) for build in (entry.forward, entry.backward, entry.elementwise))
+_passes_of = reference if _jit.DISABLED else entry
+_FORWARD, _BACKWARD, _RELU = (_Entries(build) for build in (_passes_of.forward, _passes_of.backward, _passes_of.elementwise))
 TRAIN, OPTIMIZE, LOSS = (_Entries(build) for build in (entry.train, entry.optimize, entry.loss))
 
 
-def dense_forward(inputs: ArrayLike, weights: ArrayLike, biases: ArrayLike | None = None, *,
-                  out: np.ndarray | None = None, precision: str | None = None) -> np.ndarray:
+def dense_forward(inputs: ArrayLike, weights: ArrayLike, biases: ArrayLike | None = None,
+                  out: np.ndarray | None = None, *, precision: str | None = None) -> np.ndarray:
     """inputs @ weights + biases.
 
     inputs (batch, n_inputs), or one sample (n_inputs,); weights (n_inputs, n_neurons); biases (1, n_neurons) or
@@ -64,14 +65,14 @@ def dense_forward(inputs: ArrayLike, weights: ArrayLike, biases: ArrayLike | Non
     return _forward(inputs, weights, biases, out, IDENTITY, precision=precision)[0]
 
 
-def dense_relu_forward(inputs: ArrayLike, weights: ArrayLike, biases: ArrayLike | None = None, *,
-                       out: np.ndarray | None = None, precision: str | None = None) -> np.ndarray:
+def dense_relu_forward(inputs: ArrayLike, weights: ArrayLike, biases: ArrayLike | None = None,
+                       out: np.ndarray | None = None, *, precision: str | None = None) -> np.ndarray:
     """relu(inputs @ weights + biases) in one pass: arguments and errors as for `dense_forward`."""
     return _forward(inputs, weights, biases, out, RELU, precision=precision)[0]
 
 
-def dense_backward(dvalues: ArrayLike, inputs: ArrayLike, weights: ArrayLike, *,
-                   out: tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None] | None = None,
+def dense_backward(dvalues: ArrayLike, inputs: ArrayLike, weights: ArrayLike,
+                   out: tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None] | None = None, *,
                    precision: str | None = None) -> Gradients:
     """The gradients of a loss with respect to inputs, weights and biases, from dvalues, that with respect to the output.
 
@@ -85,8 +86,8 @@ def dense_backward(dvalues: ArrayLike, inputs: ArrayLike, weights: ArrayLike, *,
     return _backward(dvalues, None, inputs, weights, out, IDENTITY, True, precision=precision)
 
 
-def dense_relu_backward(dvalues: ArrayLike, output: ArrayLike, inputs: ArrayLike, weights: ArrayLike, *,
-                        out: tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None] | None = None,
+def dense_relu_backward(dvalues: ArrayLike, output: ArrayLike, inputs: ArrayLike, weights: ArrayLike,
+                        out: tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None] | None = None, *,
                    precision: str | None = None) -> Gradients:
     """`dense_backward` through a ReLU: dvalues counts where `output`, of `dense_relu_forward`, is above 0 (or NaN).
 
@@ -98,7 +99,7 @@ def dense_relu_backward(dvalues: ArrayLike, output: ArrayLike, inputs: ArrayLike
     return _backward(dvalues, output, inputs, weights, out, RELU, True, precision=precision)
 
 
-def relu_forward(z: ArrayLike, *, out: np.ndarray | None = None) -> np.ndarray:
+def relu_forward(z: ArrayLike, out: np.ndarray | None = None) -> np.ndarray:
     """0 where z <= 0, else z; a NaN stays a NaN. Any shape; the dtype of z is kept, integers and float16 too.
 
     Raises TypeError for a dtype that is not real, ValueError for an `out` of another shape.
@@ -108,7 +109,7 @@ def relu_forward(z: ArrayLike, *, out: np.ndarray | None = None) -> np.ndarray:
     return _relu(z, z, out)
 
 
-def relu_backward(dvalues: ArrayLike, z: ArrayLike, *, out: np.ndarray | None = None) -> np.ndarray:
+def relu_backward(dvalues: ArrayLike, z: ArrayLike, out: np.ndarray | None = None) -> np.ndarray:
     """0 where z <= 0, else dvalues: z > 0 passes the gradient, z == 0 stops it, a NaN in z passes it.
 
     The 0 is assigned, not multiplied: inf and NaN gradients are stopped as well. Any shape, the same for both; the dtype
@@ -123,13 +124,15 @@ def relu_backward(dvalues: ArrayLike, z: ArrayLike, *, out: np.ndarray | None = 
 def warmup(*dtypes: DTypeLike) -> None:
     """Compile all kernels for these dtypes, float32 and float64 unless said, or read them from the disk cache.
 
-    Otherwise the first call of a function does that for its dtype, in 5 to 20 seconds or a fraction of one. Raises TypeError
-    for another dtype.
+    Otherwise the first call of a function does that for its dtype, in 5 to 20 seconds or a fraction of one. With
+    NUMBA_DISABLE_JIT=1 there is nothing to compile. Raises TypeError for another dtype.
     """
     wanted = [np.dtype(dtype) for dtype in dtypes] or operands.FLOATS
     for dtype in wanted:
         if dtype not in operands.FLOATS:
             raise TypeError(f"dtypes holds {dtype}, expected float32 or float64")
+    if _jit.DISABLED:
+        return
     for dtype in wanted:
         for in_blocks in (False, True):
             training(dtype, [dtype], in_blocks)
@@ -155,6 +158,7 @@ def training(dtype, kinds, in_blocks):
     in_blocks: dweights are not for the backward pass to compute. All of it is bound at once, for another process to be at work
     on as much as it can: what that is (_ahead.py) depends on the first unit.
     """
+    _jit.check_enabled("training")
     passes = {kind: _passes(_NUMBA_TYPE[kind], in_blocks) for kind in kinds}
     units = [entry.training.train[_NUMBA_TYPE[dtype]], *chain(*passes.values())]
     _link.bind(*(reversed(units) if in_blocks else units))

@@ -4,12 +4,12 @@ from typing import NamedTuple
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import config, njit, types
 from numba.core.errors import TypingError
 from numba.extending import intrinsic, overload
 from numba.np.numpy_support import from_dtype
 
-from . import _jit, _link
+from . import _jit, _link, interpreted
 from ._allocation import allocator
 from ._operands import BFLOAT16
 from .compiled import check_array
@@ -33,7 +33,8 @@ class Jitted(NamedTuple):
     x and y may be of any dtype of real numbers. Both functions raise ValueError for shapes that do not fit, for classes that
     the network has not, and for targets of BinaryCrossEntropy outside 0 to 1, before they compute anything; what is of another
     type is refused when the caller is compiled, by Numba's TypingError. A function that calls them is compiled in each process:
-    they hold a network, and Numba's cache would not notice another one.
+    they hold a network, and Numba's cache would not notice another one. Where Numba's JIT is disabled they are plain Python
+    functions, as are those that call them.
     """
 
     forward: Callable
@@ -44,6 +45,8 @@ def jitted(network) -> Jitted:
     """Sequential.jitted."""
     network.needs_loss("jitted")
     kind, plan = network.dtype, _plan(network)
+    if _jit.DISABLED or config.DISABLE_JIT:
+        return Jitted(*interpreted.functions(plan, kind, network.loss))
     return Jitted(_forward(kind, plan), _value_and_gradient(kind, plan, network.loss))
 
 

@@ -5,8 +5,8 @@ Each takes scores, what the last layer computes, and brings what comes between t
 import numpy as np
 from numpy.typing import ArrayLike
 
+from . import _jit, functional, reference
 from . import _operands as operands
-from . import functional
 from ._memory import FLOAT, INTEGER, address, numbers, words
 from .kernels import losses as kernels
 from .kernels.losses import Loss as Job
@@ -178,6 +178,8 @@ def _probabilities(kind, scores):
 
 def _run(kind, scores, targets, weights, factors, sums):
     """Run the kernel, which writes over the scores."""
+    if _jit.DISABLED:
+        return reference.run_loss(kind, scores, targets, weights, factors, sums)
     (rows, cols), dtype = scores.shape, scores.dtype
     factors, tasks = numbers(factors), -(-rows // kernels.ROWS)
     targets_at = targets_row = 0

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
+from . import _jit, functional, gradients, jitted, saving, summary
 from . import _operands as operands
-from . import functional, gradients, jitted, saving, summary
 from .fit import History, fit
 from .jitted import Jitted
 from .kernels.activations import IDENTITY, RELU
@@ -116,8 +116,9 @@ class Sequential:
 
         Ctrl-C ends the training after the batch that it meets, with a RuntimeWarning; what was learnt stays.
         Raises FloatingPointError where the loss is not finite, saying in which batch of which epoch; ValueError or TypeError
-        for what does not fit, before anything is changed.
+        for what does not fit, and RuntimeError where Numba's JIT is disabled, before anything is changed.
         """
+        _jit.check_enabled("fit")
         return fit(self, x, y, epochs=epochs, batch_size=batch_size, optimizer=optimizer, sample_weight=sample_weight,
                    validation_data=validation_data, shuffle=shuffle, rng=rng, progress=progress, check_finite=check_finite,
                    callbacks=callbacks)
@@ -144,6 +145,7 @@ class Sequential:
     def check_gradients(self, x: ArrayLike, y: ArrayLike, *, places: int = 100,
                         rng: np.random.Generator | int | None = 0) -> float:
         """The largest error of the gradients against central differences: gradients.check_gradients."""
+        _jit.check_enabled("check_gradients")
         self.needs_loss("check_gradients")
         return gradients.check_gradients(self, x, y, places=places, rng=rng)
 

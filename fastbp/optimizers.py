@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from . import functional
+from . import _jit, functional, reference
 from ._memory import FLOAT, INTEGER, address, empty, numbers, overlapping, words
 from ._operands import FLOATS
 from .kernels import optimizers as kernels
@@ -89,7 +89,10 @@ class Optimizer:
             if is_first:
                 self._states = self._arrays = None
             raise
-        if work:
+        if work and _jit.DISABLED:
+            reference.run_step(self._kind, self._settings, self._steps, work, gradients, self._states,
+                               [a.ndim > 1 and len(a) > 1 for a in parameters])
+        elif work:
             step.make()
         for values, changed in zip(parameters, work, strict=True):
             if changed is not values:

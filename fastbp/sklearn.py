@@ -16,7 +16,7 @@ from types import FunctionType
 
 import numpy as np
 
-from . import functional
+from . import _jit, functional
 from . import sklearn_functions as originals
 from ._operands import FLOATS
 from .kernels import losses
@@ -282,6 +282,8 @@ class _Compiled:
 
     def _has_kernels(self, X, coefs, intercepts):
         """Whether fastbp computes the outputs for that X with the estimator's arrays."""
+        if _jit.DISABLED:
+            return False
         if not (type(coefs) in (list, tuple) and type(intercepts) in (list, tuple)
                 and len(coefs) == len(intercepts) == self.n_layers_ - 1
                 and type(X) in _PLAIN and X.dtype in FLOATS and X.ndim == 2 and self.out_activation_ in _OUTPUTS

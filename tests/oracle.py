@@ -1,10 +1,13 @@
-"""The slow and obvious reference: every formula of a dense layer in float64, and operands that make equality exact.
+"""The formulas of fastbp/reference.py for what users call, in float64, and operands that make equality exact.
 
 Small integers as operands leave no room for rounding: every product and every sum is a whole number that float32 can hold,
 so a right result is equal, not close, in whatever order it was added up.
 """
 import numpy as np
 from checks import bounds
+
+from fastbp import reference
+from fastbp.kernels.activations import IDENTITY, RELU
 
 ARGUMENTS = {
     "dense_forward": ("inputs", "weights", "biases"),
@@ -37,14 +40,13 @@ def expected(name, arguments):
     return results(globals()[name](**arguments))
 
 
-def dense_forward(inputs, weights, biases=None):
-    z = _matrix(inputs) @ _float64(weights)
-    return z if biases is None else z + _matrix(biases)
+def dense_forward(inputs, weights, biases=None, activation=IDENTITY):
+    biases = None if biases is None else _matrix(biases)
+    return reference.dense_forward(_matrix(inputs), _float64(weights), biases, activation)[0]
 
 
 def dense_backward(dvalues, inputs, weights):
-    dvalues, inputs, weights = _matrix(dvalues), _matrix(inputs), _float64(weights)
-    return dvalues @ weights.T, inputs.T @ dvalues, dvalues.sum(axis=0, keepdims=True)
+    return reference.dense_backward(_matrix(dvalues), None, _matrix(inputs), _float64(weights))
 
 
 def relu_forward(z):
@@ -52,15 +54,15 @@ def relu_forward(z):
 
 
 def relu_backward(dvalues, z):
-    return np.where(_float64(z) <= 0, 0.0, _float64(dvalues))       # a NaN is not <= 0, so it passes
+    return reference.relu(_float64(dvalues), _float64(z))
 
 
 def dense_relu_forward(inputs, weights, biases=None):
-    return relu_forward(dense_forward(inputs, weights, biases))
+    return dense_forward(inputs, weights, biases, RELU)
 
 
 def dense_relu_backward(dvalues, output, inputs, weights):
-    return dense_backward(relu_backward(_matrix(dvalues), _matrix(output)), inputs, weights)
+    return reference.dense_backward(_matrix(dvalues), _matrix(output), _matrix(inputs), _float64(weights), RELU)
 
 
 def assert_rounded(result, left, right, extra=None):

@@ -4,6 +4,7 @@ import os
 
 import numpy as np
 
+from .. import _jit
 from ..fit import History, answers, check_count, checked, interrupted, not_finite, progress_bar
 from . import checkpoint as files
 from . import data
@@ -34,6 +35,7 @@ def fit(network, x, y, *, optimizer, epochs, batch_size, client=None, progress=T
 
     Raises as Sequential.fit, before anything is computed; where a chunk cannot be computed, an error that names it.
     """
+    _jit.check_enabled("fastbp.dask.fit")
     callbacks = checked(network, epochs, batch_size, optimizer, callbacks)
     check_count("checkpoint_every", checkpoint_every)
     if shares is not None:

@@ -4,7 +4,7 @@ import threading
 from pathlib import Path
 from types import TracebackType
 
-from .. import _files
+from .. import _files, _jit
 from . import log
 from .passes import Pass, collect
 
@@ -69,6 +69,7 @@ def profile(*, capacity: int = CAPACITY) -> Profile:
     RuntimeError if there is another. A forked child is not recorded, and may have a profile of its own. Raises ValueError for
     a capacity below 1.
     """
+    _jit.check_enabled("profile")
     return Profile(capacity)
 
 

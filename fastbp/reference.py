@@ -1,0 +1,241 @@
+"""What the kernels compute, as NumPy has it: the definition of each, and what computes where NUMBA_DISABLE_JIT is 1.
+
+A layer of K inputs and N neurons takes a batch of M rows. The first part of this file are the formulas, on arrays of any float
+dtype. The second part takes the places of compiled functions: it computes in float64 and rounds each result once.
+"""
+from functools import partial
+
+import numpy as np
+
+from . import _signals
+from ._link import OK, REFUSED
+from .kernels.activations import GELU, IDENTITY, LEAK, LEAKY_RELU, RELU, SIGMOID, TANH
+from .kernels.losses import BINARY, SOFTMAX
+from .kernels.optimizers import ADAM, NESTEROV, SGD, Settings
+from .kernels.tile import BFLOAT16
+
+_GELU_SCALE, _GELU_CUBE = np.sqrt(2 / np.pi), 0.044715
+_GELU_IS_0 = -30.0              # below, to the last bit: -inf times its sigmoid, 0, would be a NaN
+
+
+# ---- activations
+
+
+def relu(dvalues, z):
+    """Return dvalues where z lets it pass, and 0 elsewhere: relu(z, z) is the ReLU.
+
+    z > 0 passes, z == 0 stops, a NaN passes. The 0 is assigned, so that it replaces an inf or a NaN, too.
+    """
+    return np.where(z <= 0, 0, dvalues)
+
+
+def sigmoid(z):
+    """Return 1 / (1 + exp(-z)); where exp(-z) is inf, 0."""
+    return 1 / (1 + np.exp(-z))
+
+
+def softmax(z):                                                         # (M, N)
+    """Return exp(z) / Σ exp(z) of each row."""
+    powers = np.exp(z - z.max(axis=1, keepdims=True))                   # the largest is 1: no sum overflows
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def activated(kind, z):
+    """Return (y, s): the activation of z, and what `passed_back` needs for its derivative: y, but for gelu dy/dz."""
+    if kind == GELU:
+        return _gelu(z)
+    if kind == RELU:
+        y = relu(z, z)
+    elif kind == LEAKY_RELU:
+        y = np.where(z > 0, z, LEAK * z)
+    elif kind == SIGMOID:
+        y = sigmoid(z)
+    elif kind == TANH:
+        y = np.tanh(z)
+    else:
+        y = z
+    return y, y
+
+
+def _gelu(z):
+    """Return (y, dy/dz) of y = z (1 + tanh(u)) / 2 = z sigmoid(2 u), u = sqrt(2/π) (z + 0.044715 z³)."""
+    near = np.clip(z, _GELU_IS_0, -_GELU_IS_0)
+    share = sigmoid(2 * _GELU_SCALE * (near + _GELU_CUBE * near**3))
+    slope = share + near * share * (1 - share) * 2 * _GELU_SCALE * (1 + 3 * _GELU_CUBE * near**2)
+    return np.maximum(z, _GELU_IS_0) * share, slope
+
+
+def passed_back(kind, dvalues, s):
+    """Return dz = dvalues * dy/dz."""
+    if kind == RELU:
+        return relu(dvalues, s)
+    if kind == LEAKY_RELU:
+        return np.where(s > 0, dvalues, LEAK * dvalues)
+    if kind == SIGMOID:
+        return dvalues * (s * (1 - s))
+    if kind == TANH:
+        return dvalues * (1 - s * s)
+    if kind == GELU:
+        return dvalues * s
+    return dvalues
+
+
+# ---- a dense layer
+
+
+def dense_forward(x, weights, biases=None, activation=IDENTITY, factor=np.asarray):
+    """Return (y, s) as `activated` does. `factor` is what each factor of a product becomes before: `rounded` for bfloat16."""
+    z = factor(x) @ factor(weights)                                     # (M, N) = (M, K) @ (K, N)
+    return activated(activation, z if biases is None else z + biases)   # biases (1, N)
+
+
+def dense_backward(dvalues, s, x, weights, activation=IDENTITY, factor=np.asarray):
+    """Return (dinputs, dweights, dbiases) from dvalues, the gradient with respect to y."""
+    dz = passed_back(activation, dvalues, s)                            # (M, N)
+    dinputs = factor(dz) @ factor(weights).T                            # (M, K) = (M, N) @ (N, K)
+    dweights = factor(x).T @ factor(dz)                                 # (K, N) = (K, M) @ (M, N)
+    return dinputs, dweights, dz.sum(axis=0, keepdims=True)             # dbiases (1, N), of what is not rounded
+
+
+def rounded(a):
+    """Return float32 numbers rounded to bfloat16, the upper 16 bits: to the nearest, of two to the even one."""
+    a = np.array(a, np.float32)
+    bits = a.view(np.uint32)
+    nearest = (bits + 0x7FFF + (bits >> 16 & 1)) & np.uint32(0xFFFF0000)
+    return np.where(np.isnan(a), a, nearest.view(np.float32)).astype(np.float64)
+
+
+# ---- losses
+
+
+def loss(kind, z, t, least=0.0, most=np.inf):
+    """Return (losses (M,), right (M,), gradient (M, N)) of scores z (M, N); right: how many answers of a row are.
+
+    t: labels (M,), or numbers (M, N). least, most: bounds of a loss of the cross-entropies. The gradient is not bounded.
+    """
+    if kind == SOFTMAX:
+        t = np.eye(z.shape[1], dtype=z.dtype)[t] if t.ndim == 1 else t
+        together, highest, answers = t.sum(axis=1), z.max(axis=1), z.argmax(axis=1)
+        log_sum = np.log(np.exp(z - highest[:, np.newaxis]).sum(axis=1))
+        weighted = np.where(t != 0, t * z, 0).sum(axis=1)               # a class that is masked by -inf has no part in it
+        losses = together * log_sum + (together * highest - weighted)   # Σ t (log(Σ exp(z)) - z)
+        right = (answers == t.argmax(axis=1)) & ~np.isnan(highest)
+        return np.clip(losses, least, most), right, softmax(z) * together[:, np.newaxis] - t
+    if kind == BINARY:
+        losses = np.maximum(z, 0) - z * t + np.log1p(np.exp(-np.abs(z)))        # log(1 + exp(z)) - t z
+        return np.clip(losses, least, most).sum(axis=1), ((z > 0) == (t > 0.5)).sum(axis=1), sigmoid(z) - t
+    return ((z - t)**2).sum(axis=1), np.zeros(len(z), z.dtype), z - t            # half of the square's derivative: Loss.factors
+
+
+# ---- optimisers
+
+
+def step(kind, settings, steps, decays, w, g, v=None, square=None):
+    """Return (w, v, square) after a step with the gradient g, the `steps`-th from 0. v and square are the optimiser's.
+
+    settings: Settings of kernels/optimizers.py. decays: whether its weight decay is for w.
+    """
+    rate = settings.learning_rate / (1 + settings.decay * steps)
+    if kind == SGD:
+        return w - rate * g, v, square
+    if kind == ADAM:
+        v = settings.beta * v + (1 - settings.beta) * g
+        square = settings.beta2 * square + (1 - settings.beta2) * g * g
+        first, second = v / (1 - settings.beta**(steps + 1)), square / (1 - settings.beta2**(steps + 1))
+        shrunk = settings.weight_decay * w if decays else 0
+        return w - rate * (first / (np.sqrt(second) + settings.epsilon) + shrunk), v, square
+    v = settings.beta * v - rate * g
+    return w + (settings.beta * v - rate * g if kind == NESTEROV else v), v, square
+
+
+# ---- in the places of compiled functions
+
+
+def _exactly(formula, *arrays):
+    """Return the results of a formula for these arrays, or None, in float64; what is not finite needs no warning."""
+    with np.errstate(all="ignore"):
+        return formula(*(None if a is None else a.astype(np.float64) for a in arrays))
+
+
+def _write(targets, results):
+    """Round the results into the targets, all or none; None is not wanted."""
+    with np.errstate(all="ignore"), _signals.whole():
+        for target, result in zip(targets, results, strict=True):
+            if target is not None:
+                target[...] = result
+
+
+def _overlap(targets, operands):
+    return any(np.may_share_memory(a, b) for a in targets if a is not None for b in operands if b is not None)
+
+
+def forward(dtype):
+    """As kernels/entry.py's."""
+    factor = rounded if dtype is BFLOAT16 else np.asarray
+
+    def forward(x, weights, biases, has_biases, y, slope, has_slope, activation):
+        biases, slope = biases if has_biases else None, slope if has_slope else None
+        (m, k), n = x.shape, weights.shape[1]
+        fits = len(weights) == k and y.shape == (m, n) and (biases is None or biases.shape == (1, n))
+        if not fits or _overlap((y, slope), (x, weights, biases)):
+            return REFUSED
+        _write((y, slope), _exactly(partial(dense_forward, activation=activation, factor=factor), x, weights, biases))
+        return OK
+
+    return forward
+
+
+def backward(dtype):
+    """As kernels/entry.py's."""
+    factor = rounded if dtype is BFLOAT16 else np.asarray
+
+    def backward(dvalues, s, has_s, x, weights, dinputs, has_dinputs, dweights, dbiases, activation):
+        s, dinputs = s if has_s else None, dinputs if has_dinputs else None
+        (m, k), n = x.shape, weights.shape[1]
+        results = dinputs, dweights, dbiases
+        fits = (len(weights) == k and dvalues.shape == (m, n) and (s is None or s.shape == (m, n))
+                and dweights.shape == (k, n) and dbiases.shape == (1, n) and (dinputs is None or dinputs.shape == (m, k)))
+        if not fits or _overlap(results, (dvalues, s, x, weights)):
+            return REFUSED
+        formula = partial(dense_backward, activation=activation, factor=factor)
+        _write(results, _exactly(formula, dvalues, s, x, weights))
+        return OK
+
+    return backward
+
+
+def elementwise(dtype):
+    """As kernels/entry.py's."""
+    def elementwise(dvalues, z, out):
+        _write([out], [relu(dvalues, z)])
+        return OK
+
+    return elementwise
+
+
+def run_loss(kind, scores, targets, weights, numbers, sums):
+    """Write the gradient over the scores, and the sums of losses and right answers to sums[0]; as losses._run.
+
+    numbers: the factor of the gradient, and the bounds of a loss. Without targets the softmax or the sigmoid is written.
+    """
+    if targets is None:
+        _write([scores], [_exactly(softmax if kind == SOFTMAX else sigmoid, scores)])
+        return
+    factor, *bounds = numbers
+    weights = np.ones(len(scores), np.float64) if weights is None else weights
+    targets = targets if targets.ndim == 1 else targets.astype(np.float64)
+    losses, right, gradient = _exactly(lambda z: loss(kind, z, targets, *bounds), scores)
+    with np.errstate(all="ignore"):
+        results = gradient * (factor * weights)[:, np.newaxis], ((weights * losses).sum(), right.sum())
+    _write([scores, sums[0]], results)
+
+
+def run_step(kind, settings, steps, parameters, gradients, states, decay):
+    """Change parameters, states and steps in place; as optimizers.Step.make without a penalty."""
+    targets, results = [steps], [steps + 1]
+    for w, g, remembered, decays in zip(parameters, gradients, states, decay, strict=True):
+        remembered = [a.reshape(w.shape) for a in remembered]
+        formula = partial(step, kind, Settings(*settings), int(steps[0]), decays)
+        targets += [w, *remembered]
+        results += _exactly(formula, w, g, *remembered)[:1 + len(remembered)]       # SGD returns None for what it has not
+    _write(targets, results)
