@@ -7,7 +7,7 @@ import llvmlite
 import numba
 import numpy
 
-from . import _cache, _cpu, _threads
+from . import _cache, _cpu, _threads, terminal
 from .kernels import blocking
 
 
@@ -43,4 +43,4 @@ def show_config() -> None:
     facts = describe()
     width = max(map(len, facts))
     for name, value in facts.items():
-        print(f"{name:{width}}  {value}")
+        terminal.say(terminal.fill(f"{name:{width}}  {value}", " " * (width + 2)))

@@ -1,11 +1,10 @@
 """The training loop of a network: epochs of a training run, what they are like, and when to stop."""
-import sys
 import warnings
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from . import _signals
+from . import _signals, terminal
 from ._operands import has_contiguous_rows
 from .losses import as_weights
 from .optimizers import Optimizer
@@ -100,19 +99,8 @@ def not_finite(batch, epoch):
 
 
 def progress_bar(epochs):
-    """A progress bar, or None where there is no terminal.
-
-    A hidden one of tqdm takes its lock, too, and starts its thread, so that a forked child might wait for the one and would
-    compute on one thread because of the other (_threads.py).
-    """
-    if not (hasattr(sys.stderr, "isatty") and sys.stderr.isatty()):
-        return None
-    from tqdm import tqdm  # here, as importing fastbp is to take no longer than importing Numba
-
-    class Bar(tqdm):
-        monitor_interval = 0            # without that thread
-
-    return Bar(total=epochs, desc="Training", smoothing=0, bar_format=_BAR)
+    """Return a bar of the training, or None where nobody would see it."""
+    return terminal.progress_bar(total=epochs, desc="Training", smoothing=0, bar_format=_BAR)
 
 
 def _epoch(run, order, epoch, bar):

@@ -60,20 +60,20 @@ def archives():
         "../0.weights.npy": "has no weights", "/0.weights.npy": "has no weights", "C:\\0.weights.npy": "has no weights",
         "0.weights.npy\0.txt": "an entry is named", "0.weights": "an entry is named", "code.py": "an entry is named"}.items()}
     arrays = {f"an array of {what}": (npz([("0.weights.npy", content)], _TEXT), said) for what, (content, said) in {
-        "Python objects": (_pickled(), "Python objects"),
+        "Python objects": (_pickled(), "expected float32 or float64"),
         "10**12 numbers": (npy((10**12,), b""), "which are there"),
         "10**30 numbers": (npy((10**15, 10**15), _DATA), "which are there"),
-        "-2 by -3": (npy((-2, -3), _DATA), "negative dimensions"),
+        "-2 by -3": (npy((-2, -3), _DATA), "expected one as NumPy"),
         "records": (npy((2,), bytes(16), [("x", "<f4"), ("y", "<f4")]), "expected float32 or float64"),
         "bytes the other way round": (npy((2, 3), _DATA, ">f4"), "expected float32 or float64"),
         "a header that is deep": (npy_of("{'descr': " + "[" * 150, _DATA), "damaged"),
-        "a header that is long": (npy_of("-" * 60_000 + "1", _DATA), "Header info length"),
-        "a header that no parser likes": (npy_of("-" * 9_000 + "1", _DATA), "Header info length"),
+        "a header that is long": (npy_of("-" * 60_000 + "1", _DATA), "expected one as NumPy"),
+        "a header that no parser likes": (npy_of("-" * 9_000 + "1", _DATA), "expected one as NumPy"),
         "another version": (npy_of("{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }", _DATA, b"\2\0"), "version"),
         "code": (npy_of("__import__('os').mkdir('ran')", _DATA), "damaged"),
     }.items()}
     texts = {f"a text that is {what}": (npz([_WEIGHTS, ("fastbp.npy", content)]), said) for what, (content, said) in {
-        "a pickle": (_pickled(), "Python objects"), "bytes": (npy((), b"{}", "|S2"), "expected a text"),
+        "a pickle": (_pickled(), "expected a text"), "bytes": (npy((), b"{}", "|S2"), "expected a text"),
         "a number": (npy((), bytes(4)), "expected a text"), "no Unicode": (npy((), b"\xff" * 8, "<U2"), "damaged")}.items()}
     return named | arrays | texts | {
         "a bomb": (npz([("0.weights.npy", bomb)], _TEXT, compress_type=zipfile.ZIP_DEFLATED), "compressed"),
