@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from . import _signals, terminal
+from . import _signals, summary, terminal
 from ._operands import has_contiguous_rows
 from .losses import as_weights
 from .optimizers import Optimizer
@@ -13,7 +13,7 @@ from .training import Run
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} epochs [{elapsed}<{remaining}{postfix}]"
 
 
-@dataclass
+@dataclass(repr=False)
 class History:
     """What each epoch was like: lists with a number for each.
 
@@ -28,6 +28,14 @@ class History:
     validation_loss: list[float] = field(default_factory=list)
     validation_accuracy: list[float] = field(default_factory=list)
     interrupted: bool = False
+
+    def __repr__(self) -> str:
+        """Return the number of epochs and the last one's numbers: <History 30 epochs: loss 0.0123, accuracy 0.998>."""
+        lists = {name: values for name, values in vars(self).items() if isinstance(values, list) and values}
+        count = len(lists.get("loss", ()))
+        last = [f"{name} {summary.shown(values[-1], '.4g')}" for name, values in lists.items()]
+        return (f"<History {count} epoch{'' if count == 1 else 's'}" + (f": {', '.join(last)}" if last else "")
+                + (", interrupted>" if self.interrupted else ">"))
 
 
 def fit(network, x, y, *, epochs, batch_size, optimizer, sample_weight, validation_data, shuffle, rng, progress, check_finite,

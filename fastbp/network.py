@@ -49,11 +49,10 @@ class Sequential:
 
     @property
     def n_outputs(self) -> int:
-        return self.dense[-1].weights.shape[1]
+        return np.shape(self.dense[-1].weights)[1]
 
     def __repr__(self) -> str:
-        sizes = "-".join(str(n) for n in (self.n_inputs, *(layer.weights.shape[1] for layer in self.dense)))
-        return f"<Sequential {sizes} {self.dtype}, loss {self.loss}>"
+        return summary.line(self)
 
     def parameters(self) -> list[np.ndarray]:
         """The arrays that are trained: weights and biases of each dense layer, themselves."""
