@@ -19,7 +19,7 @@ def layer_line(layer) -> str:
         words.append(_text(lambda: layer.activation))
         words += [] if sizes is None else [_text(lambda: getattr(layer.weights, "dtype", type(layer.weights).__name__))]
         if (precision := getattr(layer, "precision", None)) is not None:
-            notes.append(f"multiplied in {shown(precision).strip("'")}")
+            notes.append(f"multiplied in {precision[:20] if isinstance(precision, str) else shown(precision)}")
         if getattr(layer, "biases", None) is None:
             notes.append("without biases")
         notes += problems
