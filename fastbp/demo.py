@@ -271,7 +271,8 @@ def _train(options, training, test):
     history = train(network, training, test, options.epochs, options.batch, rng)
     if history.interrupted:
         raise KeyboardInterrupt
-    print(f"Trained for {options.epochs} epochs in batches of {options.batch} in {time.perf_counter() - start:.2f} s\n")
+    print(terminal.fill(f"Trained for {options.epochs} epochs in batches of {options.batch} in "
+                        f"{time.perf_counter() - start:.2f} s") + "\n")
     return history
 
 

@@ -43,6 +43,9 @@ def _sizes(text):
     return sizes
 
 
+_sizes.__name__ = "list of sizes"           # argparse: "invalid list of sizes value: '4,x'"
+
+
 def run(options: argparse.Namespace) -> int:
     """Profile, write files and print tables. Wrong options are an ArgumentError before that; returns 1 where it fails.
 
