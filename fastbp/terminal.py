@@ -10,7 +10,7 @@ import textwrap
 import warnings
 from collections.abc import Callable, Iterator
 
-NARROWEST = 40                  # columns that lines are made for, at least
+NARROWEST = 44                  # columns that lines are made for, at least
 WIDEST = 100                    # columns of a table, at most
 INTERRUPTED = 130               # what a shell reports of a program that Ctrl-C ended
 CLOSED_PIPE = 141               # what a shell reports of a program that wrote to a pipe which nobody reads any more

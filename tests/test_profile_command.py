@@ -151,7 +151,7 @@ def test_tables_fit_100_columns(report):
     assert row.split() == ["dweights", "120.0", "0.0%", "66.7", "67%", "0.8", "4%", "80.0", "arithmetic"]
 
 
-@pytest.mark.parametrize("width", [40, 50, 79])
+@pytest.mark.parametrize("width", [44, 50, 79])
 def test_a_narrow_table_is_one_below_another(report, width, monkeypatch):
     monkeypatch.setenv("COLUMNS", str(width))
     for text in tables.sections(report).values():
@@ -160,7 +160,7 @@ def test_a_narrow_table_is_one_below_another(report, width, monkeypatch):
     headers = [line.split() for line in lines if line.startswith(" kernel ")]
     assert len(headers) > 1 and [word for header in headers for word in header[1:]] == [
         "ms", "share", "GFLOP/s", "peak", "GB/s", "memory", "FLOP/B", "bound", "by", "numpy", "torch"]
-    assert sum(line.startswith("   dweights ") for line in lines) == len(headers) * 2 * len(report.layers)
+    assert sum(line.split()[:1] == ["dweights"] for line in lines) == len(headers) * 2 * len(report.layers)
 
 
 def test_what_binds():

@@ -166,7 +166,7 @@ def test_narrow_lines(columns, most, quick, monkeypatch, capsys):
     assert max(len(line) for line in lines if not line.startswith(exempt)) <= most
 
 
-@pytest.mark.parametrize("columns, width", [("50", 50), ("1", 40), ("500", 100), ("0", None), ("-5", None), ("x", None)])
+@pytest.mark.parametrize("columns, width", [("50", 50), ("1", 44), ("500", 100), ("0", None), ("-5", None), ("x", None)])
 def test_width(columns, width, monkeypatch):
     monkeypatch.setenv("COLUMNS", columns)
     assert terminal.width() == width or width is None and terminal.NARROWEST <= terminal.width() <= terminal.WIDEST
