@@ -105,7 +105,7 @@ class Step:
         for values, gradient, states, counts, (product, rows) in zip(parameters, gradients, optimizer._states, penalised,
                                                                      products, strict=True):
             velocity, square = (*map(address_of, states), 0, 0)[:2]
-            chunk = rows * values.shape[1] if product else kernels.CHUNK
+            chunk = max(1, rows * values.shape[1]) if product else kernels.CHUNK        # 1: of no neurons
             table.append(Array(tasks, chunk, values.size, address_of(values), address_of(gradient), velocity, square, counts,
                                product))
             tasks += -(-values.size // chunk)
