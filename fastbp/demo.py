@@ -254,7 +254,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _prepare(digits, batch):
-    print("Compiling, or loading what an earlier run compiled ...", end=" ", flush=True)
+    print("Compiling, or loading compiled code ...", end=" ", flush=True)
     start = time.perf_counter()
     few = Digits(digits.images[:CHECKED], digits.labels[:CHECKED])
     network = make_network(np.random.default_rng(0))
