@@ -91,7 +91,7 @@ class Sequential:
         shuffle: take the rows in another order each epoch; the data are not copied, unless their dtype is not the network's,
         or rows of x are not contiguous or go backwards.
         rng: a numpy.random.Generator, a seed, or None for fresh entropy, of the order and of a Dropout.
-        progress: show a bar, on a terminal.
+        progress: show a bar, on a terminal or in a notebook.
         check_finite: whether to stop at a loss that is not finite, before its step.
         callbacks: called after each epoch with the network and the History so far; one that returns True ends the training.
         They may change weights in place, but the training does not see arrays that they assign.

@@ -68,6 +68,7 @@ def test_readable(text, encoding, expected):
 def test_every_command_in_every_encoding(command, encoding, quick, monkeypatch):
     stream = Stream(encoding)
     monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setattr(fastbp._cpu, "model", lambda: "Prozeßor → 3 µm")
     if "--help" in command:
         with pytest.raises(SystemExit) as stopped:
             main(command)
@@ -144,6 +145,14 @@ def test_wrong_arguments_are_a_line(arguments, capsys):
     out, err = capsys.readouterr()
     assert stopped.value.code == 2 and not out
     assert err.startswith("python -m fastbp") and ": error: " in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("command, option", [(DEMO, "--plot"), (PROFILE, "--plot"), (PROFILE, "--json")])
+def test_a_folder_that_cannot_be_written_is_known_before_the_work(command, option, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    with pytest.raises(SystemExit):
+        main([*command, option, str(tmp_path / "it.png")])
+    assert f"argument {option}: the folder '{tmp_path}' cannot be written" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("threads", [100, 1 << 70])
