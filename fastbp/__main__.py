@@ -4,11 +4,20 @@ import re
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import import_module
 from typing import NamedTuple
 
 import fastbp
-from fastbp import _jit
+from fastbp import _jit, terminal
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that says in one line what is wrong."""
+
+    def error(self, message):
+        terminal.complain(f"{self.prog}: error: {message} (--help says what is expected)")
+        self.exit(2)
 
 
 class Command(NamedTuple):
@@ -19,9 +28,16 @@ class Command(NamedTuple):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns its exit status. Wrong options end the process with status 2, as argparse does."""
+    """Run a command and return its exit status: terminal.run says which ones it adds.
+
+    Wrong options end the process with status 2, as argparse does.
+    """
+    return terminal.run(partial(_main, arguments))
+
+
+def _main(arguments):
     arguments = _join_negative(sys.argv[1:] if arguments is None else arguments)
-    parser = argparse.ArgumentParser("python -m fastbp", description="Dense layers with backpropagation for NumPy.")
+    parser = _Parser("python -m fastbp", description="Dense layers with backpropagation for NumPy.")
     parser.add_argument("--version", action="version", version=f"fastbp {fastbp.__version__}")
     subparsers = parser.add_subparsers(metavar="command")
     for name, command in COMMANDS.items():

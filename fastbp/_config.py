@@ -7,7 +7,7 @@ import llvmlite
 import numba
 import numpy
 
-from . import _cache, _cpu, _jit, _threads
+from . import _cache, _cpu, _jit, _threads, terminal
 from .kernels import blocking
 
 
@@ -44,4 +44,4 @@ def show_config() -> None:
     facts = describe()
     width = max(map(len, facts))
     for name, value in facts.items():
-        print(f"{name:{width}}  {value}")
+        terminal.say(terminal.fill(f"{name:{width}}  {value}", " " * (width + 2)))

@@ -6,6 +6,8 @@ import io
 import json
 import math
 import os
+import re
+import reprlib
 import stat
 import struct
 import zipfile
@@ -20,8 +22,16 @@ _RESERVED = (_ABOUT, "__metadata__")            # the second is where safetensor
 _DTYPES = (np.float32, np.float64)
 _MOST_ABOUT = 1 << 20                           # characters, of 10,000 layers: JSON takes up to 30 times its size in memory
 _MOST_HEADER = 4 * _MOST_ABOUT                  # with the names and shapes of as many layers' arrays
-_MOST_NPY_HEADER = 1000                         # characters: what is nested so deep that Python cannot parse it is longer
+_MOST_NPY_HEADER = 1000                         # characters
+_MOST_EMPTY = 1 << 24                           # of a dimension beside one of 0: what there are no bytes for costs memory later
 _MOST_SHOWN = 1000
+_MOST_HEADER_SHOWN = 200
+_TENSORS = {"F32": np.dtype(np.float32), "F64": np.dtype(np.float64)}       # what safetensors calls them
+_NPY = {dtype.str: dtype for dtype in map(np.dtype, _DTYPES)}
+_NPY_MAGIC = b"\x93NUMPY\1\0"
+# An .npy header as NumPy writes it, of one array of numbers or of texts.
+_NPY_HEADER = re.compile(r"{'descr': '(?P<dtype>[<>|=][A-Za-z]\d*)', 'fortran_order': (?P<fortran>True|False), "
+                         r"'shape': \((?P<shape>|\d+,|\d+(?:, \d+)+)\), } *\n")
 _LOCAL_HEADER = struct.Struct("<26xHH")         # of an entry in an archive: at its end are the lengths of two fields after it
 _END_OF_DIRECTORY = 22                          # bytes
 
@@ -31,9 +41,9 @@ def write(path: str | os.PathLike, arrays: dict[str, np.ndarray], about: dict) -
 
     arrays: of float32 or float64, of any layout. about: what JSON can hold, so its tuples are read as lists.
 
-    Raises ValueError for another suffix, for an array named "fastbp" or "__metadata__" or with a NUL, and for JSON of more than
-    a million characters, TypeError for another dtype and for what JSON cannot hold, and OSError if the file cannot be written.
-    What was there is then as before.
+    Raises ValueError for another suffix, for an array named "fastbp" or "__metadata__" or with a NUL, for one of no elements
+    with a dimension above 16,777,216, and for JSON of more than a million characters, TypeError for another dtype and for what
+    JSON cannot hold, and OSError if the file cannot be written. What was there is then as before.
     """
     pack, _ = _format(path)
     contiguous = {name: _checked(name, array) for name, array in arrays.items()}
@@ -62,15 +72,13 @@ def read(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict]:
         raise ValueError(f"{path} is not a file of fastbp: it has no entry '{_ABOUT}'")
     if not isinstance(about, dict):
         raise ValueError(f"{path} has {type(about).__name__} as JSON in its entry '{_ABOUT}', expected an object")
-    for name, array in arrays.items():
-        if array.dtype not in _DTYPES:
-            raise ValueError(f"{path} has dtype {shown(f'{array.dtype} in {name}')}, expected float32 or float64")
     return dict(sorted(arrays.items())), about
 
 
 def shown(message: str) -> str:
     """A message with words of a file in it, which could be of any length and steer a terminal, in one that is neither."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message[:_MOST_SHOWN]) + "…" * (len(message) > _MOST_SHOWN)
+    start = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message[:_MOST_SHOWN])
+    return start + "..." * (len(message) > _MOST_SHOWN)
 
 
 def _format(path):
@@ -88,7 +96,16 @@ def _checked(name, array):
     array = np.asarray(array, order="C")
     if array.dtype not in _DTYPES:
         raise TypeError(f"{name} has dtype {array.dtype}, expected float32 or float64")
+    _check_shape(name, array.shape)
     return array
+
+
+def _check_shape(name, shape):
+    """Raise ValueError unless it is a tuple or list of integers from 0, and small where no bytes stand behind it."""
+    if not all(type(n) is int and n >= 0 for n in shape):
+        raise ValueError(f"{name} has shape {reprlib.repr(shape)}, expected integers of 0 or more")
+    if 0 in shape and max(shape) > _MOST_EMPTY:
+        raise ValueError(f"{name} has shape {reprlib.repr(shape)}, so no elements, expected no dimension above {_MOST_EMPTY:,}")
 
 
 def _limited(text, most):
@@ -118,7 +135,14 @@ def _unpack_safetensors(content):
 
     # safetensors gives the metadata of a path only, and that file may be another one by now.
     header = json.loads(_header(content), object_pairs_hook=_unique)
-    return load(content), header.get("__metadata__", {}).get(_ABOUT)
+    text = header.pop("__metadata__", {}).get(_ABOUT)
+    if text is None:
+        return {}, None
+    for name, tensor in header.items():
+        if tensor["dtype"] not in _TENSORS:
+            raise ValueError(f"{name} has dtype {reprlib.repr(tensor['dtype'])}, expected float32 or float64")
+        _check_shape(name, tensor["shape"])
+    return load(content), text
 
 
 def _header(content):
@@ -140,11 +164,11 @@ def _unpack_npz(content):
     """Not with numpy.load, which notices damage only in an entry that it reads to the end, and takes what is no array."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         _check_entries(archive, content)
-        arrays = {entry.filename.removesuffix(".npy"): _array(archive.read(entry)) for entry in archive.infolist()}
-    text = arrays.pop(_ABOUT, None)
-    if text is not None and (text.shape != () or text.dtype.kind != "U"):
-        raise ValueError(f"entry '{_ABOUT}' has {text.dtype} of shape {text.shape}, expected a text")
-    return arrays, None if text is None else text.item()
+        entries = {entry.filename.removesuffix(".npy"): archive.read(entry) for entry in archive.infolist()}
+    if _ABOUT not in entries:
+        return {}, None
+    text = _text(entries.pop(_ABOUT))
+    return {name: _array(name, content) for name, content in entries.items()}, text
 
 
 def _check_entries(archive, content):
@@ -171,18 +195,44 @@ def _check_entries(archive, content):
         raise ValueError("there is something after the directory")
 
 
-def _array(content):
-    """The array of an .npy file. NumPy's own reader takes the memory that a header asks for before it looks what is there."""
-    file = io.BytesIO(content)
-    if (version := np.lib.format.read_magic(file)) != (1, 0):
-        raise ValueError(f"an array is of version {version}, expected (1, 0)")
-    shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(file, max_header_size=_MOST_NPY_HEADER)
-    if dtype.hasobject:
-        raise ValueError("an array is of Python objects, which would be read with pickle, expected numbers")
-    there = len(content) - file.tell()
+def _array(name, content):
+    """Return the array of an .npy file, after checking that all that its header promises is there."""
+    code, is_fortran, shape, start = _npy_header(name, content)
+    if code not in _NPY:
+        raise ValueError(f"{name} has dtype {code!r}, expected float32 or float64")
+    dtype = _NPY[code]
+    _check_shape(name, shape)
+    there = len(content) - start
     if math.prod(shape) * dtype.itemsize != there:
-        raise ValueError(f"an array has shape {shape} of {dtype}, expected one of {there:,} bytes, which are there")
-    return np.array(np.ndarray(shape, dtype, content, file.tell(), order="F" if is_fortran else "C"), order="C")
+        raise ValueError(f"{name} has shape {reprlib.repr(shape)} of {dtype}, expected one of {there:,} bytes, which are there")
+    return np.array(np.ndarray(shape, dtype, content, start, order="F" if is_fortran else "C"), order="C")
+
+
+def _text(content):
+    """Return the text of an .npy file."""
+    code, _, shape, start = _npy_header(_ABOUT, content)
+    count, there = int(code[2:]) if code[1] == "U" else -1, len(content) - start
+    if shape or 4 * count != there:
+        raise ValueError(f"entry '{_ABOUT}' has {code} of shape {reprlib.repr(shape)} in {there:,} bytes, expected a text of "
+                         "all of them")
+    return np.ndarray((), f"{code[0]}U{count}", content, start).item() if count else ""
+
+
+def _npy_header(name, content):
+    """Return (dtype's code, whether in Fortran order, shape, where the data begin) of an .npy file.
+
+    NumPy's own reader evaluates what a header says, and makes any dtype and the memory for any shape before it looks what is
+    there; fastbp has no use for a header that NumPy does not write.
+    """
+    if content[:8] != _NPY_MAGIC:
+        raise ValueError(f"{name} is not an .npy file of version (1, 0)")
+    end = 10 + int.from_bytes(content[8:10], "little")
+    header = content[10:end].decode("latin1")
+    found = _NPY_HEADER.fullmatch(header) if end - 10 == len(header) <= _MOST_NPY_HEADER else None
+    if found is None:
+        raise ValueError(f"{name} has the header {header[:_MOST_HEADER_SHOWN]!r}, expected one as NumPy writes it for an array "
+                         "of float32 or float64")
+    return found["dtype"], found["fortran"] == "True", tuple(map(int, re.findall(r"\d+", found["shape"]))), end
 
 
 _FORMATS = {".safetensors": (_pack_safetensors, _unpack_safetensors), ".npz": (_pack_npz, _unpack_npz)}

@@ -3,16 +3,18 @@
 It is written as a user would write it, with `fit`; its twin in plain NumPy shows what that stands for.
 """
 import argparse
+import os
 import time
 from collections.abc import Callable, Iterator
 from importlib.resources import files
 from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from . import SGD, Dense, DenseReLU, Sequential, SoftmaxCrossEntropy, __version__
+from . import SGD, Dense, DenseReLU, Sequential, SoftmaxCrossEntropy, __version__, _files, terminal
 from ._memory import shuffled
 from .fit import History
 
@@ -180,19 +182,32 @@ def plot(history: History, path: Path) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.3, which="both")
         axes.legend()
-    figure.savefig(path)
+    content = BytesIO()
+    figure.savefig(content, format=path.suffix[1:].lower())
+    _files.write(path, content.getvalue())
+
+
+def check_file(name: str, path: Path) -> None:
+    """Raise ArgumentError, before the work, where an option names a file that cannot be written."""
+    try:
+        is_folder, folder_is_there = path.is_dir(), path.absolute().parent.is_dir()
+    except OSError as error:                    # such as a name that is too long
+        raise argparse.ArgumentError(None, f"argument --{name}: {error.strerror}: '{path}'") from None
+    if is_folder or not folder_is_there:
+        raise argparse.ArgumentError(None, f"argument --{name}: expected a file in a folder that exists, got '{path}'")
+    if not os.access(path.absolute().parent, os.W_OK):
+        raise argparse.ArgumentError(None, f"argument --{name}: the folder '{path.absolute().parent}' cannot be written")
 
 
 def check_plot(path: Path) -> None:
-    """Before the work: ArgumentError if `plot` could not write that file."""
+    """Raise ArgumentError, before the work, if `plot` could not write that file."""
     if find_spec("matplotlib") is None:
         raise argparse.ArgumentError(None, "argument --plot: needs matplotlib; install it: pip install 'fastbp[plot]'")
     from matplotlib.backend_bases import FigureCanvasBase
 
     if path.suffix[1:].lower() not in FigureCanvasBase.get_supported_filetypes():
         raise argparse.ArgumentError(None, f"argument --plot: expected a file name such as curves.png, got '{path}'")
-    if not path.absolute().parent.is_dir():
-        raise argparse.ArgumentError(None, f"argument --plot: there is no folder '{path.parent}'")
+    check_file("plot", path)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -224,21 +239,23 @@ def run(options: argparse.Namespace) -> int:
         check_plot(options.plot)
     digits = load_digits()
     training, test = split(digits)
-    print(f"fastbp {__version__}: a {'-'.join(map(str, SIZES))} network in float32 on handwritten digits, "
-          f"{len(training.labels)} to train on and {len(test.labels)} to test on")
+    print(terminal.fill(f"fastbp {__version__}: a {'-'.join(map(str, SIZES))} network in float32 on handwritten digits, "
+                        f"{len(training.labels)} to train on and {len(test.labels)} to test on"))
     _prepare(training, options.batch)
     history = _train(options, training, test)
-    reached = _report_accuracy(options, history, len(test.labels))
-    right = _report_gradients(digits)
-    _report_times(training, options.batch)
     if options.plot:
         plot(history, options.plot)
+    reached = _report_accuracy(options, history, len(test.labels))
+    right = _report_gradients(digits)
+    if terminal.is_read():
+        _report_times(training, options.batch)
+    if options.plot:
         print(f"\nLoss and accuracy curves: {options.plot}")
     return 0 if reached and right else 1
 
 
 def _prepare(digits, batch):
-    print("Compiling, or loading what an earlier run compiled ...", end=" ", flush=True)
+    print("Compiling, or loading compiled code ...", end=" ", flush=True)
     start = time.perf_counter()
     few = Digits(digits.images[:CHECKED], digits.labels[:CHECKED])
     network = make_network(np.random.default_rng(0))
@@ -253,7 +270,10 @@ def _train(options, training, test):
     print(f"{network.summary()}\n")
     start = time.perf_counter()
     history = train(network, training, test, options.epochs, options.batch, rng)
-    print(f"Trained for {options.epochs} epochs in batches of {options.batch} in {time.perf_counter() - start:.2f} s\n")
+    if history.interrupted:
+        raise KeyboardInterrupt
+    print(terminal.fill(f"Trained for {options.epochs} epochs in batches of {options.batch} in "
+                        f"{time.perf_counter() - start:.2f} s") + "\n")
     return history
 
 
@@ -262,19 +282,25 @@ def _report_accuracy(options, history, tested):
     expected = (options.epochs, options.batch, options.seed) == (EPOCHS, BATCH, SEED)
     enough = reached >= ACCURACY or not expected
     note = "" if not expected else f"; at least {ACCURACY} expected" + ("" if enough else ": FAILED")
-    print(f"Test accuracy    {reached:.4f}   {round(reached * tested)} of {tested} images{note}")
+    print(_fill(f"Test accuracy    {reached:.4f}   {round(reached * tested)} of {tested} images{note}"))
     return enough
 
 
 def _report_gradients(digits):
     error = make_network(np.random.default_rng(0)).check_gradients(digits.images[:CHECKED], digits.labels[:CHECKED])
     right = error < GRADIENT_ERROR
-    print(f"Gradient check   {error:.1e}  largest relative error against central differences in float64; "
-          f"below {GRADIENT_ERROR:.0e} expected" + ("" if right else ": FAILED"))
+    print(_fill(f"Gradient check   {error:.1e}  largest relative error against central differences in float64; "
+                f"below {GRADIENT_ERROR:.0e} expected" + ("" if right else ": FAILED")))
     return right
 
 
+def _fill(text):
+    return terminal.fill(text, " " * 17)
+
+
 def _report_times(training, batch):
-    print(f"\n{'Median time':<36}{'fastbp':>12}{'plain NumPy':>16}{'ratio':>9}")
+    column = 36 if terminal.width() >= 36 + 12 + 16 + 9 else 0      # the names stand above the numbers where it is narrow
+    print(f"\n{'Median time':<{column}}" + ("" if column else "\n") + f"{'fastbp':>12}{'plain NumPy':>16}{'ratio':>9}")
     for what, (ours, theirs) in times(training, min(batch, TRAINED_ON), np.random.default_rng(0)):
-        print(f"  {what:<34}{ours * 1e6:>9,.0f} µs{theirs * 1e6:>13,.0f} µs{theirs / ours:>9.2f}")
+        print(f"{'  ' + what:<{column}}" + ("" if column else "\n")
+              + f"{ours * 1e6:>9,.0f} µs{theirs * 1e6:>13,.0f} µs{theirs / ours:>9.2f}")

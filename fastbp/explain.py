@@ -5,12 +5,11 @@ the sum of the products is a layer whose weights are all 1. So each line of the 
 """
 import argparse
 import math
-import textwrap
 from typing import NamedTuple
 
 import numpy as np
 
-from . import dense_backward, dense_forward, dense_relu_backward, dense_relu_forward, relu_backward, relu_forward
+from . import dense_backward, dense_forward, dense_relu_backward, dense_relu_forward, relu_backward, relu_forward, terminal
 
 
 class Line(NamedTuple):
@@ -91,15 +90,19 @@ def run(options: argparse.Namespace) -> int:
     if len(options.inputs) != len(options.weights):
         raise argparse.ArgumentError(None, f"argument --weights: expected as many numbers as --inputs has, "
                                            f"{len(options.inputs)}, got {len(options.weights)}")
-    parts = explain(options.inputs, options.weights, options.bias, options.dvalue, options.step)
+    with np.errstate(over="ignore", invalid="ignore"):      # numbers may be so large that products are infinite
+        parts = explain(options.inputs, options.weights, options.bias, options.dvalue, options.step)
     texts = [(line.name, f"{line.value:.10g}") for lines in parts.values() for line in lines]
     name_width, value_width = (max(map(len, column)) for column in zip(*texts, strict=True))
-    print(textwrap.fill(f"One neuron: inputs x = {_text(options.inputs)}, weights w = {_text(options.weights)}, "
-                        f"bias b = {options.bias:g}", 100))
+    print(terminal.fill(f"One neuron: inputs x = {_text(options.inputs)}, weights w = {_text(options.weights)}, "
+                        f"bias b = {options.bias:g}", most=terminal.WIDEST))
+    column = name_width + value_width + 6
+    indent = " " * (column if column < terminal.width() // 2 else 4)
     for title, lines in parts.items():
         print(f"\n{title}" + (f", step {options.step:g}" if title == "Update" else ""))
         for line in lines:
-            print(f"  {line.name:<{name_width}}  {line.value:>{value_width}.10g}  {line.meaning}")
+            text = f"{line.name:<{name_width}}  {line.value:>{value_width}.10g}  {line.meaning}"
+            print(terminal.fill(f"  {text}", indent, terminal.WIDEST))
     return 0
 
 

@@ -1,10 +1,10 @@
 """The training loop of a network: epochs of a training run, what they are like, and when to stop."""
-import sys
 import warnings
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from . import summary, terminal
 from ._memory import has_contiguous_rows, shuffled
 from .layers import Dense, Dropout, ReLU
 from .losses import Loss, as_weights
@@ -14,7 +14,7 @@ from .training import Run
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} epochs [{elapsed}<{remaining}{postfix}]"
 
 
-@dataclass
+@dataclass(repr=False)
 class History:
     """What each epoch was like: lists with a number for each.
 
@@ -29,6 +29,14 @@ class History:
     validation_loss: list[float] = field(default_factory=list)
     validation_accuracy: list[float] = field(default_factory=list)
     interrupted: bool = False
+
+    def __repr__(self) -> str:
+        """Return the number of epochs and the last one's numbers: <History 30 epochs: loss 0.0123, accuracy 0.998>."""
+        lists = {name: values for name, values in vars(self).items() if isinstance(values, list) and values}
+        count = len(lists.get("loss", ()))
+        last = [f"{name} {summary.shown(values[-1], '.4g')}" for name, values in lists.items()]
+        return (f"<History {count} epoch{'' if count == 1 else 's'}" + (f": {', '.join(last)}" if last else "")
+                + (", interrupted>" if self.interrupted else ">"))
 
 
 def fit(network, x, y, *, epochs, batch_size, optimizer, sample_weight, validation_data, shuffle, rng, progress, check_finite,
@@ -115,19 +123,8 @@ def not_finite(batch, epoch):
 
 
 def progress_bar(epochs):
-    """A progress bar, or None where there is no terminal.
-
-    A hidden one of tqdm takes its lock, too, and starts its thread, so that a forked child might wait for the one and would
-    compute on one thread because of the other (_threads.py).
-    """
-    if not (hasattr(sys.stderr, "isatty") and sys.stderr.isatty()):
-        return None
-    from tqdm import tqdm  # here, as importing fastbp is to take no longer than importing Numba
-
-    class Bar(tqdm):
-        monitor_interval = 0            # without that thread
-
-    return Bar(total=epochs, desc="Training", smoothing=0, bar_format=_BAR)
+    """Return a bar of the training, or None where nobody would see it."""
+    return terminal.progress_bar(total=epochs, desc="Training", smoothing=0, bar_format=_BAR)
 
 
 def _epoch(run, order, epoch, bar):

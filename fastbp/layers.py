@@ -6,7 +6,7 @@ from sys import getrefcount
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from . import functional
+from . import functional, summary
 from ._memory import empty
 from ._operands import BFLOAT16, FLOATS, as_array, check_shape, float_dtype, is_lazy, multiplied
 from .kernels.activations import IDENTITY, NAMES
@@ -66,6 +66,9 @@ class Dense:
         self.inputs = self.output = None
         self.dinputs = self.dweights = self.dbiases = None
         self._made_output = self._previous_output = self._made_gradients = self._slope = None
+
+    def __repr__(self) -> str:
+        return summary.layer_line(self)
 
     @property
     def activation(self) -> str:
@@ -172,6 +175,9 @@ class ReLU:
     def __init__(self) -> None:
         self.inputs = self.output = self.dinputs = None
 
+    def __repr__(self) -> str:
+        return summary.layer_line(self)
+
     def forward(self, inputs: ArrayLike, out: np.ndarray | None = None) -> np.ndarray:
         """The output, of the shape and dtype of inputs, written to `out` if given."""
         if is_lazy(inputs):
@@ -210,6 +216,9 @@ class Dropout:
             raise ValueError(f"rate is {rate!r}, expected a number from 0 and below 1")
         self.rate, self._rng = float(rate), np.random.default_rng(rng)
         self.output = self.dinputs = self._stays = self._factor = None
+
+    def __repr__(self) -> str:
+        return summary.layer_line(self)
 
     def forward(self, inputs: ArrayLike, training: bool = True) -> np.ndarray:
         """The output, of the shape and float dtype of inputs; with training=False the inputs themselves."""

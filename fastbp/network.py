@@ -52,11 +52,10 @@ class Sequential:
 
     @property
     def n_outputs(self) -> int:
-        return self.dense[-1].weights.shape[1]
+        return np.shape(self.dense[-1].weights)[1]
 
     def __repr__(self) -> str:
-        sizes = "-".join(str(n) for n in (self.n_inputs, *(layer.weights.shape[1] for layer in self.dense)))
-        return f"<Sequential {sizes} {self.dtype}, loss {self.loss}>"
+        return summary.line(self)
 
     def parameters(self) -> list[np.ndarray]:
         """The arrays that are trained: weights and biases of each dense layer, themselves."""
@@ -109,7 +108,7 @@ class Sequential:
         shuffle: take the rows in another order each epoch; the data are not copied, unless their dtype is not the network's,
         or rows of x are not contiguous or go backwards.
         rng: a numpy.random.Generator, a seed, or None for fresh entropy, of the order and of a Dropout.
-        progress: show a bar, on a terminal.
+        progress: show a bar, on a terminal or in a notebook.
         check_finite: whether to stop at a loss that is not finite, before its step.
         callbacks: called after each epoch with the network and the History so far; one that returns True ends the training.
         They may change weights in place, but the training does not see arrays that they assign.

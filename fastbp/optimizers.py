@@ -136,7 +136,7 @@ class Step:
         for values, gradient, states, counts, (product, rows) in zip(parameters, gradients, optimizer._states, penalised,
                                                                      products, strict=True):
             dtype, count = values.dtype, values.size
-            chunk = rows * values.shape[1] if product else kernels.CHUNK
+            chunk = max(1, rows * values.shape[1]) if product else kernels.CHUNK        # 1: of no neurons
             remembered = [address("what the optimiser remembers", state, dtype, count, written=True) for state in states]
             if len(remembered) != kernels.STATES[optimizer._kind]:
                 raise ValueError(f"the optimiser remembers {len(remembered)} arrays of each array of parameters, expected "

@@ -1,26 +1,108 @@
-"""A network's layers as a table."""
-from .layers import Dense, Dropout
+"""Layers and networks in a line or in a table, in ASCII, whatever somebody has assigned to their attributes."""
+import math
+import reprlib
+from numbers import Real
+
+import numpy as np
+
+from . import terminal
+
+
+def layer_line(layer) -> str:
+    """Return the repr of a layer, such as <Dense 64 -> 128 relu float32>; it also says which array cannot be used."""
+    words, notes = [type(layer).__name__], []
+    if hasattr(layer, "rate"):
+        words.append(shown(layer.rate))
+    if hasattr(layer, "weights"):
+        sizes, problems = _sizes(layer)
+        words += [] if sizes is None else [f"{sizes[0]} -> {sizes[1]}"]
+        words.append(_text(lambda: layer.activation))
+        words += [] if sizes is None else [_text(lambda: getattr(layer.weights, "dtype", type(layer.weights).__name__))]
+        if (precision := getattr(layer, "precision", None)) is not None:
+            notes.append(f"multiplied in {precision[:20] if isinstance(precision, str) else shown(precision)}")
+        if getattr(layer, "biases", None) is None:
+            notes.append("without biases")
+        notes += problems
+    return terminal.in_ascii(f"<{', '.join([' '.join(words), *notes])}>")
+
+
+def line(network) -> str:
+    """Return the repr of a network."""
+    sizes = [_sizes(layer)[0] or "??" for layer in _layers(network) if hasattr(layer, "weights")]
+    joined = "-".join(str(n) for n in [*(pair[0] for pair in sizes[:1]), *(pair[1] for pair in sizes)])
+    dtype = _text(lambda: network.dtype)
+    return terminal.in_ascii(f"<{type(network).__name__} {joined} {dtype}, loss {shown(getattr(network, 'loss', None))}>")
 
 
 def table(network) -> str:
-    """A row for each layer: what it is, its output, and how many numbers are trained."""
-    rows, neurons, total = [("layer", "output", "parameters")], network.n_inputs, 0
-    for layer in network.layers:
+    """Return a row for each layer: what it is, its output, and how many numbers are trained; and what cannot be used."""
+    layers = _layers(network)
+    dense = [layer for layer in layers if hasattr(layer, "weights")]
+    sizes = _sizes(dense[0])[0] if dense else None
+    rows, total, notes = [("layer", "output", "parameters")], 0, []
+    neurons = "?" if sizes is None else sizes[0]
+    for i, layer in enumerate(layers):
         count = 0
-        if isinstance(layer, Dense):
-            neurons, count = layer.weights.shape[1], layer.weights.size + (0 if layer.biases is None else layer.biases.size)
-        rows.append((_name(layer), f"(rows, {neurons})", f"{count:,}"))
-        total += count
-    rows.append(("all", network.dtype.name, f"{total:,}"))
+        if hasattr(layer, "weights"):
+            sizes, problems = _sizes(layer)
+            notes += [f"layers[{i}] has {problem}" for problem in problems]
+            neurons = "?" if sizes is None else sizes[1]
+            count = None if problems else math.prod(sizes) + (0 if getattr(layer, "biases", None) is None else neurons)
+        rows.append((_name(layer), f"(rows, {neurons})", "?" if count is None else f"{count:,}"))
+        total = None if count is None or total is None else total + count
+    rows.append(("all", _text(lambda: network.dtype.name), "?" if total is None else f"{total:,}"))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [f"{name:<{widths[0]}}  {output:<{widths[1]}}  {count:>{widths[2]}}" for name, output, count in rows]
     rule = "-" * len(lines[0])
-    return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], f"loss {network.loss or 'none'}, l2 {network.l2:g}"])
+    loss, l2 = network.loss, network.l2
+    settings = f"loss {shown(loss) if loss is not None else 'none'}, l2 {shown(l2)}"
+    return terminal.in_ascii("\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], settings, *notes]))
 
 
 def _name(layer):
-    if isinstance(layer, Dropout):
-        return f"Dropout {layer.rate:g}"
-    if isinstance(layer, Dense):
-        return "Dense" if layer.activation == "identity" else f"Dense {layer.activation}"
+    if hasattr(layer, "rate"):
+        return f"{type(layer).__name__} {shown(layer.rate)}"
+    if hasattr(layer, "weights"):
+        activation = _text(lambda: layer.activation)
+        return "Dense" if activation == "identity" else f"Dense {activation}"
     return type(layer).__name__
+
+
+def _layers(network):
+    return network.layers if isinstance(network.layers, list | tuple) else []
+
+
+def _sizes(layer):
+    """Return ((n_inputs, n_neurons), what is wrong with its arrays); None for sizes that cannot be told."""
+    shape, biases = _shape(layer.weights), getattr(layer, "biases", None)
+    if shape is None or len(shape) != 2:
+        return None, [f"weights {_what(layer.weights, shape)}, expected (n_inputs, n_neurons)"]
+    of_biases = _shape(biases)
+    if biases is not None and of_biases not in ((1, shape[1]), (shape[1],)):
+        return shape, [f"biases {_what(biases, of_biases)}, expected (1, {shape[1]})"]
+    return shape, []
+
+
+def _shape(values):
+    """Return the shape of an array, or of what becomes one, as a list of lists does, or None."""
+    try:
+        shape = values.shape if hasattr(values, "shape") else np.shape(values)
+        return tuple(int(n) for n in shape)
+    except Exception:               # what somebody assigned may raise anything
+        return None
+
+
+def _what(values, shape):
+    return f"of shape {shape}" if shape else f"of type {type(values).__name__}"
+
+
+def shown(value: object, spec: str = "g") -> str:
+    """Return a number in that format, or a repr that is not long, or "?" for what has none, in ASCII."""
+    return terminal.in_ascii(_text(lambda: format(value, spec) if isinstance(value, Real) else reprlib.repr(value)))
+
+
+def _text(make):
+    try:
+        return str(make())
+    except Exception:               # what somebody assigned may raise anything
+        return "?"

@@ -8,13 +8,23 @@ import fastbp
 from fastbp import _config, _cpu
 
 
-def test_show_config_prints_every_fact_aligned(capsys):
+def test_show_config_prints_every_fact_aligned(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "1000")
     assert _config.show_config() is None
     lines = capsys.readouterr().out.splitlines()
     facts = _config.describe()
     column = max(map(len, facts)) + 2
     assert {line[:column].rstrip(): line[column:] for line in lines} == facts
     assert all(line[column - 2:column] == "  " and line[column] != " " for line in lines)
+
+
+def test_on_a_narrow_terminal(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "50")
+    monkeypatch.setattr(_config, "describe", lambda: {"cpu": "a CPU of many words " * 5, "folder": "/a" * 50})
+    _config.show_config()
+    assert capsys.readouterr().out.splitlines() == [
+        "cpu     a CPU of many words a CPU of many words a", "        CPU of many words a CPU of many words a",
+        "        CPU of many words", "folder", "        " + "/a" * 50]
 
 
 def test_facts_are_those_of_this_process(monkeypatch):

@@ -130,7 +130,7 @@ def test_another_client_goes_on_from_a_checkpoint(tmp_path, client, shares, suff
 
 
 @pytest.mark.parametrize("other, message", [
-    ({"batch_size": 100}, "batch_size is 100, expected 128"), ({"shuffle": False}, "shuffle is True, expected False"),
+    ({"batch_size": 100}, "batch_size is 100, expected 128"), ({"shuffle": False}, "shuffle is False, expected True"),
     ({"optimizer": fastbp.SGD()}, "optimizer is SGD, expected Adam"), ({"chunks": (1000, 1000)}, "chunks of x is .1000, 1000."),
     ({"network": make(np.float64)}, "network is .*float64"),
 ])

@@ -67,12 +67,14 @@ def test_printed(capsys):
         assert expected in printed
 
 
-def test_columns_fit(capsys):
+@pytest.mark.parametrize("columns", [50, 100])
+def test_columns_fit(columns, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
     many = ",".join(["-1.23456789012345e-100"] * 12)
     assert main(["explain", "--inputs", many, "--weights", many, "--bias", "-1.23456789e+200"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert any(line.split()[:1] == ["drelu_dxw11"] for line in lines)
-    assert max(map(len, lines)) <= 100
+    assert max(map(len, lines)) <= columns
 
 
 @pytest.mark.parametrize("options", [["--inputs", "-1,2", "--weights", "-.5,1"], ["--inputs=-1,2", "--weights=-.5,1"]])

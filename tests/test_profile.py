@@ -211,7 +211,7 @@ def test_table(rng):
     lines = p.table().splitlines()
     assert max(map(len, lines)) <= 100
     assert re.match(r" call +calls +ms +share +GFLOP/s +GB/s$", lines[0])
-    assert any(line.startswith(" forward 1,000 x 64 → 48 ReLU float32 ") for line in lines)
+    assert any(line.startswith(" forward 1,000 x 64 -> 48 ReLU float32 ") for line in lines)
     assert any(line.startswith(" relu 1,000,000 float64 ") for line in lines)
     assert any(line.startswith("   dweights ") for line in lines)
     with fastbp.profile() as p:

@@ -364,7 +364,7 @@ def test_an_entry_that_is_no_json_object_is_refused(path, text, message):
 
 def test_arrays_of_another_dtype_are_refused(path):
     write_raw(path, {"a": np.ones(2), "b": np.ones(2, np.int32)}, "{}")
-    with pytest.raises(ValueError, match=re.escape(f"{path} has dtype int32 in b, expected float32 or float64")):
+    with pytest.raises(ValueError, match=r"b has dtype '(<i4|I32)', expected float32 or float64"):
         _storage.read(path)
 
 
@@ -382,7 +382,7 @@ class Payload:
 def test_a_pickle_is_neither_read_nor_run(tmp_path, name):
     path, ran = tmp_path / "net.npz", tmp_path / "ran"
     np.savez(path, **{"fastbp": np.array("{}"), "weights": np.ones(2), name: np.array([Payload(ran)])})
-    with pytest.raises(ValueError, match="an array is of Python objects, which would be read with pickle"):
+    with pytest.raises(ValueError, match="expected (float32 or float64|a text)"):
         _storage.read(path)
     path.write_bytes(np.array([Payload(ran)]).dumps())
     with pytest.raises(ValueError, match="damaged"):
@@ -402,7 +402,8 @@ def test_entries_of_an_archive_that_are_no_arrays_are_refused(old):
 def test_an_array_that_claims_more_than_there_is_is_refused(tmp_path):
     path, entry = tmp_path / "net.npz", io.BytesIO()
     np.lib.format.write_array_header_1_0(entry, {"descr": "<f8", "fortran_order": False, "shape": (1 << 58,)})
-    with zipfile.ZipFile(path, "w") as archive:
+    np.savez(path, fastbp=np.array("{}"))
+    with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("a.npy", entry.getvalue())
-    with pytest.raises(ValueError, match=re.escape(f"{path} is damaged or not a file of fastbp: ")):
+    with pytest.raises(ValueError, match=re.escape(f"{path} is damaged or not a file of fastbp: ") + ".*, which are there"):
         _storage.read(path)

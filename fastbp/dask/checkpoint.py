@@ -1,14 +1,19 @@
 """A training in a file, from which another client goes on as if nothing had happened."""
 import copy
+import reprlib
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 
 from .. import _storage
+from ..kernels.optimizers import STATES
 from .work import State
 
 _FORMAT = 1
 _ARRAYS = "weights", "biases"
+_MOST = (1 << 62) - 1           # of a count or a key
+_MOST_SHOWN = 300               # characters of an entry in a message
 
 
 class Checkpoint:
@@ -45,10 +50,14 @@ def load(path, problem, state):
     Raises ValueError if they are others, or if it is no such file, and as _storage.read.
     """
     arrays, about = _storage.read(path)
-    if about.get("training") != _FORMAT:
-        raise ValueError(f"{path} is of format {about.get('training')!r}, expected {_FORMAT}: it is no training, or a later "
+    form = about.get("training")
+    if type(form) is not int or form != _FORMAT:
+        raise ValueError(f"{path} is of format {reprlib.repr(form)}, expected {_FORMAT}: it is no training, or a later "
                          "fastbp's")
     _check_same(path, problem.plan, state, arrays, about)
+    for name, is_right in _entries(about, problem.plan).items():
+        if not is_right:
+            raise ValueError(f"{path} has {name} {reprlib.repr(about.get(name))}, expected what a training writes")
     parts = [part._replace(**{name: np.array(arrays[f"{i}.{name}"]) for name in _ARRAYS if getattr(part, name) is not None})
              for i, part in enumerate(state.parts)]
     plan = replace(problem.plan, shares=tuple(range(*ends) for ends in about["shares"]), key=about["order"])
@@ -64,15 +73,58 @@ def _about(problem, training, state):
             "iterations": state.optimizer.iterations}
 
 
+def _entries(about, plan):
+    """Return {name: whether a file has it as _about() writes it} of what _check_same() does not compare."""
+    shares, epochs = about.get("shares"), about.get("epochs")
+    pairs = type(shares) is list and all(type(pair) is list and len(pair) == 2 and all(map(_is_count, pair)) for pair in shares)
+    cuts = [0, *(stop for _, stop in shares)] if pairs else []
+    return {
+        "shares": pairs and shares == [[*pair] for pair in pairwise(cuts)] and cuts[-1] == len(plan.chunks)
+        and all(sum(plan.chunks[start:stop]) for start, stop in shares),
+        "order": "order" in about and (about["order"] is None or _is_count(about["order"])),
+        "key": _is_count(about.get("key")),
+        "iterations": _is_count(about.get("iterations")),
+        "step": _is_count(about.get("step"), plan.steps),
+        "epochs": type(epochs) is list and all(map(_is_result, epochs)),
+        "results": _is_result(about.get("results")),
+    }
+
+
+def _is_count(value, most=_MOST):
+    return type(value) is int and 0 <= value <= most
+
+
+def _is_result(value):
+    return type(value) is list and len(value) == 3 and all(type(number) in (int, float) for number in value)
+
+
 def _check_same(path, plan, state, arrays, about):
-    was = {name: f"{array.dtype}{list(array.shape)}" for name, array in arrays.items() if not name.startswith("optimizer.")}
-    network = {name: f"{array.dtype}{list(array.shape)}" for name, array in _parameters(state).items()}
-    for name, now, before in (("network", network, was), ("chunks of x", list(plan.chunks), about["chunks"]),
-                              ("batch_size", plan.batch, about["batch"]), ("shuffle", plan.key is None, about["order"] is None),
-                              ("optimizer", type(state.optimizer).__name__, about["optimizer"])):
+    was, remembered = {}, {}
+    for name, array in arrays.items():
+        if name.startswith("optimizer."):
+            remembered[name] = _counted(array)
+        else:
+            was[name] = _described(array)
+    parameters = _parameters(state)
+    network = {name: _described(array) for name, array in parameters.items()}
+    memory = {f"optimizer.{i}.{k}": _counted(array) for i, array in enumerate(parameters.values())
+              for k in range(STATES[state.optimizer._kind])}
+    for name, now, before in (("network", network, was), ("chunks of x", list(plan.chunks), about.get("chunks")),
+                              ("batch_size", plan.batch, about.get("batch")),
+                              ("shuffle", plan.key is not None, about.get("order") is not None),
+                              ("optimizer", type(state.optimizer).__name__, about.get("optimizer")),
+                              ("memory of the optimizer", memory if remembered else {}, remembered)):
         if now != before:
-            raise ValueError(f"{name} is {now}, expected {before}: that of the training in {path}; a new one needs another "
-                             "file")
+            raise ValueError(f"{name} is {now}, expected {_storage.shown(str(before)[:_MOST_SHOWN])}: that of the training in "
+                             f"{path}; a new one needs another file")
+
+
+def _described(array):
+    return f"{array.dtype}{list(array.shape)}"
+
+
+def _counted(array):
+    return f"{array.size} of {array.dtype}"
 
 
 def _optimizer(state, arrays, about):

@@ -43,7 +43,10 @@ class Profile:
         self.threads = {thread.ident: thread.name for thread in threading.enumerate()}
 
     def table(self) -> str:
-        """A table of the calls by shape, and of their kernels: calls, time, share, GFLOP/s and GB/s. Needs rich."""
+        """Return a table of the calls by shape, and of their kernels: calls, time, share, GFLOP/s and GB/s. Needs rich.
+
+        It is in ASCII, and as wide as the terminal, up to 100 columns: columns that do not fit come in another table below.
+        """
         try:
             from .tables import calls
         except ImportError as error:

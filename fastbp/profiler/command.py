@@ -1,14 +1,13 @@
 """python -m fastbp profile: where a step of a network on a large batch spends its time."""
 import argparse
 import json
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 
-from .. import _files, _operands
-from ..demo import check_plot, positive
+from .. import _files, _operands, terminal
+from ..demo import check_file, check_plot, positive
 
 NEEDED = "matplotlib", "psutil", "rich", "threadpoolctl"
 FREE_PART = 0.9                 # of the free memory that a step may take
@@ -22,7 +21,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", choices=["float32", "float64"], default="float32")
     parser.add_argument("--precision", choices=["float32", "float64", _operands.BFLOAT16],
                         help="of the multiplications; default: the dtype")
-    parser.add_argument("--threads", type=positive, help="default: all cores that this process may use")
+    parser.add_argument("--threads", type=positive,
+                        help="default: all cores that this process may use; others than fastbp never have more than those")
     parser.add_argument("--repeat", type=positive, default=5, help="steps of each, of which the median counts; default: 5")
     parser.add_argument("--torch", action="store_true", help="the same step by PyTorch as well, beside NumPy's")
     parser.add_argument("--json", type=Path, metavar="FILE.json", help="all numbers")
@@ -43,8 +43,14 @@ def _sizes(text):
     return sizes
 
 
+_sizes.__name__ = "list of sizes"           # argparse: "invalid list of sizes value: '4,x'"
+
+
 def run(options: argparse.Namespace) -> int:
-    """Profile, print tables and write files. Wrong options are an ArgumentError before that; returns 1 where it fails."""
+    """Profile, write files and print tables. Wrong options are an ArgumentError before that; returns 1 where it fails.
+
+    What can be written is written: of a file that cannot, the tables and a line on standard error are what is left.
+    """
     _check(options)
     from . import measure, tables
 
@@ -57,15 +63,21 @@ def run(options: argparse.Namespace) -> int:
         else:
             _check_memory(plan)
             found, recorded = measure.measure(plan)
-        print(f"{'-'.join(map(str, plan.sizes))}, {plan.batch:,} rows, {found.dtype}, multiplied in {found.precision}, "
-              f"threads: {plan.threads}\n{found.machine}")
-        for text in tables.sections(found).values():
-            print(f"\n{text}")
-        _write(options, found, recorded)
     except (OSError, MemoryError, RuntimeError, ValueError) as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        terminal.complain(f"{type(error).__name__}: {error}")
         return 1
-    return 0
+    problems = _write(options, found, recorded)
+    print(terminal.fill(f"{'-'.join(map(str, plan.sizes))}, {plan.batch:,} rows, {found.dtype}, multiplied in "
+                        f"{found.precision}, threads: {plan.threads}", most=terminal.WIDEST))
+    print(terminal.fill(found.machine, most=terminal.WIDEST))
+    for text in tables.sections(found).values():
+        print(f"\n{text}")
+    for path, problem in problems.items():
+        if problem is None:
+            print(f"Written: {path}")
+        else:
+            terminal.complain(f"{type(problem).__name__}: {problem}")
+    return int(any(problems.values()))
 
 
 def _check(options):
@@ -84,8 +96,8 @@ def _check(options):
         check_plot(options.plot)
     for name in ("json", "html", "trace"):
         path = getattr(options, name)
-        if path and (path.is_dir() or not path.absolute().parent.is_dir()):
-            raise argparse.ArgumentError(None, f"argument --{name}: expected a file in a folder that exists, got '{path}'")
+        if path:
+            check_file(name, path)
     if options.memmap and not options.memmap.is_dir():
         raise argparse.ArgumentError(None, f"argument --memmap: there is no folder '{options.memmap}'")
 
@@ -101,16 +113,21 @@ def _check_memory(plan):
 
 
 def _write(options, report, recorded):
+    """Write what was asked for. Return {path: None, or why it could not be written}."""
     from . import page, pictures
     from .report import plain
 
-    if options.json:
-        _files.write(options.json, json.dumps(plain(report), indent=1).encode())
-    if options.plot:
-        _files.write(options.plot, pictures.picture(report, options.plot.suffix[1:].lower()))
-    if options.html:
-        _files.write(options.html, page.page(report).encode())
-    if options.trace:
-        recorded.export_chrome_trace(options.trace)
-    for path in filter(None, (options.json, options.plot, options.html, options.trace)):
-        print(f"Written: {path}")
+    files = {
+        options.json: lambda: _files.write(options.json, json.dumps(plain(report), indent=1).encode()),
+        options.plot: lambda: _files.write(options.plot, pictures.picture(report, options.plot.suffix[1:].lower())),
+        options.html: lambda: _files.write(options.html, page.page(report).encode()),
+        options.trace: lambda: recorded.export_chrome_trace(options.trace),
+    }
+    problems = {}
+    for path, write in files.items():
+        if path is not None:
+            try:
+                problems[path] = write()
+            except (OSError, MemoryError, ValueError) as error:
+                problems[path] = error
+    return problems

@@ -9,11 +9,10 @@ from itertools import pairwise
 
 import numpy as np
 import psutil
-from tqdm import tqdm
 
 import fastbp
 
-from .. import _config, _operands, _state, _threads
+from .. import _config, _cpu, _operands, _state, _threads, terminal
 from . import Profile, networks, profile
 from .machine import Ceilings, ceilings
 from .passes import Pass, total
@@ -33,6 +32,7 @@ class Plan:
         self.sizes, self.batch, self.dtype, self.repeat, self.torch = list(sizes), batch, np.dtype(dtype), repeat, torch
         self.factors = str(_operands.multiplied(self.dtype, precision))
         self.threads, self.remeasure = threads or fastbp.get_num_threads(), remeasure
+        self.cores = min(self.threads, _cpu.cores())        # threads of others, and of what the machine can do
 
     @property
     def names(self) -> list[str]:
@@ -59,8 +59,8 @@ class Plan:
 
     def peers(self, ours: Sequence[fastbp.Dense]) -> dict[str, list]:
         """Those of everyone else, with copies of the weights."""
-        found = {"numpy": networks.numpy_layers(ours, self.threads)}
-        return found | ({"torch": networks.torch_layers(ours, self.threads)} if self.torch else {})
+        found = {"numpy": networks.numpy_layers(ours, self.cores)}
+        return found | ({"torch": networks.torch_layers(ours, self.cores)} if self.torch else {})
 
 
 def measure(plan: Plan) -> tuple[Report, Profile]:
@@ -73,16 +73,16 @@ def measure(plan: Plan) -> tuple[Report, Profile]:
         x, dvalues = (rng.standard_normal((plan.batch, size), plan.dtype) for size in (plan.sizes[0], plan.sizes[-1]))
         layers, memory = plan.layers(), {}
         steps = len(layers) * (WARM_UP + plan.repeat)
-        with tqdm(total=steps, desc="Profiling", unit="step", disable=None, leave=False) as progress:
+        with terminal.progress(steps, "Profiling", "step") as advance:
             for name in layers:
                 memory[name] = memory_of(name, layers[name], x, dvalues)
-                progress.update(WARM_UP)
-            rounds = [round_of(layers, x, dvalues, progress) for _ in range(plan.repeat)]
+                advance(WARM_UP)
+            rounds = [round_of(layers, x, dvalues, advance) for _ in range(plan.repeat)]
         chosen = median_round(rounds)
         return report(plan, layers["fastbp"], rounds, chosen.passes, memory), chosen
 
 
-def round_of(layers, x, dvalues, progress):
+def round_of(layers, x, dvalues, advance):
     """A step of each: {name: seconds of each layer's two passes}, and the profile of fastbp's."""
     times, found = {}, None
     for name, those in layers.items():
@@ -90,7 +90,7 @@ def round_of(layers, x, dvalues, progress):
         with profile() if name == "fastbp" else contextlib.nullcontext() as recorded:
             times[name] = step(those, x, dvalues)
         found = recorded or found
-        progress.update()
+        advance(1)
     return times, found
 
 
@@ -151,10 +151,10 @@ def report(plan: Plan, layers: Sequence, rounds, found: Sequence[Pass], memory: 
 
 def _ceilings(plan, fastest):
     """Measured again while a kernel was faster than that: then the machine was slow, or busy, when it was measured."""
-    found = ceilings(plan.factors, plan.threads, plan.remeasure)
+    found = ceilings(plan.factors, plan.cores, plan.remeasure)
     for _ in range(MEASURED_AGAIN):
         if fastest > found.flops:
-            found = Ceilings(*map(max, found, ceilings(plan.factors, plan.threads, anew=True)))
+            found = Ceilings(*map(max, found, ceilings(plan.factors, plan.cores, anew=True)))
     return found
 
 

@@ -2,6 +2,7 @@
 from html import escape
 from io import StringIO
 
+from .. import terminal
 from . import pictures, tables
 from .report import Report
 
@@ -14,7 +15,7 @@ svg { max-width: 100%; height: auto; }"""
 def page(report: Report) -> str:
     """The text of the file."""
     sections = {name: f"<figure>{_svg(figure)}</figure>" for name, figure in pictures.figures(report).items()}
-    sections |= {name: f"<pre>{escape(text)}</pre>" for name, text in tables.sections(report).items()}
+    sections |= {name: f"<pre>{escape(text)}</pre>" for name, text in tables.sections(report, terminal.WIDEST).items()}
     body = "\n".join(f"<h2>{escape(name)}</h2>\n{content}" for name, content in sections.items())
     return f"""<!DOCTYPE html>
 <html lang="en">

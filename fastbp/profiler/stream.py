@@ -17,10 +17,10 @@ from typing import NamedTuple
 
 import numpy as np
 import psutil
-from tqdm import tqdm
 
 import fastbp
 
+from .. import terminal
 from . import Profile, disk, measure, networks, profile
 from .disk import Rows
 from .measure import Plan
@@ -122,10 +122,10 @@ def _copies(layers):
 def _rounds_of_peers(plan, layers, arrays, memory):
     """Their seconds in each of plan.repeat rounds; adds to `memory`."""
     peers = plan.peers(layers)
-    with tqdm(total=len(peers) * plan.repeat, desc="Others", unit="step", disable=None, leave=False) as progress:
+    with terminal.progress(len(peers) * plan.repeat, "Others", "step") as advance:
         for name, theirs in peers.items():
             memory[name] = measure.memory_of(name, theirs, *arrays)
-        return [measure.round_of(peers, *arrays, progress)[0] for _ in range(plan.repeat)]
+        return [measure.round_of(peers, *arrays, advance)[0] for _ in range(plan.repeat)]
 
 
 # ---- the step
@@ -202,11 +202,11 @@ def _merged(passes):
 
 def _blocks(batch, rows, what) -> Iterator[slice]:
     """The blocks of a batch, with a progress bar on a terminal."""
-    with tqdm(total=batch, desc=what, unit="row", unit_scale=True, disable=None, leave=False) as progress:
+    with terminal.progress(batch, what, "row", unit_scale=True) as advance:
         for start in range(0, batch, rows):
             block = slice(start, min(start + rows, batch))
             yield block
-            progress.update(block.stop - block.start)
+            advance(block.stop - block.start)
 
 
 # ---- memory

@@ -1,17 +1,19 @@
-"""Profiles as text, at most 100 columns wide."""
+"""Profiles as text in ASCII, as wide as the terminal and at most 100 columns."""
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from io import StringIO
 
-from rich.box import SIMPLE_HEAD
+from rich.box import Box
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
+from .. import terminal
 from ..kernels.activations import IDENTITY, NAMES
 from .passes import Pass, total
 from .report import Report, Streamed, bound
 
-WIDTH = 100
+BOX = Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)      # a line below the header
 LEGEND = ("peak, memory: shares of what this machine can do, as measured; over 100% of peak, its clock was slower then. "
           "FLOP/B: operations for each byte of the "
           "layer's arrays; faster than memory are those that were still in a cache. "
@@ -24,15 +26,14 @@ def calls(passes: Sequence[Pass], dropped: int = 0) -> str:
     for p in passes:
         groups[title(p)].append(p)
     everything = sum(p.seconds for p in passes)
-    table = _table("call", "calls", "ms", "share", "GFLOP/s", "GB/s")
+    header, rows = ("call", "calls", "ms", "share", "GFLOP/s", "GB/s"), []
     for name, group in sorted(groups.items(), key=lambda item: -sum(p.seconds for p in item[1])):
         seconds, flops, count = (sum(values) for values in zip(*((p.seconds, *p.work) for p in group), strict=True))
-        table.add_row(name, f"{len(group):,}", *_measures(seconds, everything, flops, count), style="bold")
+        rows.append((name, f"{len(group):,}", *_measures(seconds, everything, flops, count)))
         for kernel in total(k for p in group for k in p.kernels):
-            table.add_row(f"  {kernel.name}", "", *_measures(kernel.seconds, everything, *kernel.work))
-        table.add_section()
+            rows.append((f"  {kernel.name}", "", *_measures(kernel.seconds, everything, *kernel.work)))
     notes = [f"{dropped:,} events found no room: give profile(capacity=...) more"] if dropped else []
-    return _text(table if passes else "No call of fastbp was recorded.", *notes)
+    return _text(_width(), *(_tables(header, rows, _width()) if passes else ["No call of fastbp was recorded."]), *notes)
 
 
 def title(p: Pass) -> str:
@@ -46,46 +47,48 @@ def title(p: Pass) -> str:
     return f"{p.name} {call.rows:,} x {call.inputs} → {call.neurons}{activation} {p.dtype}"
 
 
-def sections(report: Report) -> dict[str, str]:
-    """All tables of a report, by name."""
-    found = {"Time of a step": totals(report), "Kernels of fastbp's step": step(report), "Memory": memory(report)}
-    return found | ({"Disk": disk(report.streamed)} if report.streamed else {})
+def sections(report: Report, width: int | None = None) -> dict[str, str]:
+    """Return all tables of a report, by name, in lines of so many columns; None: as many as the terminal has."""
+    width = width or _width()
+    found = {"Time of a step": totals(report), "Kernels of fastbp's step": step(report, width),
+             "Memory": memory(report, width)}
+    return found | ({"Disk": disk(report.streamed, width)} if report.streamed else {})
 
 
-def step(report: Report) -> str:
-    """A step of a network: its layers, their passes and kernels, and what others take."""
+def step(report: Report, width: int) -> str:
+    """Return a table of a network's step: its layers, their passes and kernels, and what others take."""
     peers = [name for name in report.seconds if name != "fastbp"]
     everything = sum(p.seconds for layer in report.layers for p in layer.passes)
-    table = _table("kernel", "ms", "share", "GFLOP/s", "peak", "GB/s", "memory", "FLOP/B", "bound by", *peers)
+    header = "kernel", "ms", "share", "GFLOP/s", "peak", "GB/s", "memory", "FLOP/B", "bound by", *peers
+    rows = []
     for layer in report.layers:
-        table.add_row(layer.name, style="bold")
+        rows.append((layer.name,))
         for p in layer.passes:
             others = [_ms(p.peers[name]) for name in peers]
-            table.add_row(f" {p.name}", *_rates(p.seconds, p.work, everything, report.ceilings), *others, style="bold")
+            rows.append((f" {p.name}", *_rates(p.seconds, p.work, everything, report.ceilings), *others))
             for kernel in p.kernels:
-                table.add_row(f"  {kernel.name}", *_rates(kernel.seconds, kernel.work, everything, report.ceilings))
-        table.add_section()
-    return _text(table, LEGEND.format(f"{' and '.join(peers)}: milliseconds" if peers else ""))
+                rows.append((f"  {kernel.name}", *_rates(kernel.seconds, kernel.work, everything, report.ceilings)))
+    return _text(width, *_tables(header, rows, width), LEGEND.format(f"{' and '.join(peers)}: milliseconds" if peers else ""))
 
 
-def memory(report: Report) -> str:
+def memory(report: Report, width: int) -> str:
     """How long a step takes, and the memory of new arrays in it, with fastbp and with others."""
     counted = {name: used for name, used in report.memory.items() if used.first is not None}
-    table = _table("MiB of new arrays", *(f"{name} {when}" for name in counted for when in ("first", "later")))
+    header, rows = ["MiB of new arrays", *(f"{name} {when}" for name in counted for when in ("first", "later"))], []
     for i, layer in enumerate(report.layers):
         for j, p in enumerate(layer.passes):
             counts = (those[i][j] for used in counted.values() for those in (used.first, used.later))
-            table.add_row(f"{layer.name} {p.name}", *map(_mebibytes, counts))
+            rows.append((f"{layer.name} {p.name}", *map(_mebibytes, counts)))
     peaks = ", ".join(f"{_mebibytes(used.peak)} MiB after the steps of {name}" for name, used in report.memory.items())
-    return _text(table, "first, later: in the first step and in each later one.",
+    return _text(width, *_tables(header, rows, width), "first, later: in the first step and in each later one.",
                  f"fastbp's scratch memory, used again by every pass: {_mebibytes(report.workspace)} MiB",
                  f"Resident in this process: {peaks}")
 
 
-def disk(streamed: Streamed) -> str:
+def disk(streamed: Streamed, width: int) -> str:
     """What was read and written, and how fast the disk alone is."""
     count, rate = streamed.read + streamed.written, (streamed.read + streamed.written) / streamed.seconds / 1e9
-    return _text(f"In blocks of {streamed.block:,} rows {_mebibytes(count)} MiB were read and written in "
+    return _text(width, f"In blocks of {streamed.block:,} rows {_mebibytes(count)} MiB were read and written in "
                  f"{streamed.seconds:.2f} s, until they were on the disk: {rate:.2f} GB/s.",
                  f"The disk alone reads {streamed.disk_read / 1e9:.2f} GB/s and writes {streamed.disk_write / 1e9:.2f}, which "
                  f"is {streamed.share:.0%} of that time.",
@@ -122,16 +125,38 @@ def _mebibytes(count):
     return f"{count / 2**20:,.1f}"
 
 
-def _table(first, *columns):
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=0)
-    table.add_column(first, no_wrap=True)
+def _width():
+    return terminal.width()
+
+
+def _tables(header: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> Iterator[Table]:
+    """Yield tables of these rows that are not wider than that: one, or more that each begin with the first column."""
+    console, taken = _console(width), []
+    for column in range(1, len(header)):
+        wider = _table(header, rows, [*taken, column])
+        if taken and Measurement.get(console, console.options.update(max_width=1 << 16), wider).maximum > width:
+            yield _table(header, rows, taken)
+            taken = []
+        taken.append(column)
+    yield _table(header, rows, taken)
+
+
+def _table(header, rows, columns):
+    table = Table(box=BOX, pad_edge=False, padding=0)
+    table.add_column(terminal.in_ascii(header[0]), overflow="fold")
     for column in columns:
-        table.add_column(column, justify="right", no_wrap=True)
+        table.add_column(terminal.in_ascii(header[column]), justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*(terminal.in_ascii(row[column]) if column < len(row) else "" for column in (0, *columns)))
     return table
 
 
-def _text(*parts):
-    console = Console(file=StringIO(), width=WIDTH, color_system=None, legacy_windows=False)
+def _console(width):
+    return Console(file=StringIO(), width=width, color_system=None, legacy_windows=False)
+
+
+def _text(width, *parts):
+    console = _console(width)
     for part in parts:
-        console.print(part, highlight=False, markup=False)
+        console.print(terminal.in_ascii(part) if isinstance(part, str) else part, highlight=False, markup=False)
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines() if line.strip())

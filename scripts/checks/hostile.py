@@ -60,21 +60,36 @@ def archives():
         "../0.weights.npy": "has no weights", "/0.weights.npy": "has no weights", "C:\\0.weights.npy": "has no weights",
         "0.weights.npy\0.txt": "an entry is named", "0.weights": "an entry is named", "code.py": "an entry is named"}.items()}
     arrays = {f"an array of {what}": (npz([("0.weights.npy", content)], _TEXT), said) for what, (content, said) in {
-        "Python objects": (_pickled(), "Python objects"),
+        "Python objects": (_pickled(), "expected float32 or float64"),
         "10**12 numbers": (npy((10**12,), b""), "which are there"),
         "10**30 numbers": (npy((10**15, 10**15), _DATA), "which are there"),
-        "-2 by -3": (npy((-2, -3), _DATA), "negative dimensions"),
-        "records": (npy((2,), bytes(16), [("x", "<f4"), ("y", "<f4")]), "expected float32 or float64"),
+        "-2 by -3": (npy((-2, -3), _DATA), "expected one as NumPy"),
+        **{f"10**13 items of no bytes, {descr!r}": (npy((10**13,), b"", descr), said) for descr, said in {
+            "|V0": "expected float32 or float64", "|S0": "expected float32 or float64", "<U0": "expected float32 or float64",
+            ("<f4", (0,)): "expected one as NumPy", ("|V0", (10**6,)): "expected one as NumPy", (): "expected one as NumPy",
+            "(10**6,)f4": "expected one as NumPy", "|V": "expected float32 or float64"}.items()},
+        **{f"shape {shape}": (npy(shape, b""), "expected no dimension above") for shape in [
+            (0, 10**13), (10**13, 0), (0, 10**30), (10**13, 0, 10**13), (2**63, 0), (0, 2**24 + 1)]},
+        **{f"shape {shape!r}": (npy(shape, data), "expected one as NumPy") for shape, data in {
+            (True, 6): _DATA, (6, True): _DATA, (False,): b"", (-1, -6): _DATA, (2.0, 3): _DATA, "ab": b"", None: b"",
+            ((2, 3),): _DATA}.items()},
+        "60 dimensions": (npy((1,) * 60, _DATA[:4]), "has weights of shape"),
+        "70 dimensions": (npy((1,) * 70, _DATA[:4]), "damaged"),
+        "a number of 800 digits": (npy((10**800,), b""), "which are there"),
+        "records": (npy((2,), bytes(16), [("x", "<f4"), ("y", "<f4")]), "expected one as NumPy"),
         "bytes the other way round": (npy((2, 3), _DATA, ">f4"), "expected float32 or float64"),
         "a header that is deep": (npy_of("{'descr': " + "[" * 150, _DATA), "damaged"),
-        "a header that is long": (npy_of("-" * 60_000 + "1", _DATA), "Header info length"),
-        "a header that no parser likes": (npy_of("-" * 9_000 + "1", _DATA), "Header info length"),
+        "a header that is long": (npy_of("-" * 60_000 + "1", _DATA), "expected one as NumPy"),
+        "a header that no parser likes": (npy_of("-" * 9_000 + "1", _DATA), "expected one as NumPy"),
         "another version": (npy_of("{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }", _DATA, b"\2\0"), "version"),
         "code": (npy_of("__import__('os').mkdir('ran')", _DATA), "damaged"),
     }.items()}
     texts = {f"a text that is {what}": (npz([_WEIGHTS, ("fastbp.npy", content)]), said) for what, (content, said) in {
-        "a pickle": (_pickled(), "Python objects"), "bytes": (npy((), b"{}", "|S2"), "expected a text"),
-        "a number": (npy((), bytes(4)), "expected a text"), "no Unicode": (npy((), b"\xff" * 8, "<U2"), "damaged")}.items()}
+        "a pickle": (_pickled(), "expected a text"), "bytes": (npy((), b"{}", "|S2"), "expected a text"),
+        "a number": (npy((), bytes(4)), "expected a text"),
+        "10**13 of them": (npy((10**13,), b"", "<U0"), "expected a text"),
+        "not there": (npy((), b"", "<U99999999999"), "expected a text"),
+        "an empty one": (npy((), b"", "<U0"), "damaged"), "no Unicode": (npy((), b"\xff" * 8, "<U2"), "damaged")}.items()}
     return named | arrays | texts | {
         "a bomb": (npz([("0.weights.npy", bomb)], _TEXT, compress_type=zipfile.ZIP_DEFLATED), "compressed"),
         "LZMA": (npz([_WEIGHTS], _TEXT, compress_type=zipfile.ZIP_LZMA), "compressed"),
@@ -99,8 +114,6 @@ def safetensors():
 
     doubled = json.dumps({"__metadata__": {"fastbp": _TEXT}})
     return {what: (content, "damaged") for what, content in {
-        "a header of 2**63 bytes": (1 << 63).to_bytes(8, "little") + b"{}",
-        "a header of 90 MB that are not there": (90_000_000).to_bytes(8, "little") + b"{}",
         "a header of 90 MB": (90_000_000).to_bytes(8, "little") + b"[" * 90_000_000,
         "a deep header": tensors([], header=lambda _: "[" * 100_000),
         "a header that is a list": tensors([], header=lambda _: "[]"),
@@ -115,12 +128,21 @@ def safetensors():
         "10**12 numbers": of([10**6, 10**6], [0, 4 * 10**12]),
         "-2 by -3": of([-2, -3], [0, 24]),
         "broken numbers": of([2.0, 3.0], [0, 24]),
-        "backward offsets": of([2, 3], [24, 0]),
         "another dtype": of([2, 3], [0, 24], "O"),
+        "backward offsets": of([2, 3], [24, 0]),
+        "a shape of no list": of("ab", [0, 24]),
     }.items()} | {
+        "a header of 2**63 bytes": ((1 << 63).to_bytes(8, "little") + b"{}", "not a file of fastbp"),
+        "a header of 90 MB that are not there": ((90_000_000).to_bytes(8, "little") + b"{}", "not a file of fastbp"),
         "no description": (tensors([_TENSOR]), "no entry 'fastbp'"),
         "a path for a name": (tensors([_TENSOR, ("../x", *_TENSOR[1:])], _TEXT), "belong to no layer"),
         "a text for a number": (tensors([_TENSOR], _TEXT.replace("0.0", '"0.0"')), "l2 of the network is '0.0'"),
+        "no bytes for 10**13 columns": (of([0, 10**13], [0, 0], data=b""), "expected no dimension above"),
+        "no bytes for 10**13 rows": (of([10**13, 0], [0, 0], data=b""), "expected no dimension above"),
+        "no bytes for 10**30 rows": (of([10**30, 0], [0, 0], data=b""), "expected no dimension above"),
+        "booleans as dimensions": (of([True, 6], [0, 24]), "expected integers of 0 or more"),
+        "a shape that is deep": (of([[[2]], 3], [0, 24]), "expected integers of 0 or more"),
+        "a shape of a million ones": (of([1] * 1_000_000, [0, 4], data=_DATA[:4]), "damaged"),
         "half floats": (of([2, 6], [0, 24], "F16"), "expected float32 or float64"),
     }
 

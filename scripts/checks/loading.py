@@ -1,9 +1,10 @@
 """Show that fastbp.load refuses a damaged or hostile model file with a reason, in little memory, and runs nothing of it.
 
 Files made to do harm come first; then good files of several networks are changed at random: their bytes, their sizes, offsets,
-shapes and dtypes, and what their descriptions say. Each is loaded in a process that may take little memory. It has to raise
-ValueError, or OSError for what cannot be read, with the path and a reason on one line, or to give a network that is one:
-it can be saved and read again, the same bit for bit; and of an .npz, which has checksums, the one that was saved.
+shapes and dtypes, and what their descriptions say; and so is a checkpoint of a training with Dask. Each is loaded in a
+process that may take little memory. It has to raise ValueError, or OSError for what cannot be read, with the path and a reason
+on one line, or to give a network that is one: it can be saved and read again, the same bit for bit; and of an .npz, which has
+checksums, the one that was saved.
 """
 import json
 import os
@@ -25,17 +26,19 @@ CHANGED = "npz", "safetensors"
 
 
 def main(arguments):
-    options = report.options(sys.modules[__name__], cases=100_000).parse_args(arguments)
-    faults, loaded = [], 0
+    options = report.options(sys.modules[__name__], cases=100_000, checkpoints=20_000).parse_args(arguments)
     crafted, refused = run("crafted"), run("saving")
-    faults += crafted["faults"] + refused["faults"]
-    for first in range(0, options.cases, BATCH):
-        done = run("changed", options.seed, first, min(options.cases, first + BATCH))
-        faults += done["faults"]
-        loaded += done.get("loaded", 0)
-        print(f"seed {options.seed}: {min(options.cases, first + BATCH):,} files, {len(faults):,} faults", flush=True)
+    faults, loaded = crafted["faults"] + refused["faults"], {}
+    for what, cases in ("changed", options.cases), ("changed_checkpoints", options.checkpoints):
+        for first in range(0, cases, BATCH):
+            done = run(what, options.seed, first, min(cases, first + BATCH))
+            faults += done["faults"]
+            loaded[what] = loaded.get(what, 0) + done.get("loaded", 0)
+            print(f"seed {options.seed}, {what}: {min(cases, first + BATCH):,} files, {len(faults):,} faults", flush=True)
     return report.close(faults, hostile_files_and_paths=crafted.get("files", 0), paths_not_to_save_to=refused.get("files", 0),
-                        changed_files=options.cases, of_them_loaded_as_valid_networks=loaded)
+                        changed_files=options.cases, of_them_loaded_as_valid_networks=loaded.get("changed", 0),
+                        changed_checkpoints=options.checkpoints,
+                        of_them_loaded_as_valid_trainings=loaded.get("changed_checkpoints", 0))
 
 
 def run(what, *arguments, patience=child.PATIENCE):
@@ -195,5 +198,31 @@ def changed(folder, seed, first, last):
         if wrong:
             faults.append(f"case {case} of seed {seed}, {suffix}, {kind.__name__}: {wrong}")
         loaded += error is None
+        path.unlink()
+    return {"faults": faults, "loaded": loaded}
+
+
+def changed_checkpoints(folder, seed, first, last):
+    """Changed files of a training with Dask, cases from `first` to before `last`: as changed() returns."""
+    from fastbp.dask import checkpoint
+
+    problem, state = model_files.training()
+    arrays, about = model_files.checkpoint(problem, state)
+    _limit_memory()
+    faults, loaded = [], 0
+    for case in range(first, last):
+        draw = random.Random(f"checkpoint {seed} {case}")
+        suffix, kind = draw.choice(CHANGED), draw.choice(mutations.KINDS)
+        path = folder / f"training.{suffix}"
+        print(f"case {case}", flush=case % 100 == 0)
+        path.write_bytes(kind(draw, suffix, arrays, about))
+        try:
+            found = checkpoint.load(path, problem, state)
+            wrong = model_files.fault_of_checkpoint(problem, state, *found)
+            loaded += 1
+        except Exception as error:
+            wrong = _fault_of_error(error, path)
+        if wrong:
+            faults.append(f"checkpoint {case} of seed {seed}, {suffix}, {kind.__name__}: {wrong}")
         path.unlink()
     return {"faults": faults, "loaded": loaded}

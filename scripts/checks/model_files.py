@@ -2,6 +2,7 @@
 import io
 import json
 import zipfile
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -31,6 +32,43 @@ def parts(network, folder):
                    for name in archive.namelist()}
     path.unlink()
     return entries, json.loads(entries.pop("fastbp").item())
+
+
+def training():
+    """(problem, state) of a training with Dask in its second epoch, for fastbp.dask.checkpoint."""
+    from fastbp.dask.plan import Plan
+    from fastbp.dask.work import Problem, State
+
+    network, optimizer = networks()[1], fastbp.Adam()
+    optimizer.remember([[np.ones((1, a.size), a.dtype) for _ in range(2)] for a in network.parameters()])
+    plan = Plan((10, 20, 0, 5), (range(0, 2), range(2, 4)), 7, 123)
+    return Problem(plan, 5, network.loss, network.l2, 456, False, True), State(network.parts(), optimizer, [1.0, 2.0, 3.0])
+
+
+def checkpoint(problem, state):
+    """(the arrays, the description) of its file."""
+    from fastbp.dask import checkpoint as files
+
+    at = SimpleNamespace(results=[[1.5, 35.0, 12.0]], step=2)
+    return files._arrays(state), json.loads(json.dumps(files._about(problem, at, state)))
+
+
+def fault_of_checkpoint(problem, state, read_problem, read_state, results, step):
+    """What is wrong with what was read of a training's file, or None: all of it has to fit the training that it is for."""
+    shares = [*read_problem.plan.shares]
+    if [n for share in shares for n in share] != [*range(len(problem.plan.chunks))]:
+        return f"shares {shares}"
+    if not 0 <= step <= problem.plan.steps or any(len(result) != 3 for result in [*results, read_state.results]):
+        return f"step {step}, results {results}"
+    pairs = [(part.weights, read.weights) for part, read in zip(state.parts, read_state.parts, strict=True)]
+    pairs += [(part.biases, read.biases) for part, read in zip(state.parts, read_state.parts, strict=True)]
+    kept = read_state.optimizer._states
+    if kept is not None:
+        parameters = [a for part in state.parts for a in (part.weights, part.biases) if a is not None]
+        pairs += [(a.ravel(), b.ravel()) for a, arrays in zip(parameters, kept, strict=True) for b in arrays]
+    wrong = [(a, b) for a, b in pairs
+             if (a is None) != (b is None) or a is not None and (a.shape, a.dtype) != (b.shape, b.dtype)]
+    return f"arrays {wrong}" if wrong else None
 
 
 def npy(shape, data, descr="<f4", fortran=False):

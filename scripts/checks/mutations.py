@@ -91,16 +91,19 @@ def _as_list(value):
 _DTYPES = ["<f4", "<f8", ">f4", "f4", "=f4", "f", "float32", "<f2", "<f16", "<i4", "|O", "O", "|S4", "<U1", "|V4", "<c8", "|b1",
            "<M8[s]", "f4,f4", [("x", "<f4")], ("<f4", (2,)), ("<f4", (1 << 40,)), {}, None, 4, "numpy.float32", "<U999999999",
            "os.system"]
+_EMPTY_DTYPES = ["|V0", "|S0", "<U0", "|V", "V", "S", "U", "|a0", ("<f4", (0,)), ("|V0", (1 << 40,)), [], (), [("x", "|V0")],
+                 "(0,)f4", "(1000000000000,)V0", "<f4", "<f8"]
 _TENSOR_DTYPES = ["F32", "F64", "F16", "BF16", "I8", "BOOL", "F8_E4M3", "C64", "", "O", None, 4]
 _NAMES = ["../../x", "/x", "C:\\x", "x\0", "", "0.weights", "1.biases", "00.weights", "0.weights.npy", "\x1b[2J", "é" * 300,
           "fastbp", "__metadata__"]
 _SHAPES = [(), (0,), (1,), (-1,), (3, -2), (-2, -3), (True, 2), (1.0,), ("2",), (10**12,), (10**12, 0), (0, 10**18),
-           (2**32, 2**32), (2**63,), (10**30, 0), (1,) * 65, [3, 2], 6, None, (3, 2), (2, 3), (6,)]
+           (2**32, 2**32), (2**63,), (10**30, 0), (1,) * 65, (0, 10**13), (10**13, 0), (1 << 24, 0), (0, 1 << 24),
+           (False, 3), (True, True), (0, -1), (0, 0), [3, 2], 6, None, (3, 2), (2, 3), (6,)]
 
 
 def changed_arrays(draw, suffix, arrays, about):
     """What a file says of one array is another: its shape, its name, its dtype, how much there is, or where."""
-    name, how = draw.choice([*arrays]), draw.choice(["shape", "axes", "name", "data", "dtype", "place"])
+    name, how = draw.choice([*arrays]), draw.choice(["shape", "axes", "name", "data", "dtype", "place", "nothing"])
     array, data = arrays[name], arrays[name].tobytes()
     shape, said, dtype = array.shape, name, array.dtype.str if suffix == "npz" else TENSOR_OF[array.itemsize]
     if how == "shape":
@@ -113,6 +116,9 @@ def changed_arrays(draw, suffix, arrays, about):
         data = draw.choice([b"", data[:-1], data + b"\0", data * 2, data[:4]])
     elif how == "dtype":
         dtype = draw.choice(_DTYPES if suffix == "npz" else _TENSOR_DTYPES)
+    elif how == "nothing":
+        shape, data = draw.choice([*_SHAPES, (draw.randrange(1 << 62), draw.choice([0, 1, 10**13]))]), b""
+        dtype = draw.choice(_EMPTY_DTYPES if suffix == "npz" else _TENSOR_DTYPES)
     others = [(key, value) for key, value in arrays.items() if key != name]
     i, text = draw.randrange(len(others) + 1), json.dumps(about)
     if suffix == "npz":
