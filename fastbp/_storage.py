@@ -205,7 +205,7 @@ def _array(name, content):
     there = len(content) - start
     if math.prod(shape) * dtype.itemsize != there:
         raise ValueError(f"{name} has shape {reprlib.repr(shape)} of {dtype}, expected one of {there:,} bytes, which are there")
-    return np.array(np.ndarray(shape, dtype, content, start, order="F" if is_fortran else "C"), order="C")
+    return np.ndarray(shape, dtype, content, start, order="F" if is_fortran else "C").copy(order="C")
 
 
 def _text(content):

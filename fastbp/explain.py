@@ -34,12 +34,12 @@ def explain(inputs: list[float], weights: list[float], bias: float, dvalue: floa
     x, w, b = np.array([inputs], float), np.array([weights], float).T, np.array([[bias]], float)
     dvalues = np.array([[dvalue]], float)
 
-    xw = np.array([[dense_forward(x[:, [i]], w[[i]]).item() for i in range(n)]])
+    xw = np.array([[dense_forward(x[:, [i]], w[[i]]).item() for i in range(n)]], float)
     z = dense_forward(x, w, b)
     output = relu_forward(z)
 
     dz = relu_backward(dvalues, z)
-    dxw, _, db = dense_backward(dz, xw, np.ones((n, 1)))
+    dxw, _, db = dense_backward(dz, xw, np.ones((n, 1), float))
     dx, dw, _ = dense_relu_backward(dvalues, output, x, w)
 
     new_w, new_b = w - step * dw, b - step * db

@@ -60,7 +60,7 @@ class Optimizer:
         vars(self).update(state)
         self._settings, self._steps = np.array(self._settings, FLOAT), np.array(self._steps, INTEGER)
         if self._states is not None:
-            self._states = [[np.array(array, order="C") for array in states] for states in self._states]
+            self._states = [[np.copy(array, order="C") for array in states] for states in self._states]
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} learning_rate={self.learning_rate:g} iterations={self.iterations}>"

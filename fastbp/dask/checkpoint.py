@@ -58,7 +58,7 @@ def load(path, problem, state):
     for name, is_right in _entries(about, problem.plan).items():
         if not is_right:
             raise ValueError(f"{path} has {name} {reprlib.repr(about.get(name))}, expected what a training writes")
-    parts = [part._replace(**{name: np.array(arrays[f"{i}.{name}"]) for name in _ARRAYS if getattr(part, name) is not None})
+    parts = [part._replace(**{name: arrays[f"{i}.{name}"].copy() for name in _ARRAYS if getattr(part, name) is not None})
              for i, part in enumerate(state.parts)]
     plan = replace(problem.plan, shares=tuple(range(*ends) for ends in about["shares"]), key=about["order"])
     return (problem._replace(plan=plan, key=about["key"]), State(parts, _optimizer(state, arrays, about), about["results"]),
@@ -132,7 +132,7 @@ def _optimizer(state, arrays, about):
     optimizer.iterations = about["iterations"]
     count, remembered = len(_parameters(state)), [name for name in arrays if name.startswith("optimizer.")]
     if remembered:
-        optimizer.remember([[np.array(arrays[f"optimizer.{i}.{k}"]) for k in range(len(remembered) // count)]
+        optimizer.remember([[arrays[f"optimizer.{i}.{k}"].copy() for k in range(len(remembered) // count)]
                             for i in range(count)])
     return optimizer
 
