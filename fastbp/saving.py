@@ -30,7 +30,7 @@ def save(network, path):
                          "precision": layer.precision}
             arrays[f"{i}.weights"] = layer.weights
             if layer.biases is not None:
-                arrays[f"{i}.biases"] = layer.biases
+                arrays[f"{i}.biases"] = layer.biases.reshape(1, -1)
         elif isinstance(layer, Dropout):
             described["rate"] = layer.rate
         layers.append(described)

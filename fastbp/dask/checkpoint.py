@@ -4,8 +4,6 @@ import reprlib
 from dataclasses import replace
 from itertools import pairwise
 
-import numpy as np
-
 from .. import _storage
 from ..kernels.optimizers import STATES
 from .work import State
