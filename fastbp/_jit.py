@@ -10,7 +10,7 @@ from functools import partial
 from numba import njit, types
 from numba.core.compiler_lock import global_compiler_lock
 
-from . import _cache, _kernels, _signals
+from . import _cache, _kernels, _notice, _signals
 
 FLAGS = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}, "boundscheck": False}
 
@@ -34,7 +34,7 @@ def _compile(function, signature, name, **options):
     if not hasattr(dispatcher, "overloads"):
         raise RuntimeError("NUMBA_DISABLE_JIT was set to 1, expected 0: fastbp has no interpreted kernels")
     _cache.attach(dispatcher, name)
-    with _signals.whole(), global_compiler_lock:
+    with _notice.compiling(f"the kernel {name}"), _signals.whole(), global_compiler_lock:
         dispatcher.compile(signature)
     return dispatcher.overloads[signature.args]
 
