@@ -53,6 +53,9 @@ def _say(what):
         kept = f"once: it is kept in {_cache.folder().parent}"
     else:
         kept = f"for this process alone: it cannot be kept ({_cache.problem() or f'{_cache.folder()} is read-only'})"
+    line, tqdm = f"fastbp: compiling {what}, {kept} (FASTBP_QUIET=1 silences this)", sys.modules.get("tqdm")
     with suppress(OSError, ValueError):
-        sys.stderr.write(f"fastbp: compiling {what}, {kept} (FASTBP_QUIET=1 silences this)\n")
-        sys.stderr.flush()
+        if tqdm is None:
+            print(line, file=sys.stderr, flush=True)
+        else:                                               # above a progress bar; without its lock, which a fork may have lost
+            tqdm.tqdm.write(line, file=sys.stderr, nolock=True)

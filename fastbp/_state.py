@@ -25,12 +25,11 @@ TEAM, TEAM_IS_TAKEN, TEAM_LEADER = 5, 6, 7           # kernels/team.py: its addr
 SLOTS = 8                       # where kernels/workspace.py keeps its table
 SLOT_COUNT, SLOT_WORDS = 64, 3
 FUNCTIONS = SLOTS + SLOT_COUNT * SLOT_WORDS             # _link.py: addresses of compiled units
-UNITS = 256
-INSIDE = FUNCTIONS + UNITS      # kernels/tbb.py: how many threads use a threading layer just now
+INSIDE = FUNCTIONS + 256        # kernels/tbb.py: how many threads use a threading layer just now
 FORKING = INSIDE + 1            # 1 while the process forks, and no thread is to begin with that
-TBB_OWNER = INSIDE + 2          # the thread that started TBB
-TBB_ATTACH, TBB_FINALIZE = INSIDE + 3, INSIDE + 4       # addresses of tbb::attach and tbb::finalize, or 0
-COUNT = INSIDE + 5
+TBB_OWNER, MAIN = INSIDE + 2, INSIDE + 3                # the thread that started TBB, and Python's main thread
+TBB_ATTACH, TBB_FINALIZE = INSIDE + 4, INSIDE + 5       # addresses of tbb::attach and tbb::finalize, or 0
+COUNT = INSIDE + 6
 
 _SYMBOL = "fastbp_state"
 

@@ -141,16 +141,16 @@ def _find():
 def _start(name):
     """Start Numba's threads, unless they run, and return the name of the layer; SERIAL if they cannot be started."""
     global _note
-    owner = threading.get_ident()
+    owner, main = threading.get_ident(), threading.main_thread().ident
     if _threading_layer.running():
-        owner = threading.main_thread().ident
+        owner = main
     else:
         try:
             _threading_layer.start(name)
         except (ValueError, ImportError, OSError) as error:
             _note = f"Numba cannot start its layer {name}: fastbp's kernels are serial ({error})"
             return SERIAL
-    _state.words[_state.TBB_OWNER] = owner
+    _state.words[_state.TBB_OWNER], _state.words[_state.MAIN] = owner, main
     if name == "tbb" and hasattr(os, "fork"):
         with contextlib.suppress(OSError, AttributeError):      # then a fork beside other threads prints a warning of Numba's
             tbb = ctypes.CDLL(_threading_layer.TBB_LIBRARY[sys.platform])

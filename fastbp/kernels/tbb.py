@@ -2,8 +2,9 @@
 
 A thread is known to TBB from its first use of it until its own end, and as long as it is, TBB's threads cannot be ended before
 a fork. tbb::finalize makes TBB forget the thread that calls it, unless that is in the middle of something of TBB's, and does
-nothing else while Numba has a handle of its own. To be known again takes 1 us. The thread that started TBB remains known: it
-is the one that may fork.
+nothing else while Numba has a handle of its own. To be forgotten and known again takes 1.6 us. The thread that started TBB
+remains known, as Numba ends TBB's threads where that one forks. So does the main thread, of which Linux tells TBB the stack's
+size only after 600 us.
 """
 from llvmlite import ir
 from numba import types
@@ -32,7 +33,8 @@ def enter():
 @kernel
 def leave():
     """Be done with other threads, and make TBB forget this one."""
-    if _state.word(_state.TBB_FINALIZE) != 0 and _state.word(_state.TBB_OWNER) != record.thread():
+    thread = record.thread()
+    if _state.word(_state.TBB_FINALIZE) != 0 and thread != _state.word(_state.TBB_OWNER) and thread != _state.word(_state.MAIN):
         _forget()
     fetch_add(_state.address(_state.INSIDE), -1)
 
