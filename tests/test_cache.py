@@ -530,10 +530,10 @@ def test_where_the_cache_is(here, monkeypatch, tmp_path):
 
 @posix
 @pytest.mark.parametrize(("chosen", "expected"), [
-    ("~/x", "home/x"), ("~", "home"), ("{user}/x", "{user's home}/x"), ("x", "here/x"), ("./~", "here/~"), ("", None),
+    ("~/x", "home/x"), ("~", "home"), ("{user}/x", "{home}/x"), ("x", "here/x"), ("./~", "here/~"), ("", None),
     ("~nobody-has-this-name/x", "FASTBP_CACHE_DIR is '~nobody-has-this-name/x', and there is no such home folder"),
     ("a file", "File exists")])
-def test_a_chosen_folder(monkeypatch, tmp_path, chosen, expected):
+def test_a_chosen_folder(here, monkeypatch, tmp_path, chosen, expected):
     user = pwd.getpwuid(os.getuid())
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     (tmp_path / "here").mkdir()
@@ -545,11 +545,10 @@ def test_a_chosen_folder(monkeypatch, tmp_path, chosen, expected):
     if not chosen:
         assert _cache._root() == default
     elif " " in expected:
-        _cache._open.cache_clear()
+        here()
         assert _cache.folder() is None and expected in _cache.problem()
-        _cache._open.cache_clear()
     else:
-        assert _cache._root() == tmp_path / expected.replace("{user's home}", user.pw_dir)
+        assert _cache._root() == tmp_path / expected.format(home=user.pw_dir)
 
 
 def test_the_other_process_has_the_same_cache_wherever_this_one_has_gone(here, root, monkeypatch, tmp_path):
