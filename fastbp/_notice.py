@@ -32,7 +32,7 @@ class compiling:
         if self._is_nested:
             return
         _local.session = None
-        if isinstance(error, KeyboardInterrupt):                        # the same one, without what happened within
+        if kind is KeyboardInterrupt:                                   # the same one, without what happened within
             _ahead.stop()                                               # in a terminal they got it, too
             error.args = f"compiling {self.what} was interrupted; the next call goes on with it",
             error.__cause__ = error.__context__ = error.__traceback__ = None

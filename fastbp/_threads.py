@@ -143,7 +143,7 @@ def _start(name):
     global _note
     owner, main = threading.get_ident(), threading.main_thread().ident
     if _threading_layer.running():
-        owner = main
+        owner = _state.words[_state.TBB_OWNER] or main          # of the user's code: it is not known who
     else:
         try:
             _threading_layer.start(name)
@@ -153,7 +153,7 @@ def _start(name):
     _state.words[_state.TBB_OWNER], _state.words[_state.MAIN] = owner, main
     if name == "tbb" and hasattr(os, "fork"):
         with contextlib.suppress(OSError, AttributeError):      # then a fork beside other threads prints a warning of Numba's
-            tbb = ctypes.CDLL(_threading_layer.TBB_LIBRARY[sys.platform])
+            tbb = ctypes.CDLL(_threading_layer.TBB_LIBRARY.get(sys.platform))
             functions = [ctypes.cast(getattr(tbb, symbol), ctypes.c_void_p).value for symbol in (_ATTACH, _FINALIZE)]
             _state.words[_state.TBB_ATTACH], _state.words[_state.TBB_FINALIZE] = functions
     return name

@@ -368,12 +368,12 @@ _threads.prepare()
 over = threading.Event()
 other = threading.Thread(target=over.wait)
 other.start()
-beside = in_child(lambda: [told(), in_child(told)])
+beside = in_child(lambda: [told(), in_child(told), _threads.get_num_threads()])
 over.set()
 other.join()
-report(beside, in_child(told), told())
+report(beside, in_child(told), told(), _threads.get_num_threads())
 """
-    assert run(code) == [[["serial", 1]] * 2, ["tbb", 3], ["tbb", 3]]
+    assert run(code) == [[["serial", 1], ["serial", 1], 1], ["tbb", 3], ["tbb", 3], 3]
 
 
 @fork
