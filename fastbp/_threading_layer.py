@@ -97,22 +97,24 @@ def _unsafe(what):
 
 
 def _note(faults, name, wants_remedy):
-    used = f"fastbp uses {_TITLES[name]}" if name in SAFE else "fastbp's kernels are serial: they run on one thread"
+    used = f"fastbp uses {_TITLES[name]}" if name in SAFE else "fastbp's kernels are serial, on one thread"
     return "; ".join([*faults, used, *([_remedy()] if name == SERIAL and wants_remedy else [])])
 
 
 def _remedy():
     """Return what to install where no layer can be loaded."""
-    with contextlib.suppress(ImportError, ValueError):          # ValueError: sys.modules holds None for it
-        if not any(importlib.util.find_spec(f"numba.np.ufunc.{name}pool") for name in SAFE):
-            return "for more, install a Numba that was built with TBB or OpenMP, as PyPI's and conda-forge's are"
     if os.path.isdir(os.path.join(sys.prefix, "conda-meta")):
-        return "for more, run `conda install -c conda-forge tbb`"
-    if sys.platform == "darwin":
-        return "for more, install OpenMP's library, as by `brew install libomp`, or fastbp and TBB in a conda environment"
-    if platform.machine().lower() in ("x86_64", "amd64"):
-        return f"for more, run `{os.path.basename(sys.executable or 'python')} -m pip install tbb`"
-    return "for more, install TBB 2021.6 or later (libtbb12 of Debian and Ubuntu, tbb of Fedora and conda-forge)"
+        how = "run `conda install -c conda-forge tbb`"
+    elif sys.platform == "darwin":
+        how = "install OpenMP's library, as by `brew install libomp`, or fastbp and TBB in a conda environment"
+    elif platform.machine().lower() in ("x86_64", "amd64"):
+        how = f"run `{os.path.basename(sys.executable or 'python')} -m pip install tbb`"
+    else:                                                       # PyPI has no TBB for them
+        how = "install TBB 2021.6 or later (libtbb12 of Debian and Ubuntu, tbb of Fedora and conda-forge)"
+    with contextlib.suppress(ImportError, ValueError):
+        if not any(importlib.util.find_spec(f"numba.np.ufunc.{name}pool") for name in SAFE):
+            how += ", and a Numba that was built for it, as PyPI's and conda-forge's are"
+    return f"for more, {how}"
 
 
 @cache

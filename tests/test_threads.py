@@ -11,7 +11,7 @@ import pytest
 from checks import threads as at_once
 
 import fastbp
-from fastbp import _cpu, _threads
+from fastbp import _cpu, _threading_layer, _threads
 
 fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 
@@ -235,7 +235,7 @@ for name in {names!r}:
 """
 
 
-SERIAL = "fastbp's kernels are serial: they run on one thread"
+SERIAL = "fastbp's kernels are serial, on one thread"
 CHOSEN = "Numba's THREADING_LAYER is '{}', which cannot be loaded; fastbp uses {}"
 PRIORITY = "THREADING_LAYER_PRIORITY is ['nonsense'], expected tbb, omp, workqueue in some order; fastbp uses TBB"
 
@@ -261,6 +261,22 @@ def test_a_layer_that_can_be_loaded_is_used_and_what_is_not_as_asked_is_said_onc
     assert (found, threads) == (layer, [1, 1] if layer == "serial" else [3, 3])
     assert len(warned) == len(said) and all(text in warning for text, warning in zip(said, warned, strict=True))
     assert described == layer + "".join(f" ({warning})" for warning in warned)
+
+
+@pytest.mark.parametrize(("platform", "machine", "conda", "expected"), [
+    ("linux", "x86_64", False, "-m pip install tbb`"), ("win32", "AMD64", False, "-m pip install tbb`"),
+    ("linux", "aarch64", False, "libtbb12 of Debian"), ("darwin", "arm64", False, "`brew install libomp`"),
+    ("darwin", "arm64", True, "`conda install -c conda-forge tbb`")])
+@pytest.mark.parametrize("is_built", [True, False])
+def test_what_to_install_where_there_is_no_layer(monkeypatch, tmp_path, platform, machine, conda, expected, is_built):
+    if conda:
+        (tmp_path / "conda-meta").mkdir()
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.setattr(_threading_layer.platform, "machine", lambda: machine)
+    monkeypatch.setattr(_threading_layer.importlib.util, "find_spec", lambda name: is_built or None)
+    remedy = _threading_layer._remedy()
+    assert remedy.startswith("for more, ") and expected in remedy and ("a Numba that was built for it" in remedy) != is_built
 
 
 @tbb
