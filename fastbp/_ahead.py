@@ -28,7 +28,8 @@ class _Helper:
     def __init__(self, names):
         self.names = set(names)
         code = _CODE.format(path=sys.path, names=names)
-        self._process = subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"FASTBP_NUM_THREADS": "1"},
+        environment = os.environ | {"FASTBP_NUM_THREADS": "1", "FASTBP_CACHE_DIR": str(_cache.folder().parent)}
+        self._process = subprocess.Popen([sys.executable, "-c", code], env=environment,
                                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 
     def wait(self, name):
@@ -39,8 +40,16 @@ class _Helper:
             if not line:
                 self.names.clear()
         if not self.names:
-            self._process.stdout.close()
-            self._process.wait()
+            self._close()
+
+    def stop(self):
+        """End the process, if it is still at work."""
+        self._process.kill()
+        self._close()
+
+    def _close(self):
+        self._process.stdout.close()
+        self._process.wait()
 
 
 def start(unit, units):
@@ -56,8 +65,7 @@ def start(unit, units):
 
 def _is_possible():
     """Whether there is a core and a cache that it can write for it, and a Python: an embedded one is another program."""
-    return (_threads.get_num_threads() > 1 and _cache.folder() is not None and os.access(_cache.folder(), os.W_OK)
-            and "python" in Path(sys.executable or "").name)
+    return _threads.wanted() > 1 and _cache.is_writable() and "python" in Path(sys.executable or "").name
 
 
 def is_expected(name):
@@ -69,6 +77,13 @@ def wait(name):
     """Return when the unit is no longer expected."""
     for helper in _helpers.values():
         helper.wait(name)
+
+
+def stop():
+    """End the other processes, as compiling was interrupted. They are started again when they are needed."""
+    with _signals.whole():
+        while _helpers:
+            _helpers.popitem()[1].stop()
 
 
 if hasattr(os, "register_at_fork"):

@@ -60,6 +60,11 @@ def problem() -> str | None:
     return _open()[1]
 
 
+def is_writable() -> bool:
+    """Return whether compiled code is kept for other processes: there is a folder, and this user may write to it."""
+    return folder() is not None and os.access(folder(), os.W_OK)
+
+
 def keep(name: str, content: bytes) -> None:
     """Write a file beside the compiled code, if there is a folder."""
     if folder() is not None:
@@ -161,7 +166,10 @@ def _check_compiled(root):
 def _root():
     chosen = os.environ.get("FASTBP_CACHE_DIR")
     if chosen:
-        return Path(chosen).absolute()
+        path = os.path.expanduser(chosen)
+        if path.startswith("~"):
+            raise FileNotFoundError(f"FASTBP_CACHE_DIR is {chosen!r}, and there is no such home folder")
+        return Path(path).absolute()
     if sys.platform == "win32":
         base = os.environ.get("LOCALAPPDATA", "~/AppData/Local")
     elif sys.platform == "darwin":

@@ -28,7 +28,7 @@ def describe() -> dict[str, str]:
         "caches": caches,
         **blocking.describe(),
         "threads": str(_threads.get_num_threads()),
-        "threading layer": _threads.layer(),
+        "threading layer": _threads.describe(),
         "cache folder": str(_cache.folder() or f"none: {_cache.problem()}"),
     }
 

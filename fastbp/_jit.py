@@ -15,7 +15,7 @@ from functools import partial
 from numba import config, njit, types
 from numba.core.compiler_lock import global_compiler_lock
 
-from . import _cache, _kernels, _signals
+from . import _cache, _kernels, _notice, _signals
 
 FLAGS = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}, "boundscheck": False}
 
@@ -62,7 +62,7 @@ inlined = partial(kernel, forceinline=True)       # by LLVM, into an inner loop
 
 def _compile(function, signature, name, **options):
     check_enabled(name)
-    with _signals.whole(), global_compiler_lock, _compiling():
+    with _notice.compiling(f"the kernel {name}"), _signals.whole(), global_compiler_lock, _compiling():
         dispatcher = njit(**FLAGS, **options)(function)
         _cache.attach(dispatcher, name)
         dispatcher.compile(signature)

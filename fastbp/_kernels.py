@@ -9,6 +9,8 @@ from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler_machinery import register_pass
 from numba.core.typed_passes import NativeLowering
 
+from . import _notice
+
 
 class _Bitcode(JITCodeLibrary):
     """LLVM code, as it was generated, to be linked into other libraries."""
@@ -34,6 +36,7 @@ class _Lowering(NativeLowering):
     _name = "fastbp_kernel_lowering"
 
     def run_pass(self, state):
+        _notice.look()
         library = state.library = _Bitcode(state.targetctx.codegen(), state.func_id.func_qualname)
         library.is_inlined = state.flags.forceinline
         state.flags.no_compile = True

@@ -16,7 +16,7 @@ from numba import types
 from numba.core.compiler_lock import global_compiler_lock
 from numba.extending import intrinsic
 
-from . import _ahead, _cache, _jit, _signals, _state, _threads
+from . import _ahead, _cache, _jit, _notice, _signals, _state, _threads
 
 OK, NO_MEMORY, REFUSED, UNBOUND = range(4)
 
@@ -66,8 +66,13 @@ class Unit:
         return _cache.holds(self.name, self._signature)
 
     def compile(self):
-        """The unit's address, from the cache if it is there. Its callees are put in the queue."""
-        return _jit.native(self._build(), self._signature, self.name, self._parallel)
+        """Return the unit's address, from the cache if it is there. Its callees are put in the queue.
+
+        A parallel unit is compiled for one thread where there is no threading layer, which it would start.
+        """
+        parallel = self._parallel and _threads.start()
+        name = self.name if parallel == self._parallel else f"{self.name}-serial"
+        return _jit.native(self._build(), self._signature, name, parallel)
 
     def _address(self, complete):
         @intrinsic
@@ -96,7 +101,8 @@ def bind(*some):
         if _queue is not None:
             _queue.extend(some)
         elif some:
-            _bind_all(some)
+            with _notice.compiling(f"the kernel {some[0].name}"):
+                _bind_all(some)
 
 
 def _bind_all(some):
@@ -113,6 +119,7 @@ def _bind_all(some):
             _queue = [other for other in _queue if other is not unit]
             if unit not in compiled:
                 _ahead.start(unit, _units.values())
+                _notice.look(is_sure=_ahead.is_expected(unit.name))
                 _ahead.wait(unit.name)
                 compiled[unit] = unit.compile()
     finally:
@@ -145,7 +152,9 @@ def bound():
 
 def bind_needed(status):
     """Bind the unit that a status of UNBOUND or more asks for."""
-    _units[_NAMES[status - UNBOUND]].bind()
+    name = _NAMES[status - UNBOUND]
+    with _notice.compiling(f"the kernel {name}, which such sizes need"):
+        _units[name].bind()
 
 
 def _status(number):

@@ -1,33 +1,38 @@
 """How many threads a step may use, and whether it may use any.
 
-Numba brings three threading layers. TBB is safe everywhere, but PyPI's is found only if it is loaded beforehand. GNU
-OpenMP kills a forked child that computes after its parent did. The work queue aborts the process when two Python
-threads call at once, so with that one, or with none, kernels run serially. A layer that the user chose
-(NUMBA_THREADING_LAYER), or that the user's code has started, is left as it is.
+A forked child is safe only with TBB, which ends its threads before a fork and starts them again after it; but only if no
+thread is known to TBB besides the forking one, and a thread is from its first use of TBB on. So one that has used TBB leaves
+it again (kernels/tbb.py), and a fork waits for those that use it just now.
 """
 import contextlib
 import ctypes
-import importlib.metadata
 import os
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from numbers import Integral
 
 import numba
 
-from . import _cpu, _signals, _state
+from . import _cpu, _signals, _state, _threading_layer
+from ._threading_layer import SAFE, SERIAL
 
 MOST = 1 << 10                  # threads that a kernel is told of
 
-_TBB = {"linux": "libtbb.so.12", "darwin": "libtbb.12.dylib", "win32": "tbb12.dll"}
+_FORK_WAITS = 1.0               # seconds at most, for other threads to leave TBB: a run of training steps takes some 0.03
+
+# tbb::attach and tbb::finalize as the linker knows them: they are part of the binary interface of TBB's version 12.
+_ATTACH = "_ZN3tbb6detail2r13getERNS0_2d121task_scheduler_handleE"
+_FINALIZE = "_ZN3tbb6detail2r18finalizeERNS0_2d121task_scheduler_handleEl"
 
 _lock = threading.RLock()
 _wanted = None                  # what the user asked for
 _prepared = False
 _layer = None                   # "tbb", "omp", "serial", or None before one is needed
-_starter = None                 # the thread that TBB takes for the main one
+_note = None                    # what the user should know about the layer
+_is_told = False                # whether the user was told
 _limits = []                    # of those that compute on fewer threads now
 _is_alone = True                # whether a fork was from a process with one Python thread
 
@@ -47,6 +52,7 @@ def set_num_threads(n: int) -> None:
         _wanted = int(n)
         if _prepared:
             _apply()
+    _tell()
 
 
 @contextlib.contextmanager
@@ -66,10 +72,17 @@ def at_most(n: int) -> Iterator[None]:
 
 
 def get_num_threads() -> int:
-    """The number of threads that kernels may use: the last set_num_threads, else FASTBP_NUM_THREADS, else the cores that this
-    process may use, or NUMBA_NUM_THREADS if that is less. Without a safe threading layer, kernels run serially whatever this
-    number is.
+    """Return the number of threads that kernels may use. Starts none.
+
+    It is the last set_num_threads, else FASTBP_NUM_THREADS, else the cores that this process may use, or NUMBA_NUM_THREADS if
+    that is less. It is 1 where no safe threading layer can be loaded, whatever was asked for: show_config says why.
     """
+    n = wanted()
+    return n if n == 1 or _find()[0] in SAFE else 1
+
+
+def wanted() -> int:
+    """Return the number of threads that was asked for, whether there is a threading layer or not."""
     global _wanted
     with _lock:
         if _wanted is None:
@@ -78,8 +91,15 @@ def get_num_threads() -> int:
 
 
 def layer() -> str:
-    """"tbb", "omp" or "serial"; "not started" before the first kernel that may use threads. Starts nothing."""
+    """Return "tbb", "omp" or "serial"; "not started" before the first kernel. Starts nothing."""
     return _layer or "not started"
+
+
+def describe() -> str:
+    """Return the threading layer, whether it runs, and what the user should know about it. Starts nothing."""
+    name, note = _find()
+    name = name if _layer or name == SERIAL else f"{name}, not started"
+    return f"{name} ({note})" if note else name
 
 
 def prepare() -> None:
@@ -91,46 +111,60 @@ def prepare() -> None:
         if not _prepared:
             caches = _cpu.caches()
             _state.words[_state.L1], _state.words[_state.L2], _state.words[_state.L3] = caches
-            load_tbb()
             _apply()
             _prepared = True
+    _tell()
+
+
+def start() -> bool:
+    """Start a safe threading layer, unless one runs, and return whether one does.
+
+    To load parallel code is to start the layer that the user chose: so this comes before it, for a single thread as well.
+    """
+    global _layer, _note
+    with _signals.whole(), _lock:
+        if _layer is None:
+            name, _note = _find()
+            _layer = _start(name) if name in SAFE else SERIAL
+        return _layer in SAFE
 
 
 def _apply():
-    global _layer
-    n = min([get_num_threads(), *_limits])
-    if n > 1 and _layer is None:
-        _layer = _start()
-    _state.words[_state.THREADS] = min(n, MOST) if _layer in ("tbb", "omp") else 1
+    n = min([wanted(), *_limits])
+    _state.words[_state.THREADS] = min(n, MOST) if n > 1 and start() else 1
 
 
-def _start():
-    """Start Numba's threads, unless they run, and return the name of a layer that is safe to use."""
-    global _starter
-    started = _running()
-    _starter = threading.main_thread().ident if started else threading.get_ident()
-    if not started:
-        with contextlib.suppress(ValueError):       # the user's choice of layer cannot be loaded
-            numba.get_num_threads()
-    name = _running()
-    return name if name in ("tbb", "omp") else "serial"
+def _find():
+    return _threading_layer.find() if _layer is None else (_layer, _note)
 
 
-def _running():
-    """The name of the layer that Numba runs, or None."""
-    try:
-        return numba.threading_layer()
-    except ValueError:
-        return None
+def _start(name):
+    """Start Numba's threads, unless they run, and return the name of the layer; SERIAL if they cannot be started."""
+    global _note
+    owner, main = threading.get_ident(), threading.main_thread().ident
+    if _threading_layer.running():
+        owner = _state.words[_state.TBB_OWNER] or main          # of the user's code: it is not known who
+    else:
+        try:
+            _threading_layer.start(name)
+        except (ValueError, ImportError, OSError) as error:
+            _note = f"Numba cannot start its layer {name}: fastbp's kernels are serial ({error})"
+            return SERIAL
+    _state.words[_state.TBB_OWNER], _state.words[_state.MAIN] = owner, main
+    if name == "tbb" and hasattr(os, "fork"):
+        with contextlib.suppress(OSError, AttributeError):      # then a fork beside other threads prints a warning of Numba's
+            tbb = ctypes.CDLL(_threading_layer.TBB_LIBRARY.get(sys.platform))
+            functions = [ctypes.cast(getattr(tbb, symbol), ctypes.c_void_p).value for symbol in (_ATTACH, _FINALIZE)]
+            _state.words[_state.TBB_ATTACH], _state.words[_state.TBB_FINALIZE] = functions
+    return name
 
 
-def load_tbb():
-    """Load PyPI's TBB, which the system's loader would not find for Numba."""
-    name = _TBB.get(sys.platform)
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError, OSError):
-        for path in importlib.metadata.files("tbb") or ():
-            if path.name == name:
-                ctypes.CDLL(os.fspath(path.locate()))
+def _tell():
+    """Warn once of what the user should know about the layer, unless one thread was asked for."""
+    global _is_told
+    if _note and not _is_told and wanted() > 1:
+        _is_told = True
+        warnings.warn(_note, RuntimeWarning, stacklevel=3)
 
 
 def _from_environment():
@@ -149,26 +183,37 @@ def _from_environment():
 
 
 def _before_fork():
-    """No fork while a layer starts: the child would wait for ever on a lock of Numba's."""
+    """Wait for a layer that starts, or the child would wait for ever on a lock of Numba's, and for threads in TBB."""
     global _is_alone
     _lock.acquire()
     _is_alone = len(sys._current_frames()) == 1
+    _state.words[_state.FORKING] = 1
+    end = time.monotonic() + _FORK_WAITS
+    while _state.words[_state.INSIDE] > 0 and time.monotonic() < end:
+        time.sleep(1e-4)
 
 
-def _after_fork():
-    """In a forked child: OpenMP's threads are lost.
+def _after_fork_in_parent():
+    _state.words[_state.FORKING] = 0
+    _lock.release()
 
-    TBB's are ended before a fork and started again after it, but only if the thread that started TBB forks, and no other one
-    that has used it lives: else the child has TBB's locks and tables as they were in the middle of something, and no threads.
+
+def _after_fork_in_child():
+    """Do without threads that are lost.
+
+    OpenMP's are. TBB's are started again, but only if the thread that started TBB forks. Where another thread lives, it may
+    have used TBB in other ways than by kernels: then the child has TBB's locks and tables as they were in the middle of
+    something.
     """
-    global _layer
+    global _layer, _note, _is_told
     _state.forget_threads()
-    name = _running()
-    if name == "omp" or name == "tbb" and not (_is_alone and _starter in (None, threading.get_ident())):
-        _layer = "serial"
+    name = _threading_layer.running()
+    is_owner = _state.words[_state.TBB_OWNER] in (0, threading.get_ident())
+    if name == "omp" or name == "tbb" and not (_is_alone and is_owner):
+        _layer, _note, _is_told = SERIAL, "this process was forked from one whose threads it cannot use", True
         _state.words[_state.THREADS] = 1
     _lock.release()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_lock.release, after_in_child=_after_fork)
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

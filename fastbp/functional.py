@@ -15,7 +15,7 @@ from numba import types
 from numpy import ndarray
 from numpy.typing import ArrayLike, DTypeLike
 
-from . import _jit, _link, reference
+from . import _jit, _link, _notice, reference
 from . import _operands as operands
 from ._memory import empty, is_room, overlapping
 from .kernels import entry, tile
@@ -30,20 +30,22 @@ _NUMBA_TYPE = dict(zip((*operands.FLOATS, operands.BFLOAT16), (types.float32, ty
 class _Entries(dict):
     """The compiled function for a NumPy dtype or "bfloat16", compiled when it is first asked for; None where there is none."""
 
-    def __init__(self, build):
+    def __init__(self, build, title):
         super().__init__()
-        self._build = build
+        self._build, self._title = build, title
 
     def __missing__(self, dtype):
         if dtype not in _NUMBA_TYPE:
             return None
-        self[dtype] = self._build(_NUMBA_TYPE[dtype])
+        with _notice.compiling(f"{self._title} for {dtype}"):
+            self[dtype] = self._build(_NUMBA_TYPE[dtype])
         return self[dtype]
 
 
 _passes_of = reference if _jit.DISABLED else entry
-_FORWARD, _BACKWARD, _RELU = (_Entries(build) for build in (_passes_of.forward, _passes_of.backward, _passes_of.elementwise))
-TRAIN, OPTIMIZE, LOSS = (_Entries(build) for build in (entry.train, entry.optimize, entry.loss))
+_FORWARD, _BACKWARD = _Entries(_passes_of.forward, "the forward pass"), _Entries(_passes_of.backward, "the backward pass")
+_RELU, TRAIN = _Entries(_passes_of.elementwise, "the ReLU"), _Entries(entry.train, "training steps")
+OPTIMIZE, LOSS = _Entries(entry.optimize, "the optimizers"), _Entries(entry.loss, "the losses")
 
 
 def dense_forward(inputs: ArrayLike, weights: ArrayLike, biases: ArrayLike | None = None,
@@ -138,7 +140,8 @@ def warmup(*dtypes: DTypeLike) -> None:
             training(dtype, [dtype], in_blocks)
         for entries in (_FORWARD, _BACKWARD, _RELU, OPTIMIZE, LOSS):
             _ = entries[dtype]
-        _link.bind_rare(_NUMBA_TYPE[dtype])
+        with _notice.compiling(f"kernels that are rarely needed for {dtype}"):
+            _link.bind_rare(_NUMBA_TYPE[dtype])
 
 
 def run(compiled, *arguments):
@@ -161,7 +164,8 @@ def training(dtype, kinds, in_blocks):
     _jit.check_enabled("training")
     passes = {kind: _passes(_NUMBA_TYPE[kind], in_blocks) for kind in kinds}
     units = [entry.training.train[_NUMBA_TYPE[dtype]], *chain(*passes.values())]
-    _link.bind(*(reversed(units) if in_blocks else units))
+    with _notice.compiling(f"training steps for {dtype}"):
+        _link.bind(*(reversed(units) if in_blocks else units))
     return TRAIN[dtype], {kind: [unit.bound_address() for unit in units] for kind, units in passes.items()}
 
 

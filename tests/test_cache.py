@@ -528,6 +528,39 @@ def test_where_the_cache_is(here, monkeypatch, tmp_path):
         assert _cache.folder().parent == tmp_path / expected
 
 
+@posix
+@pytest.mark.parametrize(("chosen", "expected"), [
+    ("~/x", "home/x"), ("~", "home"), ("{user}/x", "{home}/x"), ("x", "here/x"), ("./~", "here/~"), ("", None),
+    ("~nobody-has-this-name/x", "FASTBP_CACHE_DIR is '~nobody-has-this-name/x', and there is no such home folder"),
+    ("a file", "File exists")])
+def test_a_chosen_folder(here, monkeypatch, tmp_path, chosen, expected):
+    user = pwd.getpwuid(os.getuid())
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    Path("a file").touch()
+    monkeypatch.delenv("FASTBP_CACHE_DIR", raising=False)
+    default = _cache._root()
+    monkeypatch.setenv("FASTBP_CACHE_DIR", chosen.format(user=f"~{user.pw_name}"))
+    if not chosen:
+        assert _cache._root() == default
+    elif " " in expected:
+        here()
+        assert _cache.folder() is None and expected in _cache.problem()
+    else:
+        assert _cache._root() == tmp_path / expected.format(home=user.pw_dir)
+
+
+def test_the_other_process_has_the_same_cache_wherever_this_one_has_gone(here, root, monkeypatch, tmp_path):
+    """FASTBP_CACHE_DIR may say where from the folder that this process was in."""
+    started = []
+    monkeypatch.setattr(_ahead.subprocess, "Popen", lambda *arguments, env, **options: started.append(env))
+    folder = _cache.folder()
+    monkeypatch.setenv("FASTBP_CACHE_DIR", "somewhere else")
+    _ahead._Helper(["pack-float32"])
+    assert Path(started[0]["FASTBP_CACHE_DIR"]) == folder.parent
+
+
 def test_folders_that_were_long_unused_are_deleted_when_a_new_one_is_made(here, root):
     current = _cache.folder()
     month_ago, yesterday = time.time() - 31 * 86400, time.time() - 86400

@@ -40,7 +40,7 @@ def described(network):
     layers = []
     for layer in network.layers:
         if isinstance(layer, fastbp.Dense):
-            biases = None if layer.biases is None else (layer.biases.dtype, layer.biases.shape, layer.biases.tobytes())
+            biases = None if layer.biases is None else (layer.biases.dtype, layer.biases.size, layer.biases.tobytes())
             layers.append((layer.activation, layer.precision, layer.need_dinputs, layer.weights.dtype, layer.weights.shape,
                            layer.weights.tobytes(), biases))
         else:

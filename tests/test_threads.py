@@ -11,7 +11,7 @@ import pytest
 from checks import threads as at_once
 
 import fastbp
-from fastbp import _cpu, _threads
+from fastbp import _cpu, _threading_layer, _threads
 
 fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 
@@ -69,7 +69,7 @@ def told():
 def report(*values):
     print(json.dumps(values))
 
-from fastbp import _cpu, _state, _threads
+from fastbp import _cpu, _state, _threading_layer, _threads
 """
 
 
@@ -202,36 +202,122 @@ report(alone, told())
     assert run(code, FASTBP_NUM_THREADS="1") == [["not started", 1], ["tbb", 2]]
 
 
-LAYERS = [pytest.param("tbb", ["tbb", 3], marks=tbb), pytest.param("omp", ["omp", 3], marks=openmp),
-          ("workqueue", ["serial", 1]), ("no such layer", ["serial", 1])]
+# A first result, on one thread where there is no layer, what was warned of, and whether Numba's settings are as before.
+FIRST = """
+import warnings
+import fastbp
+before = fastbp.get_num_threads()
+settings = numba.config.THREADING_LAYER, numba.config.THREADING_LAYER_PRIORITY
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    for n in (300, 400):
+        result = fastbp.dense_forward(np.ones((n, 200), "f4"), np.ones((200, 300), "f4"))
+    fastbp.set_num_threads(3 if before == 1 else before)
+assert (result == 200).all() and settings == (numba.config.THREADING_LAYER, numba.config.THREADING_LAYER_PRIORITY)
+assert all(one.category is RuntimeWarning for one in caught)
+report(_threads.layer(), [before, fastbp.get_num_threads()], [str(one.message) for one in caught], _threads.describe())
+"""
 
 
-@pytest.mark.parametrize("layer, expected", LAYERS)
-def test_the_users_choice_of_a_layer_stands(run, layer, expected):
-    assert run("_threads.prepare(); report(told())", NUMBA_THREADING_LAYER=layer) == [expected]
+USERS_CACHE = {"FASTBP_CACHE_DIR": os.environ.get("FASTBP_CACHE_DIR", "")}      # with kernels, which are not compiled again
 
 
-@pytest.mark.parametrize("layer, expected", LAYERS[1:3])
+def without(*names):
+    """Code of a process in which these layers cannot be loaded."""
+    return f"""
+import importlib.metadata
+for name in {names!r}:
+    sys.modules[f"numba.np.ufunc.{{name}}pool"] = None
+    if name == "tbb":
+        def files(name, files=importlib.metadata.files):
+            raise importlib.metadata.PackageNotFoundError(name)
+        importlib.metadata.files = files
+"""
+
+
+SERIAL = "fastbp's kernels are serial, on one thread"
+CHOSEN = "Numba's THREADING_LAYER is '{}', which cannot be loaded; fastbp uses {}"
+PRIORITY = "THREADING_LAYER_PRIORITY is ['nonsense'], expected tbb, omp, workqueue in some order; fastbp uses TBB"
+
+
+@pytest.mark.parametrize(("chosen", "missing", "layer", "said"), [
+    pytest.param("tbb", (), "tbb", [], marks=tbb),
+    pytest.param("omp", (), "omp", [], marks=openmp),
+    pytest.param("safe", (), "tbb", [], marks=tbb),
+    pytest.param("forksafe", (), "tbb", [], marks=tbb),
+    pytest.param("ThreadSafe", ("tbb",), "omp", [], marks=openmp),
+    pytest.param("default", ("tbb",), "omp", [], marks=openmp),
+    pytest.param("omp", ("omp",), "tbb", [CHOSEN.format("omp", "TBB")], marks=tbb),
+    pytest.param("tbb", ("tbb",), "omp", [CHOSEN.format("tbb", "OpenMP")], marks=openmp),
+    pytest.param("foo", (), "tbb", ["is 'foo', expected default, tbb, omp, workqueue, safe, threadsafe, forksafe; fastbp u"],
+                 marks=tbb),
+    ("safe", ("tbb",), "serial", [f"TBB cannot be loaded; {SERIAL}; for more, "]),
+    ("workqueue", (), "serial", [f"work queue was chosen, which two Python threads must not use at once; {SERIAL}"]),
+    ("default", ("tbb", "omp"), "serial", [f"TBB and OpenMP cannot be loaded; {SERIAL}; for more, "]),
+    ("tbb", ("tbb", "omp"), "serial", [f"is 'tbb', which cannot be loaded; {SERIAL}; for more, "]),
+])
+def test_a_layer_that_can_be_loaded_is_used_and_what_is_not_as_asked_is_said_once(run, chosen, missing, layer, said):
+    found, threads, warned, described = run(without(*missing) + FIRST, NUMBA_THREADING_LAYER=chosen, **USERS_CACHE)
+    assert (found, threads) == (layer, [1, 1] if layer == "serial" else [3, 3])
+    assert len(warned) == len(said) and all(text in warning for text, warning in zip(said, warned, strict=True))
+    assert described == layer + "".join(f" ({warning})" for warning in warned)
+
+
+@pytest.mark.parametrize(("platform", "machine", "conda", "expected"), [
+    ("linux", "x86_64", False, "-m pip install tbb`"), ("win32", "AMD64", False, "-m pip install tbb`"),
+    ("linux", "aarch64", False, "libtbb12 of Debian"), ("darwin", "arm64", False, "`brew install libomp`"),
+    ("darwin", "arm64", True, "`conda install -c conda-forge tbb`")])
+@pytest.mark.parametrize("is_built", [True, False])
+def test_what_to_install_where_there_is_no_layer(monkeypatch, tmp_path, platform, machine, conda, expected, is_built):
+    if conda:
+        (tmp_path / "conda-meta").mkdir()
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.setattr(_threading_layer.platform, "machine", lambda: machine)
+    monkeypatch.setattr(_threading_layer.importlib.util, "find_spec", lambda name: is_built or None)
+    remedy = _threading_layer._remedy()
+    assert remedy.startswith("for more, ") and expected in remedy and ("a Numba that was built for it" in remedy) != is_built
+
+
+@tbb
+@pytest.mark.parametrize(("settings", "layer", "said"), [
+    ("THREADING_LAYER_PRIORITY=nonsense", "tbb", PRIORITY),
+    ("THREADING_LAYER_PRIORITY=workqueue tbb omp", "serial", "Numba's work queue was chosen")])
+def test_a_priority_of_layers(run, settings, layer, said):
+    name, _, value = settings.partition("=")
+    found, _, warned, _ = run(FIRST, **{f"NUMBA_{name}": value}, **USERS_CACHE)
+    assert found == layer and len(warned) == 1 and said in warned[0]
+
+
+@pytest.mark.parametrize(("missing", "chosen"), [((), "foo"), ((), None), (("tbb", "omp"), "tbb")])
+def test_nothing_is_said_to_whom_one_thread_is_enough(run, missing, chosen):
+    """And numba.config counts as its environment variables do."""
+    code = without(*missing) + f"numba.config.THREADING_LAYER = {chosen!r}" + FIRST.replace("3 if before == 1 else before", "1")
+    found, threads, warned, _ = run(code, FASTBP_NUM_THREADS="1", **USERS_CACHE)
+    assert (found == "serial") == bool(missing) and threads == [1, 1] and warned == []
+
+
+def test_where_kernels_are_serial_the_users_own_parallel_loop_does_not_change(run):
+    code = without("tbb", "omp") + FIRST + """
+try:
+    compiled()
+except ValueError as error:
+    report("No threading layer could be loaded" in str(error))
+"""
+    assert run(code, NUMBA_THREADING_LAYER="tbb", **USERS_CACHE) == [True]
+
+
+@pytest.mark.parametrize(("layer", "expected"), [
+    pytest.param("omp", ["omp", 3], marks=openmp), ("workqueue", ["serial", 1])])
 def test_a_layer_that_runs_already_stands(run, layer, expected):
     code = f"""
 numba.config.THREADING_LAYER = {layer!r}
 numba.get_num_threads()
 numba.config.THREADING_LAYER = "default"
 _threads.prepare()
-report(told())
+report(told(), _threads.get_num_threads())
 """
-    assert run(code) == [expected]
-
-
-@openmp
-def test_without_tbb_there_is_openmp(run):
-    code = """
-_threads.load_tbb = lambda: None
-sys.modules["numba.np.ufunc.tbbpool"] = None
-_threads.prepare()
-report(told())
-"""
-    assert run(code) == [["omp", 3]]
+    assert run(code) == [expected, expected[1]]
 
 
 @fork
@@ -298,23 +384,24 @@ _threads.prepare()
 over = threading.Event()
 other = threading.Thread(target=over.wait)
 other.start()
-beside = in_child(lambda: [told(), in_child(told)])
+beside = in_child(lambda: [told(), in_child(told), _threads.get_num_threads()])
 over.set()
 other.join()
-report(beside, in_child(told), told())
+report(beside, in_child(told), told(), _threads.get_num_threads())
 """
-    assert run(code) == [[["serial", 1]] * 2, ["tbb", 3], ["tbb", 3]]
+    assert run(code) == [[["serial", 1], ["serial", 1], 1], ["tbb", 3], ["tbb", 3], 3]
 
 
 @fork
 def test_a_forked_child_holds_nothing_of_other_threads(run):
     code = """
-words = [_state.PROFILE, _state.TEAM, _state.TEAM_IS_TAKEN, _state.TEAM_LEADER, _state.SLOTS, _state.SLOTS + 63 * 3]
+words = [_state.PROFILE, _state.TEAM, _state.TEAM_IS_TAKEN, _state.TEAM_LEADER, _state.INSIDE, _state.SLOTS,
+         _state.SLOTS + 63 * 3]
 for word in words:
     _state.words[word] = 1
 report(in_child(lambda: [_state.words[word] for word in words]))
 """
-    assert run(code) == [[0] * 6]
+    assert run(code) == [[0] * 7]
 
 
 @pytest.mark.parametrize("layer", [pytest.param("tbb", marks=tbb), pytest.param("omp", marks=openmp), "workqueue"])
@@ -350,12 +437,12 @@ def test_a_fork_waits_until_the_layer_has_started(run):
     code = """
 starting = threading.Event()
 
-def load_tbb(load=_threads.load_tbb):
+def load_tbb(load=_threading_layer.load_tbb):
     starting.set()
     time.sleep(0.5)
     load()
 
-_threads.load_tbb = load_tbb
+_threading_layer.load_tbb = load_tbb
 starter = threading.Thread(target=_threads.prepare)
 starter.start()
 starting.wait()

@@ -10,7 +10,7 @@ from numba import prange, types
 
 from .. import _link
 from .._jit import kernel
-from . import record, team
+from . import record, tbb, team
 from .workspace import fetch_add, load, read, write
 
 JOBS = 9                        # in a queue, at most: as many as bfloat16.py needs
@@ -49,8 +49,12 @@ class Entry(NamedTuple):
 
 def _build():
     def spread(memory, threads):
-        for worker in prange(threads):
-            work_off(memory, worker)
+        if tbb.enter():
+            for worker in prange(threads):
+                work_off(memory, worker)
+            tbb.leave()
+        else:
+            work_off(memory, 0)
         return _link.OK
     return spread
 
@@ -60,14 +64,18 @@ _spread = _link.Unit("spread", None, types.intp(types.intp, types.intp), _build,
 
 def _build_team():
     def with_team(work, argument, count, memory, threads):
-        for _ in prange(threads):
-            worker = team.role(memory)
-            if worker == 0:
-                team.lead(memory)
-                write(memory + team.STATUS, (_link.call(work, (argument, count)),))
-                team.dismiss(memory)
-            else:
-                help_team(memory, worker)
+        if tbb.enter():
+            for _ in prange(threads):
+                worker = team.role(memory)
+                if worker == 0:
+                    team.lead(memory)
+                    write(memory + team.STATUS, (_link.call(work, (argument, count)),))
+                    team.dismiss(memory)
+                else:
+                    help_team(memory, worker)
+            tbb.leave()
+        else:
+            write(memory + team.STATUS, (_link.call(work, (argument, count)),))
         return _link.OK
     return with_team
 
