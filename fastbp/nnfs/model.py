@@ -123,7 +123,7 @@ class Model:
             raise ValueError(f"parameters has (weights, biases) of {len(parameters)} layers, expected those of {len(own)}")
         for index, (arrays, expected) in enumerate(zip(parameters, own, strict=True)):
             for name, array, values in zip(("weights", "biases"), arrays, expected, strict=True):
-                check_shape(f"{name} of parameters[{index}]", np.asarray(array), np.shape(values), "that is the shape of the layer's own")
+                check_shape(f"{name} of parameters[{index}]", np.asarray(array), np.shape(values), "so has the layer's own")
         for layer, arrays in zip(self.trainable_layers, parameters, strict=True):
             layer.set_parameters(*arrays)
 
