@@ -290,7 +290,7 @@ def test_operands_that_do_not_fit(monkeypatch, exact):
 @pytest.mark.parametrize("exact", [True, False])
 def test_lists_tuples_and_integers(monkeypatch, exact):
     monkeypatch.setattr(nnfs, "exact", exact)
-    dense, optimizer = nnfs.Layer_Dense(2, 2, 1, 1, 1, 1), nnfs.Optimizer_SGD()
+    dense, optimizer = nnfs.Layer_Dense(2, 2, 1.0, 1.0, 1.0, 1.0), nnfs.Optimizer_SGD()
     dense.set_parameters(((1, 2), (3, 4)), (5, 6))
     dense.forward([1, 2])
     assert_array_equal(dense.output, [[12, 16]])

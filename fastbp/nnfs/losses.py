@@ -62,7 +62,7 @@ class Loss_CategoricalCrossentropy(Loss):
         """Set dinputs = -y_true / dvalues / batch, with y_true one-hot; dvalues are the probabilities of forward."""
         dvalues, y_true = _probabilities_and_classes(dvalues, y_true)
         if y_true.ndim == 1:
-            y_true = np.equal.outer(y_true, np.arange(dvalues.shape[1], dtype=np.intp))
+            y_true = np.equal.outer(y_true, np.arange(dvalues.shape[1]))
         self.dinputs = y_true / dvalues
         self.dinputs /= -len(dvalues)
 

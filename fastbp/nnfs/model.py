@@ -24,6 +24,8 @@ class Model:
     place of the last layer's and the loss's backward where these are softmax and categorical cross-entropy.
     """
 
+    prints_steps = False        # whether an epoch without batch_size prints what one with it does, as from chapter 19 on
+
     def __init__(self) -> None:
         self.layers = []
         self.loss = self.optimizer = self.accuracy = None
@@ -60,17 +62,19 @@ class Model:
 
         Without batch_size an epoch is one step on all samples, and every print_every-th epoch prints a line; validation_data,
         (X, y), is evaluated at the end (chapter 18). With it, an epoch has a step for every batch_size samples, prints every
-        print_every-th of them, the last, and a line for all, and is followed by the validation (chapter 19).
+        print_every-th of them, the last, and a line for all, and is followed by the validation (chapter 19). The book's Model
+        of chapter 19 prints these lines without batch_size, too; so does this one after `Model.prints_steps = True`.
         """
         self._require("input_layer", "loss", "optimizer", "accuracy")
         self.accuracy.init(y)
+        in_steps = batch_size is not None or self.prints_steps
         for epoch in range(1, epochs + 1):
-            if batch_size is None:
+            if not in_steps:
                 self._step(X, y, f"epoch: {epoch}", epoch % print_every == 0)
             else:
                 print(f"epoch: {epoch}")
                 self._train_in_batches(X, y, batch_size, print_every)
-            if validation_data is not None and (batch_size is not None or epoch == epochs):
+            if validation_data is not None and (in_steps or epoch == epochs):
                 self.evaluate(*validation_data, batch_size=batch_size)
 
     def evaluate(self, X_val: np.ndarray, y_val: np.ndarray, *, batch_size: int | None = None) -> None:
