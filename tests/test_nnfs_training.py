@@ -355,6 +355,19 @@ def test_chapter_19_batches(case, capsys):
     assert printed == expected
 
 
+def test_chapter_19_without_batches(capsys, monkeypatch):
+    """With prints_steps a model prints the lines of a batch of all samples."""
+    x, y = spiral()
+    printed = []
+    for prints_steps, batch_size in ((False, len(x)), (True, None)):
+        monkeypatch.setattr(Model, "prints_steps", prints_steps)
+        np.random.seed(5)
+        classifier().train(x, y, epochs=2, batch_size=batch_size, print_every=100, validation_data=(x, y))
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1]
+    assert len(printed[0].splitlines()) == 2 * 4
+
+
 def test_predictions_in_batches():
     np.random.seed(6)
     model = classifier()

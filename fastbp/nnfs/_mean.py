@@ -8,11 +8,11 @@ class Accumulated:
     accumulated_sum = accumulated_count = 0
 
     def new_pass(self) -> None:
-        """Starts a new mean."""
+        """Start a new mean."""
         self.accumulated_sum = self.accumulated_count = 0
 
     def _mean(self, values):
-        """The mean of one batch, which it adds to the pass."""
+        """Return the mean of one batch, and add it to the pass."""
         self.accumulated_sum += np.sum(values)
         self.accumulated_count += np.size(values)
         return np.mean(values)

@@ -6,7 +6,7 @@ import numpy as np
 
 
 def penalties(layer):
-    """The terms of the loss one by one: l1 * sum(|p|) and l2 * sum(p**2), p being the weights and then the biases."""
+    """Yield the terms of the loss one by one: l1 * sum(|p|) and l2 * sum(p**2), p being the weights and then the biases."""
     for values, (l1, l2) in zip((layer.weights, layer.biases), _factors(layer), strict=True):
         if l1 > 0:
             yield l1 * np.abs(values).sum()
@@ -15,16 +15,24 @@ def penalties(layer):
 
 
 def add_gradients(layer):
-    """Adds the derivatives of the penalties to dweights and dbiases; as in the book, that of |p| at 0 counts as 1."""
+    """Add the derivatives of the penalties to dweights and dbiases; as in the book, that of |p| at 0 counts as 1."""
     parameters = (layer.weights, layer.dweights), (layer.biases, layer.dbiases)
     for (values, gradient), (l1, l2) in zip(parameters, _factors(layer), strict=True):
+        values = np.asarray(values)
         if l1 > 0:
-            gradient += np.where(values < 0, -l1, l1)
+            gradient += l1 * _signs(values)
         if l2 > 0:
             gradient += 2 * l2 * values
 
 
+def _signs(values):
+    """Return -1 where a value is negative, else 1, in the dtype of the values: the factors are rounded to it first."""
+    signs = np.ones_like(values)
+    signs[values < 0] = -1
+    return signs
+
+
 def _factors(layer):
-    """(l1, l2) of the weights and of the biases."""
+    """Return (l1, l2) of the weights and of the biases."""
     return ((layer.weight_regularizer_l1, layer.weight_regularizer_l2),
             (layer.bias_regularizer_l1, layer.bias_regularizer_l2))

@@ -9,11 +9,11 @@ class Accuracy(Accumulated):
     """What both share. A subclass has compare(predictions, y), booleans, and init(y, reinit), called before training."""
 
     def calculate(self, predictions: np.ndarray, y: np.ndarray) -> float:
-        """The share of right predictions."""
+        """Return the share of right predictions."""
         return self._mean(self.compare(predictions, y))
 
     def calculate_accumulated(self) -> float:
-        """The share since new_pass. Raises RuntimeError if there were no predictions."""
+        """Return the share since new_pass. Raises RuntimeError if there were no predictions."""
         return self._accumulated_mean()
 
 
@@ -24,10 +24,10 @@ class Accuracy_Categorical(Accuracy):
         self.binary = binary
 
     def init(self, y: np.ndarray, reinit: bool = False) -> None:
-        """Nothing: classes need no measure."""
+        """Do nothing: classes need no measure."""
 
     def compare(self, predictions: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Where the predictions are y. Raises ValueError for another shape."""
+        """Return where the predictions are y. Raises ValueError for another shape."""
         if not self.binary and np.ndim(y) == 2:
             y = np.argmax(y, axis=1)
         return predictions == _of_shape(y, predictions)
@@ -40,19 +40,19 @@ class Accuracy_Regression(Accuracy):
         self.precision = None
 
     def init(self, y: np.ndarray, reinit: bool = False) -> None:
-        """Sets precision, once unless `reinit`."""
+        """Set precision, once unless `reinit`."""
         if self.precision is None or reinit:
             self.precision = np.std(y) / 250
 
     def compare(self, predictions: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Where the predictions are near y. Raises ValueError for another shape, RuntimeError before init."""
+        """Return where the predictions are near y. Raises ValueError for another shape, RuntimeError before init."""
         if self.precision is None:
             raise RuntimeError("compare of Accuracy_Regression was called before init, expected init first")
         return np.abs(predictions - _of_shape(y, predictions)) < self.precision
 
 
 def _of_shape(y, predictions):
-    """y as an array. NumPy would broadcast (n,) against (n, 1) to (n, n) without a word."""
+    """Return y as an array. NumPy would broadcast (n,) against (n, 1) to (n, n) without a word."""
     y = np.asarray(y)
     check_shape("y", y, np.shape(predictions), "that is the shape of the predictions")
     return y

@@ -3,39 +3,59 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .. import functional
-from . import _regularization
+from . import _exact, _regularization
+from ._order import require
 
 
 class Layer_Dense:
-    """A dense layer as in chapter 9: weights of 0.01 * np.random.randn, from NumPy's global generator, and zero biases.
+    """A dense layer as in chapter 9: weights of weight_scale * np.random.randn, from NumPy's global generator, and zero biases.
 
     weights (n_inputs, n_neurons), biases (1, n_neurons). The factors of the L1 and L2 penalties (chapter 14) are attributes
-    of the same names; they count in backward and in Loss.regularization_loss.
+    of the same names; they count in backward and in Loss.regularization_loss. `Layer_Dense.weight_scale = 0.1` in a script
+    is for all its layers from there on: chapter 17 needs it, whose regression does not learn from weights of 0.01.
     """
+
+    weight_scale = 0.01         # the standard deviation of new weights
 
     def __init__(self, n_inputs: int, n_neurons: int, weight_regularizer_l1: float = 0, weight_regularizer_l2: float = 0,
                  bias_regularizer_l1: float = 0, bias_regularizer_l2: float = 0):
-        self.weights = 0.01 * np.random.randn(n_inputs, n_neurons)
-        self.biases = np.zeros((1, n_neurons))
+        self.weights = self.weight_scale * np.random.randn(n_inputs, n_neurons)
+        self.biases = np.zeros((1, n_neurons))      # without a dtype: float32 after nnfs.init(), as the book's own
         self.weight_regularizer_l1, self.weight_regularizer_l2 = weight_regularizer_l1, weight_regularizer_l2
         self.bias_regularizer_l1, self.bias_regularizer_l2 = bias_regularizer_l1, bias_regularizer_l2
 
     def forward(self, inputs: ArrayLike, training: bool = True) -> None:
-        """Sets output = inputs @ weights + biases, (batch, n_neurons), for inputs (batch, n_inputs), in training or not."""
-        self.inputs = inputs
-        self.output = functional.dense_forward(inputs, self.weights, self.biases)
+        """Set output = inputs @ weights + biases, (batch, n_neurons), for inputs (batch, n_inputs), in training or not."""
+        if _exact.wanted():
+            rows, weights, biases, _ = functional.check_forward(inputs, self.weights, self.biases)
+            output = np.dot(rows, weights) + biases
+        else:
+            output = functional.dense_forward(inputs, self.weights, self.biases)
+        self.inputs, self.output = inputs, output
 
     def backward(self, dvalues: ArrayLike) -> None:
-        """Sets dweights, dbiases and dinputs, from the gradient with respect to the output, and adds the penalties'."""
-        self.dinputs, self.dweights, self.dbiases = functional.dense_backward(dvalues, self.inputs, self.weights)
+        """Set dweights, dbiases and dinputs, from the gradient with respect to the output, and add the penalties'.
+
+        Raises RuntimeError before the first forward.
+        """
+        require(self, "inputs", "backward", "forward")
+        if _exact.wanted():
+            dvalues, _, inputs, weights, dtype = functional.check_backward(dvalues, None, self.inputs, self.weights)
+            if dvalues.dtype.kind != "f":
+                dvalues = dvalues.astype(dtype)
+            dinputs, dweights = np.dot(dvalues, weights.T), np.dot(inputs.T, dvalues)
+            dbiases = np.sum(dvalues, axis=0, keepdims=True)
+        else:
+            dinputs, dweights, dbiases = functional.dense_backward(dvalues, self.inputs, self.weights)
+        self.dinputs, self.dweights, self.dbiases = dinputs, dweights, dbiases.reshape(np.shape(self.biases))
         _regularization.add_gradients(self)
 
     def get_parameters(self) -> tuple[np.ndarray, np.ndarray]:
-        """(weights, biases), the arrays themselves (chapter 20)."""
+        """Return (weights, biases), the arrays themselves (chapter 20)."""
         return self.weights, self.biases
 
     def set_parameters(self, weights: np.ndarray, biases: np.ndarray) -> None:
-        """Takes these arrays, which are not copied, for weights and biases (chapter 20)."""
+        """Take these arrays, which are not copied, for weights and biases (chapter 20)."""
         self.weights, self.biases = weights, biases
 
 
@@ -51,14 +71,15 @@ class Layer_Dropout:
         self.rate = 1 - rate
 
     def forward(self, inputs: np.ndarray, training: bool = True) -> None:
-        """Sets output = inputs * binary_mask, of any shape, for a new mask of 0 and 1 / rate; the inputs if not in training."""
+        """Set output = inputs * binary_mask, of any shape, for a new mask of 0 and 1 / rate; the inputs if not in training."""
         self.inputs = self.output = inputs
         if training:
             self.binary_mask = np.random.binomial(1, self.rate, size=np.shape(inputs)) / self.rate
             self.output = inputs * self.binary_mask
 
     def backward(self, dvalues: np.ndarray) -> None:
-        """Sets dinputs = dvalues * binary_mask."""
+        """Set dinputs = dvalues * binary_mask. Raises RuntimeError before the first forward in training."""
+        require(self, "binary_mask", "backward", "forward in training")
         self.dinputs = dvalues * self.binary_mask
 
 
@@ -66,5 +87,5 @@ class Layer_Input:
     """What stands before a model's first layer, as in chapter 18."""
 
     def forward(self, inputs: np.ndarray, training: bool = True) -> None:
-        """Sets output = inputs."""
+        """Set output = inputs."""
         self.output = inputs

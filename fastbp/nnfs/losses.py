@@ -1,4 +1,5 @@
 """The losses of the book: one number a sample in forward, and the gradient of their mean in backward."""
+import math
 from typing import Any
 
 import numpy as np
@@ -21,21 +22,21 @@ class Loss(Accumulated):
     trainable_layers = ()
 
     def remember_trainable_layers(self, trainable_layers: list[Any]) -> None:
-        """Sets the layers whose penalties regularization_loss() sums up, as in chapter 18."""
+        """Set the layers whose penalties regularization_loss() sums up, as in chapter 18."""
         self.trainable_layers = trainable_layers
 
     def regularization_loss(self, layer: Any = None) -> float:
-        """The sum of the L1 and L2 penalties of that layer (chapters 14 to 17), or of all trainable_layers (chapter 18)."""
+        """Return the sum of the penalties of that layer (chapters 14 to 17) or of all trainable_layers (chapter 18)."""
         layers = self.trainable_layers if layer is None else [layer]
         return sum(penalty for each in layers for penalty in _regularization.penalties(each))
 
     def calculate(self, output: ArrayLike, y: ArrayLike, *,
                   include_regularization: bool = False) -> float | tuple[float, float]:
-        """The mean loss of the samples; with include_regularization, (that, regularization_loss())."""
+        """Return the mean loss of the samples; with include_regularization, (that, regularization_loss())."""
         return self._beside_penalties(self._mean(self.forward(output, y)), include_regularization)
 
     def calculate_accumulated(self, *, include_regularization: bool = False) -> float | tuple[float, float]:
-        """As calculate, for all samples since new_pass. Raises RuntimeError if there were none."""
+        """Return what calculate does, for all samples since new_pass. Raises RuntimeError if there were none."""
         return self._beside_penalties(self._accumulated_mean(), include_regularization)
 
     def _beside_penalties(self, data_loss, include_regularization):
@@ -50,14 +51,15 @@ class Loss_CategoricalCrossentropy(Loss):
     """
 
     def forward(self, y_pred: ArrayLike, y_true: ArrayLike) -> np.ndarray:
-        """The loss of each sample, (batch,), for the probabilities y_pred (batch, classes)."""
+        """Return the loss of each sample, (batch,), for the probabilities y_pred (batch, classes)."""
         y_pred, y_true = _probabilities_and_classes(y_pred, y_true)
         if y_true.ndim == 1:
-            return -np.log(_clipped(y_pred[np.arange(len(y_true)), y_true]))
-        return -np.vecdot(y_true, np.log(_clipped(y_pred)))
+            return -np.log(_clipped(y_pred[_rows(y_true), y_true]))
+        y_pred = _clipped(y_pred)
+        return -np.vecdot(y_true, np.log(y_pred.astype(np.result_type(y_pred, y_true), copy=False)))
 
     def backward(self, dvalues: ArrayLike, y_true: ArrayLike) -> None:
-        """Sets dinputs = -y_true / dvalues / batch, with y_true one-hot; dvalues are the probabilities of forward."""
+        """Set dinputs = -y_true / dvalues / batch, with y_true one-hot; dvalues are the probabilities of forward."""
         dvalues, y_true = _probabilities_and_classes(dvalues, y_true)
         if y_true.ndim == 1:
             y_true = np.equal.outer(y_true, np.arange(dvalues.shape[1]))
@@ -76,17 +78,17 @@ class Activation_Softmax_Loss_CategoricalCrossentropy:
         self.loss = Loss_CategoricalCrossentropy()
 
     def forward(self, inputs: ArrayLike, y_true: ArrayLike) -> float:
-        """Sets output, the probabilities (batch, classes), and returns their mean loss."""
+        """Set output, the probabilities (batch, classes), and return their mean loss."""
         self.activation.forward(inputs)
         self.output = self.activation.output
         return self.loss.calculate(self.output, y_true)
 
     def backward(self, dvalues: ArrayLike, y_true: ArrayLike) -> None:
-        """Sets dinputs = (dvalues - y_true) / batch, with y_true one-hot; dvalues are the probabilities."""
+        """Set dinputs = (dvalues - y_true) / batch, with y_true one-hot; dvalues are the probabilities."""
         dvalues, y_true = _probabilities_and_classes(dvalues, y_true)
         self.dinputs = dvalues.copy()
         if y_true.ndim == 1:
-            self.dinputs[np.arange(len(y_true)), y_true] -= 1
+            self.dinputs[_rows(y_true), y_true] -= 1
         else:
             self.dinputs -= y_true
         self.dinputs /= len(dvalues)
@@ -99,51 +101,58 @@ class Loss_BinaryCrossentropy(Loss):
     """
 
     def forward(self, y_pred: ArrayLike, y_true: ArrayLike) -> np.ndarray:
-        """The loss of each sample, (batch,), for the probabilities y_pred (batch, outputs)."""
+        """Return the loss of each sample, (batch,), for the probabilities y_pred (batch, outputs)."""
         y_pred, y_true = _of_one_shape(y_pred, y_true)
         y_pred = _clipped(y_pred)
         return -np.mean(y_true * np.log(y_pred) + (1 - y_true) * np.log(1 - y_pred), axis=-1)
 
     def backward(self, dvalues: ArrayLike, y_true: ArrayLike) -> None:
-        """Sets dinputs = ((1 - y_true) / (1 - dvalues) - y_true / dvalues) / size; dvalues are the probabilities."""
+        """Set dinputs = ((1 - y_true) / (1 - dvalues) - y_true / dvalues) / size; dvalues are the probabilities."""
         dvalues, y_true = _of_one_shape(dvalues, y_true)
         dvalues = _clipped(dvalues)
-        self.dinputs = (1 - y_true) / (1 - dvalues)
-        self.dinputs -= y_true / dvalues
-        self.dinputs /= dvalues.size
+        self.dinputs = _shared((1 - y_true) / (1 - dvalues) - y_true / dvalues)
 
 
 class Loss_MeanSquaredError(Loss):
     """(y_pred - y_true)**2 as in chapter 17; the mean over a sample's outputs. y_true is of the shape of y_pred."""
 
     def forward(self, y_pred: ArrayLike, y_true: ArrayLike) -> np.ndarray:
-        """The loss of each sample, (batch,), for y_pred (batch, outputs)."""
+        """Return the loss of each sample, (batch,), for y_pred (batch, outputs)."""
         return np.square(_difference(y_pred, y_true)).mean(axis=-1)
 
     def backward(self, dvalues: ArrayLike, y_true: ArrayLike) -> None:
-        """Sets dinputs = 2 * (dvalues - y_true) / size; dvalues are the y_pred of forward."""
-        difference = _difference(dvalues, y_true)
-        self.dinputs = 2 * difference / difference.size
+        """Set dinputs = 2 * (dvalues - y_true) / size; dvalues are the y_pred of forward."""
+        self.dinputs = _shared(2 * _difference(dvalues, y_true))
 
 
 class Loss_MeanAbsoluteError(Loss):
     """|y_pred - y_true| as in chapter 17; the mean over a sample's outputs. y_true is of the shape of y_pred."""
 
     def forward(self, y_pred: ArrayLike, y_true: ArrayLike) -> np.ndarray:
-        """The loss of each sample, (batch,), for y_pred (batch, outputs)."""
+        """Return the loss of each sample, (batch,), for y_pred (batch, outputs)."""
         return np.abs(_difference(y_pred, y_true)).mean(axis=-1)
 
     def backward(self, dvalues: ArrayLike, y_true: ArrayLike) -> None:
-        """Sets dinputs = sign(dvalues - y_true) / size; dvalues are the y_pred of forward.
+        """Set dinputs = sign(dvalues - y_true) / size; dvalues are the y_pred of forward.
 
         That is the derivative; the book's listing has the opposite sign, which leads uphill, and no script that uses it.
         """
-        difference = _difference(dvalues, y_true)
-        self.dinputs = np.sign(difference) / difference.size
+        self.dinputs = _shared(np.sign(_difference(dvalues, y_true)))
 
 
 def _clipped(probabilities):
     return np.clip(probabilities, SMALLEST, 1 - SMALLEST)
+
+
+def _shared(gradients):
+    """Return gradients / their number, divided by the outputs and then by the samples: the book's two roundings."""
+    samples, *outputs = gradients.shape
+    return gradients / math.prod(outputs) / samples
+
+
+def _rows(y_true):
+    """Return the index of each row. With its dtype, as other packages replace np.arange by one with a float default."""
+    return np.arange(len(y_true), dtype=np.intp)
 
 
 def _difference(y_pred, y_true):
@@ -151,14 +160,14 @@ def _difference(y_pred, y_true):
 
 
 def _of_one_shape(y_pred, y_true):
-    """Both as arrays. NumPy would broadcast (n,) against (n, 1) to (n, n) without a word."""
+    """Return both as arrays. NumPy would broadcast (n,) against (n, 1) to (n, n) without a word."""
     y_pred, y_true = np.asarray(y_pred), np.asarray(y_true)
     check_shape("y_true", y_true, y_pred.shape, "that is the shape of the output")
     return y_pred, y_true
 
 
 def _probabilities_and_classes(y_pred, y_true):
-    """Both as arrays, of which y_true is either classes or of the shape of y_pred."""
+    """Return both as arrays, of which y_true is either classes or of the shape of y_pred."""
     y_pred, y_true = np.asarray(y_pred), np.asarray(y_true)
     if y_true.shape not in (y_pred.shape, y_pred.shape[:1]):
         raise ValueError(f"y_true has shape {y_true.shape}, expected {y_pred.shape[:1]}, classes, or {y_pred.shape}, one-hot: "

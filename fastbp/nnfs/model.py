@@ -1,11 +1,19 @@
-"""The model of chapters 18 and 19: layers, a loss, an optimizer and an accuracy, trained with one call."""
+"""The model of chapters 18 to 22: layers, a loss, an optimizer and an accuracy, trained with one call, saved and loaded."""
+import copy
+import os
+import pickle
 from typing import Any
 
 import numpy as np
 
+from .. import _files
+from .._operands import check_shape
 from .activations import Activation_Softmax
 from .layers import Layer_Input
 from .losses import Activation_Softmax_Loss_CategoricalCrossentropy, Loss_CategoricalCrossentropy
+
+# What the last passes left in a layer or a loss, and a saved model does without.
+_OF_A_PASS = "inputs", "output", "dinputs", "dweights", "dbiases", "binary_mask"
 
 
 class Model:
@@ -16,23 +24,25 @@ class Model:
     place of the last layer's and the loss's backward where these are softmax and categorical cross-entropy.
     """
 
+    prints_steps = False        # whether an epoch without batch_size prints what one with it does, as from chapter 19 on
+
     def __init__(self) -> None:
         self.layers = []
         self.loss = self.optimizer = self.accuracy = None
         self.input_layer = self.softmax_classifier_output = None
 
     def add(self, layer: Any) -> None:
-        """Appends a layer or an activation."""
+        """Append a layer or an activation."""
         self.layers.append(layer)
 
     def set(self, *, loss: Any = None, optimizer: Any = None, accuracy: Any = None) -> None:
-        """Sets those that are given."""
+        """Set those that are given."""
         for name, given in (("loss", loss), ("optimizer", optimizer), ("accuracy", accuracy)):
             if given is not None:
                 setattr(self, name, given)
 
     def finalize(self) -> None:
-        """Links the layers; to be called after add and set. Raises RuntimeError if there is no layer."""
+        """Link the layers; to be called after add and set. Raises RuntimeError if there is no layer."""
         if not self.layers:
             raise RuntimeError("finalize was called before add, expected a layer first")
         self.input_layer = Layer_Input()
@@ -48,25 +58,27 @@ class Model:
 
     def train(self, X: np.ndarray, y: np.ndarray, *, epochs: int = 1, batch_size: int | None = None, print_every: int = 1,
               validation_data: tuple[np.ndarray, np.ndarray] | None = None) -> None:
-        """Trains on samples X and what they should give, y, and prints how it goes. Raises RuntimeError before finalize.
+        """Train on samples X and what they should give, y, and print how it goes. Raises RuntimeError before finalize.
 
         Without batch_size an epoch is one step on all samples, and every print_every-th epoch prints a line; validation_data,
         (X, y), is evaluated at the end (chapter 18). With it, an epoch has a step for every batch_size samples, prints every
-        print_every-th of them, the last, and a line for all, and is followed by the validation (chapter 19).
+        print_every-th of them, the last, and a line for all, and is followed by the validation (chapter 19). The book's Model
+        of chapter 19 prints these lines without batch_size, too; so does this one after `Model.prints_steps = True`.
         """
         self._require("input_layer", "loss", "optimizer", "accuracy")
         self.accuracy.init(y)
+        in_steps = batch_size is not None or self.prints_steps
         for epoch in range(1, epochs + 1):
-            if batch_size is None:
+            if not in_steps:
                 self._step(X, y, f"epoch: {epoch}", epoch % print_every == 0)
             else:
                 print(f"epoch: {epoch}")
                 self._train_in_batches(X, y, batch_size, print_every)
-            if validation_data is not None and (batch_size is not None or epoch == epochs):
+            if validation_data is not None and (in_steps or epoch == epochs):
                 self.evaluate(*validation_data, batch_size=batch_size)
 
     def evaluate(self, X_val: np.ndarray, y_val: np.ndarray, *, batch_size: int | None = None) -> None:
-        """Prints accuracy and loss of all samples, computed in batches, or at once, without training."""
+        """Print accuracy and loss of all samples, computed in batches, or at once, without training."""
         self._require("input_layer", "loss", "accuracy")
         self._new_pass()
         for X, y in _batches(batch_size, X_val, y_val):
@@ -77,11 +89,11 @@ class Model:
               f"loss: {self.loss.calculate_accumulated():.3f}")
 
     def predict(self, X: np.ndarray, *, batch_size: int | None = None) -> np.ndarray:
-        """The output of the last layer for each sample, computed in batches, or at once."""
+        """Return the output of the last layer for each sample, computed in batches, or at once."""
         return np.vstack([self.forward(batch, training=False) for (batch,) in _batches(batch_size, X)])
 
     def forward(self, X: np.ndarray, training: bool = True) -> np.ndarray:
-        """The output of the last layer. Raises RuntimeError before finalize."""
+        """Return the output of the last layer. Raises RuntimeError before finalize."""
         self._require("input_layer")
         self.input_layer.forward(X, training)
         for layer in self.layers:
@@ -89,7 +101,7 @@ class Model:
         return layer.output
 
     def backward(self, output: np.ndarray, y: np.ndarray) -> None:
-        """Sets the gradients of all layers, from the output of forward and what it should be."""
+        """Set the gradients of all layers, from the output of forward and what it should be."""
         layers = self.layers
         if self.softmax_classifier_output is None:
             self.loss.backward(output, y)
@@ -100,8 +112,70 @@ class Model:
         for layer in reversed(layers):
             layer.backward(layer.next.dinputs)
 
+    def get_parameters(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return (weights, biases) of each trainable layer, the arrays themselves (chapter 20)."""
+        self._require("input_layer")
+        return [layer.get_parameters() for layer in self.trainable_layers]
+
+    def set_parameters(self, parameters: list[tuple[np.ndarray, np.ndarray]]) -> None:
+        """Take these arrays, which are not copied, for the weights and biases of the trainable layers (chapter 20).
+
+        Raises ValueError for another number of layers or other shapes than get_parameters() has; then nothing is changed.
+        """
+        own, parameters = self.get_parameters(), list(parameters)
+        if len(parameters) != len(own):
+            raise ValueError(f"parameters has (weights, biases) of {len(parameters)} layers, expected those of {len(own)}")
+        for index, (arrays, expected) in enumerate(zip(parameters, own, strict=True)):
+            for name, array, values in zip(("weights", "biases"), arrays, expected, strict=True):
+                check_shape(f"{name} of parameters[{index}]", np.asarray(array), np.shape(values), "so has the layer's own")
+        for layer, arrays in zip(self.trainable_layers, parameters, strict=True):
+            layer.set_parameters(*arrays)
+
+    def save_parameters(self, path: str | os.PathLike) -> None:
+        """Write get_parameters() to a file, as a pickle (chapter 20). Raises OSError, and then the old file is as it was."""
+        _files.write(path, pickle.dumps(self.get_parameters()))
+
+    def load_parameters(self, path: str | os.PathLike) -> None:
+        """Set the parameters that save_parameters wrote, for a model of the same layers (chapter 20).
+
+        To load a pickle is to run the code in it: load only files of people whom you would let use your computer. Raises
+        OSError, pickle.UnpicklingError for other files, and as set_parameters.
+        """
+        with open(path, "rb") as file:
+            self.set_parameters(pickle.load(file))
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the model to a file, as a pickle, without what its last passes left in it (chapter 21).
+
+        The optimizer and what it keeps of the layers are written, so that a loaded model can be trained on. Raises
+        RuntimeError before finalize, OSError, and then the old file is as it was.
+        """
+        self._require("input_layer")
+        model = copy.deepcopy(self)
+        for summed_up in (model.loss, model.accuracy):
+            if summed_up is not None:
+                summed_up.new_pass()
+        for part in (model.input_layer, model.loss, model.softmax_classifier_output, *model.layers):
+            for name in _OF_A_PASS if part is not None else ():
+                vars(part).pop(name, None)
+        _files.write(path, pickle.dumps(model))
+
+    @staticmethod
+    def load(path: str | os.PathLike) -> "Model":
+        """Return the model that save wrote (chapter 21).
+
+        To load a pickle is to run the code in it: load only files of people whom you would let use your computer. Raises
+        OSError, pickle.UnpicklingError for other files, TypeError for another object than a model.
+        """
+        with open(path, "rb") as file:
+            model = pickle.load(file)
+        if not isinstance(model, Model):
+            raise TypeError(f"{os.fspath(path)} has an object of type {type(model).__name__}, expected a Model; "
+                            "load_parameters reads what save_parameters wrote")
+        return model
+
     def _train_in_batches(self, X, y, batch_size, print_every):
-        """One epoch of chapter 19."""
+        """Train one epoch of chapter 19."""
         self._new_pass()
         batches = list(_batches(batch_size, X, y))
         for step, batch in enumerate(batches):
@@ -110,7 +184,7 @@ class Model:
                     *self.loss.calculate_accumulated(include_regularization=True))
 
     def _step(self, X, y, name, printed):
-        """One update; the numbers printed are those before it."""
+        """Make one update; the numbers printed are those before it."""
         output = self.forward(X, training=True)
         losses = self.loss.calculate(output, y, include_regularization=True)
         accuracy = self._accuracy_of(output, y)
@@ -140,7 +214,7 @@ class Model:
 
 
 def _batches(batch_size, *arrays):
-    """batch_size rows of each array in turn; the last may be fewer, None is all."""
+    """Yield batch_size rows of each array in turn; the last may be fewer, None is all."""
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size is {batch_size!r}, expected 1 or more, or None for all samples at once")
     count = len(arrays[0])

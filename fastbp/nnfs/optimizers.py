@@ -1,14 +1,20 @@
-"""The optimizers of chapter 10: from a layer's dweights and dbiases to its new weights and biases, which change in place."""
+"""The optimizers of chapter 10: from a layer's dweights and dbiases to its new weights and biases, which change in place.
+
+All is computed in the order and the dtypes of the book's listings: a float64 gradient of float32 biases makes their
+momentums float64, and the biases stay float32.
+"""
 from typing import Any
 
 import numpy as np
+
+from ._order import require
 
 
 class _Optimizer:
     """The learning rate and its decay, and a layer's arrays that a rule keeps from step to step.
 
-    A rule is a `_step(gradient, *kept)`, what to add to the values. `_kept` are the names of what it keeps: "momentums" is
-    a layer's weight_momentums and bias_momentums, zeros before the first step.
+    A rule is a `_step(gradient, *kept)`, which returns what to add to the values, and the new kept arrays. `_kept` are their
+    names: "momentums" is a layer's weight_momentums and bias_momentums. They begin as zeros in a step that misses one.
     """
 
     _kept = ()
@@ -19,17 +25,31 @@ class _Optimizer:
         self.iterations = 0
 
     def pre_update_params(self) -> None:
-        """Sets current_learning_rate = learning_rate / (1 + decay * iterations); to be called before a step's layers."""
+        """Set current_learning_rate = learning_rate / (1 + decay * iterations); to be called before a step's layers."""
         if self.decay:
             self.current_learning_rate = self.learning_rate * (1 / (1 + self.decay * self.iterations))
 
     def update_params(self, layer: Any) -> None:
-        """Changes the layer's weights and biases by one step."""
-        for kind, values, gradient in (("weight", layer.weights, layer.dweights), ("bias", layer.biases, layer.dbiases)):
-            values += self._step(gradient, *(_array_of(layer, f"{kind}_{name}", values) for name in self._kept))
+        """Change the layer's weights and biases by one step.
+
+        An array that cannot be changed in place, because it is read-only, a tuple, a list or has integers, is replaced by a
+        copy. Raises RuntimeError before the layer's first backward.
+        """
+        require(layer, "dweights", "update_params", "backward")
+        kinds = {"weight": _changeable(layer, "weights"), "bias": _changeable(layer, "biases")}
+        if not all(hasattr(layer, f"{kind}_{name}") for kind in kinds for name in self._kept):
+            for kind, values in kinds.items():
+                for name in self._kept:
+                    setattr(layer, f"{kind}_{name}", np.zeros_like(values))
+        for (kind, values), gradient in zip(kinds.items(), (layer.dweights, layer.dbiases), strict=True):
+            names = [f"{kind}_{name}" for name in self._kept]
+            step, *kept = self._step(np.asarray(gradient), *(getattr(layer, name) for name in names))
+            values += step
+            for name, array in zip(names, kept, strict=True):
+                setattr(layer, name, array)
 
     def post_update_params(self) -> None:
-        """Counts the step in iterations; to be called after a step's layers."""
+        """Count the step in iterations; to be called after a step's layers."""
         self.iterations += 1
 
 
@@ -43,12 +63,8 @@ class _CachingOptimizer(_Optimizer):
         self.epsilon = epsilon
 
     def _scaled(self, direction, mean_square):
-        """The step along a direction."""
-        step = -self.current_learning_rate * direction
-        root = np.sqrt(mean_square)
-        root += self.epsilon
-        step /= root
-        return step
+        """Return the step along a direction."""
+        return -self.current_learning_rate * direction / (np.sqrt(mean_square) + self.epsilon)
 
 
 class Optimizer_SGD(_Optimizer):
@@ -57,15 +73,17 @@ class Optimizer_SGD(_Optimizer):
     def __init__(self, learning_rate: float = 1.0, decay: float = 0.0, momentum: float = 0.0):
         super().__init__(learning_rate, decay)
         self.momentum = momentum
-        self._kept = ("momentums",) if momentum else ()
+
+    @property
+    def _kept(self):
+        return ("momentums",) if self.momentum else ()
 
     def _step(self, gradient, momentums=None):
         step = -self.current_learning_rate * gradient
         if momentums is None:
-            return step
-        momentums *= self.momentum
-        momentums += step
-        return momentums
+            return (step,)
+        momentums = self.momentum * momentums + step
+        return momentums, momentums
 
 
 class Optimizer_Adagrad(_CachingOptimizer):
@@ -75,8 +93,8 @@ class Optimizer_Adagrad(_CachingOptimizer):
         super().__init__(learning_rate, decay, epsilon)
 
     def _step(self, gradient, cache):
-        cache += np.square(gradient)
-        return self._scaled(gradient, cache)
+        cache = (cache + np.square(gradient)).astype(cache.dtype, copy=False)      # the book adds to it in place
+        return self._scaled(gradient, cache), cache
 
 
 class Optimizer_RMSprop(_CachingOptimizer):
@@ -87,8 +105,8 @@ class Optimizer_RMSprop(_CachingOptimizer):
         self.rho = rho
 
     def _step(self, gradient, cache):
-        _move(cache, np.square(gradient), self.rho)
-        return self._scaled(gradient, cache)
+        cache = _moved(cache, np.square(gradient), self.rho)
+        return self._scaled(gradient, cache), cache
 
 
 class Optimizer_Adam(_CachingOptimizer):
@@ -105,20 +123,23 @@ class Optimizer_Adam(_CachingOptimizer):
         self.beta_1, self.beta_2 = beta_1, beta_2
 
     def _step(self, gradient, momentums, cache):
-        _move(momentums, gradient, self.beta_1)
-        _move(cache, np.square(gradient), self.beta_2)
+        momentums = _moved(momentums, gradient, self.beta_1)
+        cache = _moved(cache, np.square(gradient), self.beta_2)
         steps = self.iterations + 1
-        return self._scaled(momentums / (1 - self.beta_1 ** steps), cache / (1 - self.beta_2 ** steps))
+        step = self._scaled(momentums / (1 - self.beta_1 ** steps), cache / (1 - self.beta_2 ** steps))
+        return step, momentums, cache
 
 
-def _array_of(layer, name, values):
-    """The layer's array of that name, which begins as zeros like the values."""
-    if not hasattr(layer, name):
-        setattr(layer, name, np.zeros_like(values))
-    return getattr(layer, name)
+def _changeable(layer, name):
+    """Return the layer's array of that name, after a copy has taken its place if it cannot be changed in place."""
+    values = getattr(layer, name)
+    if not (isinstance(values, np.ndarray) and values.flags.writeable and values.dtype.kind == "f"):
+        values = np.asarray(values)
+        values = np.array(values, dtype=values.dtype if values.dtype.kind == "f" else np.float64)
+        setattr(layer, name, values)
+    return values
 
 
-def _move(mean, values, kept):
-    """Moves a mean towards the values, in place."""
-    mean *= kept
-    mean += (1 - kept) * values
+def _moved(mean, values, kept):
+    """Return the mean, moved towards the values."""
+    return kept * mean + (1 - kept) * values
