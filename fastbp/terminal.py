@@ -10,6 +10,8 @@ import textwrap
 import warnings
 from collections.abc import Callable, Iterator
 
+from . import _terminal
+
 NARROWEST = 44                  # columns that lines are made for, at least
 WIDEST = 100                    # columns of a table, at most
 INTERRUPTED = 130               # what a shell reports of a program that Ctrl-C ended
@@ -164,11 +166,11 @@ def progress_bar(**settings: object):
     compute on one thread because of the other (_threads.py).
     """
     # tqdm is imported here, as importing fastbp is to take no longer than importing Numba.
-    if _in_notebook():
+    if _terminal.in_notebook():
         with warnings.catch_warnings():         # tqdm warns where ipywidgets is missing, and takes its bar of text
             warnings.simplefilter("ignore")
             from tqdm.auto import tqdm
-    elif hasattr(sys.stderr, "isatty") and sys.stderr.isatty():
+    elif _terminal.is_watched():
         from tqdm import tqdm
     else:
         return None
@@ -188,10 +190,3 @@ def progress(total: int, what: str, unit: str, **settings: object) -> Iterator[C
     finally:
         if bar is not None:
             bar.close()
-
-
-def _in_notebook():
-    """Whether a kernel of Jupyter runs this: its standard error is no terminal, but shown in the notebook as it comes."""
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if hasattr(ipython, "get_ipython") else None
-    return getattr(shell, "kernel", None) is not None

@@ -89,18 +89,15 @@ def raiser(error):
     return fail
 
 
-class OutStream(io.StringIO):
-    """As ipykernel's: it says of itself that it is no terminal."""
-
-    __module__ = "ipykernel.iostream"
-
-
 def test_a_terminal_and_a_notebook_are_watched_and_nothing_else(monkeypatch):
     closed = io.StringIO()
     closed.close()
-    for stream, expected in (OutStream(), True), (io.StringIO(), False), (None, False), (closed, False):
+    for stream in io.StringIO(), None, closed:
         monkeypatch.setattr(sys, "stderr", stream)
-        assert _terminal.is_watched() is expected
+        assert not _terminal.is_watched()
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: SimpleNamespace(kernel=object())))
+    assert _terminal.is_watched()
 
 
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="this system has no pseudo-terminals")
