@@ -3,7 +3,7 @@ import sys
 
 
 def in_notebook() -> bool:
-    """Return whether a kernel of Jupyter runs this: its standard error is no terminal, but shown in the notebook as it comes."""
+    """Return whether a kernel of Jupyter runs this: its standard error is no terminal, but shown as it comes."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if hasattr(ipython, "get_ipython") else None
     return getattr(shell, "kernel", None) is not None
