@@ -10,6 +10,7 @@ import numpy as np
 from . import functional
 from ._operands import FLOATS, address_of, empty
 from .kernels import optimizers as kernels
+from .kernels.finite import NOT_FINITE
 from .kernels.optimizers import Array, Rates, Settings, Update
 
 _POSITIVE = "a number above 0"
@@ -20,6 +21,8 @@ _IS = {_POSITIVE: lambda x: 0 < x < np.inf, _NATURAL: lambda x: 0 <= x < np.inf,
 
 class Optimizer:
     """What all optimisers have: `learning_rate`, which may be assigned, and `iterations`, the steps made so far.
+
+    With a learning rate of 0 what is remembered of gradients goes on, and of the arrays only a momentum changes any.
 
     decay: the rate of a step is learning_rate / (1 + decay * iterations) (Kinsley and Kukieła, Neural Networks from Scratch
     in Python, ch. 10).
@@ -37,7 +40,7 @@ class Optimizer:
 
     @learning_rate.setter
     def learning_rate(self, value: float) -> None:
-        self._settings[0] = _number("learning_rate", value, _POSITIVE)
+        self._settings[0] = _number("learning_rate", value, _NATURAL)
 
     @property
     def iterations(self) -> int:
@@ -76,11 +79,13 @@ class Optimizer:
                 np.copyto(values, changed)
 
     def bind(self, parameters: Sequence[np.ndarray], gradients: Sequence[np.ndarray], penalised: Sequence[bool],
-             shards: int = 1, distance: int = 0, products: Sequence[tuple[int, int]] | None = None) -> "Step":
+             shards: int = 1, distance: int = 0, products: Sequence[tuple[int, int]] | None = None,
+             check: bool = False) -> "Step":
         """What a compiled step needs to know: of arrays in C order, that stay where they are as long as it is used.
 
         The gradient is the sum of `shards` arrays, each `distance` bytes after the one before; or it is computed by a product:
         products holds for each array the address of its Product (kernels/dweights.py) and the rows of a block, or zeros.
+        check: whether to make a step only if all that it computes is finite.
         """
         if self._states is None:
             self.remember([[_zeros(a) for _ in range(kernels.STATES[self._kind])] for a in parameters])
@@ -89,7 +94,7 @@ class Optimizer:
         if self._arrays is not None and arrays != self._arrays:
             raise ValueError(f"parameters are {_described(arrays)}, expected those of the optimiser's first step, "
                              f"{_described(self._arrays)}: another network needs an optimiser of its own")
-        return Step(self, parameters, gradients, penalised, shards, distance, products or [(0, 0)] * len(parameters))
+        return Step(self, parameters, gradients, penalised, shards, distance, products or [(0, 0)] * len(parameters), check)
 
     def remember(self, states: Sequence[Sequence[np.ndarray]]) -> "Optimizer":
         """Keep what is remembered of each array in these; returns the optimiser itself."""
@@ -100,7 +105,7 @@ class Optimizer:
 class Step:
     """The records of kernels/optimizers.py for a step, at `address`; keeps alive what they point to."""
 
-    def __init__(self, optimizer, parameters, gradients, penalised, shards, distance, products):
+    def __init__(self, optimizer, parameters, gradients, penalised, shards, distance, products, check):
         tasks, table, block_bytes = 0, [], 0
         for values, gradient, states, counts, (product, rows) in zip(parameters, gradients, optimizer._states, penalised,
                                                                      products, strict=True):
@@ -110,20 +115,30 @@ class Step:
                                product))
             tasks += -(-values.size // chunk)
             block_bytes = max(block_bytes, chunk * values.itemsize if product else 0)
-        self._numbers = np.zeros(2 + len(Rates._fields) + tasks)
+        self._numbers, self._known = np.zeros(2 + len(Rates._fields) + kernels.SUMS * tasks), np.zeros(1, np.int64)
         self._table = np.array(table, np.int64)
         numbers = address_of(self._numbers)
         self._job = np.array(Update(tasks, optimizer._kind, shards, distance, address_of(self._table), len(table),
                                     address_of(optimizer._settings), address_of(optimizer._steps), numbers + 16, numbers,
-                                    numbers + 40, 0, block_bytes, 0), np.int64)
+                                    numbers + 40, check, address_of(self._known), 0, block_bytes, 0), np.int64)
         self._kept = optimizer, parameters, gradients
         self.address = address_of(self._job)
 
     def make(self, l2: float = 0.0) -> float:
-        """The step; returns its penalty."""
+        """The step; returns its penalty. Raises as check_status, if it is to check, and changes nothing then."""
         self._numbers[0] = l2
-        functional.run(functional.OPTIMIZE[self._kept[1][0].dtype], self.address)
+        check_status(functional.run(functional.OPTIMIZE[self._kept[1][0].dtype], self.address))
         return float(self._numbers[1])
+
+    def forget(self) -> None:
+        """Look at the parameters before the next step: somebody else may have changed them."""
+        self._known[0] = 0
+
+
+def check_status(status: int) -> None:
+    """Raise FloatingPointError, with its name alone, if a status says that something is not finite."""
+    if status in NOT_FINITE:
+        raise FloatingPointError(NOT_FINITE[status])
 
 
 class SGD(Optimizer):
@@ -138,7 +153,7 @@ class SGD(Optimizer):
         if nesterov and not momentum:
             raise ValueError("nesterov is True and momentum is 0, expected a momentum above 0")
         kind = kernels.NESTEROV if nesterov else kernels.MOMENTUM if momentum else kernels.SGD
-        super().__init__(kind, learning_rate=_number("learning_rate", learning_rate, _POSITIVE),
+        super().__init__(kind, learning_rate=_number("learning_rate", learning_rate, _NATURAL),
                          decay=_number("decay", decay, _NATURAL), beta=momentum, beta2=0.0, epsilon=0.0, weight_decay=0.0,
                          corrected=0.0)
 
@@ -151,7 +166,7 @@ class Adam(Optimizer):
 
     def __init__(self, learning_rate: float = 0.001, *, decay: float = 0.0, beta_1: float = 0.9, beta_2: float = 0.999,
                  epsilon: float = 1e-8):
-        super().__init__(kernels.ADAM, learning_rate=_number("learning_rate", learning_rate, _POSITIVE),
+        super().__init__(kernels.ADAM, learning_rate=_number("learning_rate", learning_rate, _NATURAL),
                          decay=_number("decay", decay, _NATURAL), beta=_number("beta_1", beta_1, _SHARE),
                          beta2=_number("beta_2", beta_2, _SHARE), epsilon=_number("epsilon", epsilon, _POSITIVE),
                          weight_decay=0.0, corrected=1.0)

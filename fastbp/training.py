@@ -12,9 +12,8 @@ from .kernels import blocking, losses
 from .kernels.activations import GELU, IDENTITY
 from .kernels.network import Layer, Training
 from .kernels.product import Product
-from .kernels.training import NOT_FINITE
 from .losses import Loss, row_bytes
-from .optimizers import Optimizer
+from .optimizers import Optimizer, check_status
 
 _CALL = 0.03                    # seconds of a call of compiled code
 _AT = {name: i for i, name in enumerate(Training._fields)}
@@ -35,7 +34,8 @@ class Run:
 
     l2: of a penalty l2 / 2 * Σ w² of all weights; shared: divided by the weight of a batch's rows, as scikit-learn has it.
     Without an optimiser only gradients are computed. apart: its step is made by update(), after whatever the caller does to
-    gradient(). check: stop at a loss that is not finite. key: of the dropouts.
+    gradient(). check: stop at a loss, a gradient or a penalty that is not finite; apart, only update() does.
+    key: of the dropouts.
     gradients: of the last step, of weights and biases, those of weights empty where they are computed in blocks
     (kernels/dweights.py); values: what each part computed in it, but that a last part without an activation has the gradient of
     the loss in its place.
@@ -57,7 +57,7 @@ class Run:
         self.gradients = [g for p, pair in zip(dense, self._all_gradients, strict=True)
                           for g in (pair if p.biases is not None else pair[:1])]
         self._products = [self._make_product(part) if self._in_blocks else (0, 0, 0) for part in dense]
-        self._step = self._bind(optimizer, dense)
+        self._step = self._bind(optimizer, dense, check)
         self._layers = np.array(self._records(inputs, batch), np.int64)
         self._numbers = np.zeros(16)
         self._progress, self._key = np.array([0, key], np.int64), key
@@ -66,13 +66,14 @@ class Run:
         first = next(i for i, part in enumerate(parts) if part.weights is not None)
         numbers = address_of(self._numbers)
         gradient_factor, loss_factor = loss.factors(self.outputs)
-        self._numbers[:8] = 0, *loss._bounds, gradient_factor, loss_factor, l2, shared, 0
+        self._numbers[3:7] = gradient_factor, loss_factor, l2, shared
+        self._numbers[13:15] = loss._bounds
         self._set(layers=address_of(self._layers), count=len(parts), first=first, upper=len(parts), inputs=inputs,
-                  work=sum(p.weights.size for p in dense), batch=batch, loss=loss._kind, loss_numbers=numbers,
+                  work=sum(p.weights.size for p in dense), batch=batch, loss=loss._kind, loss_numbers=numbers + 96,
                   gradient_factor=numbers + 24, loss_factor=numbers + 32, penalty=numbers + 40, results=numbers + 64,
                   sums=address_of(self._sums), statuses=address_of(self._statuses), shards=self._shards,
                   distance=self._distance, update=self._step.address if self._step and not apart else 0,
-                  progress=address_of(self._progress), check=check)
+                  progress=address_of(self._progress), check=check and not apart)
 
     def use(self, x: np.ndarray, targets: np.ndarray, weights: np.ndarray | None) -> None:
         """Take data: x (rows, inputs) of the network's dtype with contiguous rows; targets, weights as losses.py makes them."""
@@ -96,11 +97,14 @@ class Run:
                   targets_order=0 if targets_order is None else address_of(targets_order))
         self._progress[0] = 0
         self._numbers[8:11] = 0
+        if self._step is not None and not self._is_apart:
+            self._step.forget()
 
     def finish(self) -> Iterator[int]:
         """Do what is left of the epoch, in calls of some 30 ms, between which Python looks for Ctrl-C: yields rows_done.
 
-        Raises FloatingPointError for a loss that is not finite, before that batch's step.
+        Raises FloatingPointError, with its name alone, for a loss, a gradient or a penalty that is not finite, before that
+        batch's step.
         """
         goes_on = True
         while goes_on:
@@ -115,9 +119,7 @@ class Run:
 
     def advance(self, batches: int) -> bool:
         """Up to so many steps; whether the epoch goes on. Raises as finish."""
-        status = functional.run(self._train, address_of(self._job), batches)
-        if status == NOT_FINITE:
-            raise FloatingPointError
+        check_status(functional.run(self._train, address_of(self._job), batches))
         return self.rows_done < len(self.data[0])
 
     def pieces(self, least: int) -> list[tuple[int, slice]]:
@@ -154,7 +156,7 @@ class Run:
         return self._gradients[0]
 
     def update(self) -> float:
-        """The optimiser's step; returns the penalty before it."""
+        """The optimiser's step; returns the penalty before it. Raises as finish."""
         return self._step.make(self._l2)
 
     def weigh(self, share: float) -> None:
@@ -201,14 +203,14 @@ class Run:
     def _room(self, shape):
         return empty(shape, self.dtype)
 
-    def _bind(self, optimizer, dense):
+    def _bind(self, optimizer, dense, check):
         if optimizer is None:
             return None
         arrays = [(a, a is p.weights) for p in dense for a in (p.weights, p.biases) if a is not None]
         products = iter(self._products)
         shards = 1 if self._is_apart else self._shards
         return optimizer.bind([a for a, _ in arrays], self.gradients, [is_weights for _, is_weights in arrays], shards,
-                              self._distance, [next(products)[1:] if is_weights else (0, 0) for _, is_weights in arrays])
+                              self._distance, [next(products)[1:] if is_weights else (0, 0) for _, is_weights in arrays], check)
 
     def _make_product(self, part):
         """(panels of a batch's dz, room for a Product, rows of a block): where dweights are computed in blocks."""
