@@ -9,7 +9,8 @@ from numba import types
 
 from .. import _link
 from .._jit import kernel
-from . import blocking, gemm, losses, optimizers, team
+from . import blocking, gemm, losses, team
+from . import step as optimizer_step
 from .arithmetic import number, put_number
 from .finite import LOSS
 from .network import Training
@@ -22,7 +23,7 @@ _SHARDS, _MULTIPLY = map(Update._fields.index, ("shards", "multiply"))
 
 
 def _build_steps(dtype):
-    work, optimize, product = (units[dtype].address for units in (shard, optimizers.step, gemm.product))
+    work, optimize, product = (units[dtype].address for units in (shard, optimizer_step.step, gemm.product))
 
     @kernel
     def weight_of(job, start, rows):
