@@ -22,7 +22,7 @@ _IS = {_POSITIVE: lambda x: 0 < x < np.inf, _NATURAL: lambda x: 0 <= x < np.inf,
 class Optimizer:
     """What all optimisers have: `learning_rate`, which may be assigned, and `iterations`, the steps made so far.
 
-    With a learning rate of 0 what is remembered of gradients goes on, and of the arrays only a momentum changes any.
+    A step with a learning rate of 0 counts and updates the moments, and changes no array that a momentum does not move.
 
     decay: the rate of a step is learning_rate / (1 + decay * iterations) (Kinsley and Kukieła, Neural Networks from Scratch
     in Python, ch. 10).
