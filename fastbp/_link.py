@@ -25,7 +25,7 @@ ABI = 9
 _KINDS = ("forward", "backward", "pack", "product", "wide", "narrow", "flat", "inner", "mask", "sum", "one_pass", "block_pass",
           "relu", "relu_chunk", "round", "turned_rows", "turned", "plain_forward", "plain_backward", "few_forward", "activate",
           "loss", "losses", "update", "optimize", "dropout", "train",
-          "steps", "shard", "dinputs")
+          "steps", "shard", "dinputs", "norms")
 _TYPES = "float32", "float64", "bfloat16"
 _NAMES = ("spread", "team", "clock", "record", *(f"{kind}-{dtype}" for kind in _KINDS for dtype in _TYPES))
 _units = {}

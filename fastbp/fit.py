@@ -1,5 +1,6 @@
 """The training loop of a network: epochs of a training run, what they are like, and when to stop."""
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -73,6 +74,9 @@ def checked(network, epochs, batch_size, optimizer, callbacks):
     check_count("batch_size", batch_size)
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"optimizer is {optimizer!r}, expected one such as Adam()")
+    callbacks = [callbacks] if callable(callbacks) else callbacks
+    if not isinstance(callbacks, Iterable):
+        raise TypeError(f"callbacks is {callbacks!r}, expected functions of the network and the History")
     callbacks = list(callbacks)
     for callback in callbacks:
         if not callable(callback):
@@ -114,12 +118,12 @@ def interrupted(history, epochs, stacklevel=4):
                   RuntimeWarning, stacklevel=stacklevel)
 
 
-def not_finite(batch, epoch):
-    """The error of a loss that is not, of a batch and an epoch counted from 0."""
+def not_finite(what, batch, epoch):
+    """The error of a loss, a gradient or a penalty that is not, of a batch and an epoch counted from 0."""
     return FloatingPointError(
-        f"the loss is not finite in batch {batch + 1} of epoch {epoch + 1}, expected a finite one: "
-        "the weights are as they were before that batch; try a lower learning rate, or look for NaN and inf in the data "
-        "(check_finite=False trains on)")
+        f"the {what} is not finite in batch {batch + 1} of epoch {epoch + 1}, expected a finite one: "
+        "the weights are as they were before that batch; try a lower learning rate, or look for NaN, inf and huge numbers, or "
+        "labels out of range, in the data, the weights and l2 (check_finite=False trains on)")
 
 
 def progress_bar(epochs):
@@ -134,8 +138,8 @@ def _epoch(run, order, epoch, bar):
         for rows in run.finish():
             if bar is not None:
                 bar.update(epoch + rows / len(run.data[0]) - bar.n)
-    except FloatingPointError:
-        raise not_finite(run.rows_done // run.batch, epoch) from None
+    except FloatingPointError as error:
+        raise not_finite(error, run.rows_done // run.batch, epoch) from None
 
 
 def _note(network, run, validation, history, bar):

@@ -240,9 +240,9 @@ def _evaluate(kind, loss, outputs):
     @_compiled
     def evaluate(scores, y):
         rows = scores.shape[0]
-        blocks, targets, numbers = (rows + losses.ROWS - 1) // losses.ROWS, as_targets(y, rows), new((3,))
+        blocks, targets, numbers = (rows + losses.ROWS - 1) // losses.ROWS, as_targets(y, rows), new((4,))
         sums = new((2 * blocks,))
-        numbers[0], numbers[1], numbers[2] = gradient_factor / rows, 0.0, np.inf
+        numbers[0], numbers[1], numbers[2], numbers[3] = gradient_factor / rows, 0.0, np.inf, 1.0
         job = Loss(blocks, rows, outputs, matrix(scores).data, outputs * size, code, matrix(targets).data,
                    0 if targets.ndim == 1 else outputs * size, 0, matrix(numbers).data, matrix(sums).data)
         if rows * outputs > 0:

@@ -42,10 +42,11 @@ class Loss:
         targets, weights = self.as_targets(targets, rows, outputs, scores.dtype), as_weights(sample_weight, rows)
         if not scores.size:
             return float("nan"), 0.0, scores
-        weight = float(rows if weights is None else weights.sum())
+        scale = 1.0 if weights is None else kernels.scale_of(weights.max())
+        weight = float(rows if weights is None else (weights * scale).sum())
         gradient_factor, loss_factor = self.factors(outputs)
         sums = np.zeros((-(-rows // kernels.ROWS), 2), FLOAT)
-        _run(self._kind, scores, targets, weights, (gradient_factor / weight, *self._bounds), sums)
+        _run(self._kind, scores, targets, weights, (gradient_factor / weight, *self._bounds, scale), sums)
         losses, right = np.add.accumulate(sums)[-1].tolist()
         return losses * loss_factor / weight, right, scores
 
@@ -151,14 +152,14 @@ def softmax(scores: ArrayLike) -> np.ndarray:
     return _probabilities(kernels.SOFTMAX, scores).reshape(np.shape(scores))
 
 
-def as_weights(sample_weight: ArrayLike | None, rows: int) -> np.ndarray | None:
-    """Weights (rows,) of float64, or None; ValueError for others, negative or infinite ones or only zeros."""
+def as_weights(sample_weight: ArrayLike | None, rows: int, are_all: bool = True) -> np.ndarray | None:
+    """Weights (rows,) of float64, or None; ValueError for others, negative or infinite ones, or only zeros if they are all."""
     if sample_weight is None:
         return None
     weights = operands.as_array("sample_weight", sample_weight).astype(np.float64, copy=False)
     if weights.shape != (rows,):
         raise ValueError(f"sample_weight has shape {weights.shape}, expected ({rows},): a weight for each row")
-    if rows and not (weights.min() >= 0 and 0 < weights.sum() < np.inf):
+    if rows and not (weights.min() >= 0 and weights.max() < np.inf and (weights.any() or not are_all)):
         raise ValueError("sample_weight has numbers that are negative or not finite, or only zeros, expected others")
     return np.ascontiguousarray(weights)
 
@@ -172,7 +173,7 @@ def _as_scores(scores):
 def _probabilities(kind, scores):
     scores = _as_scores(scores)
     if scores.size:
-        _run(kind, scores, None, None, (0.0, 0.0, 0.0), None)
+        _run(kind, scores, None, None, (0.0, 0.0, 0.0, 1.0), None)
     return scores
 
 
@@ -189,6 +190,6 @@ def _run(kind, scores, targets, weights, factors, sums):
         targets_at, targets_row = address("targets", targets, dtype, rows * cols), cols * dtype.itemsize
     job = words(Job(tasks, rows, cols, address("scores", scores, dtype, rows * cols, written=True), cols * dtype.itemsize, kind,
                     targets_at, targets_row, 0 if weights is None else address("sample_weight", weights, FLOAT, rows),
-                    address("factors", factors, FLOAT, 3),
+                    address("factors", factors, FLOAT, 4),
                     0 if sums is None else address("sums", sums, FLOAT, 2 * tasks, written=True)))
     functional.run(functional.LOSS[dtype], address("job", job, INTEGER, len(Job._fields)))

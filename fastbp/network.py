@@ -99,7 +99,7 @@ class Sequential:
     def fit(self, x: ArrayLike, y: ArrayLike, *, epochs: int, batch_size: int, optimizer: Optimizer,
             sample_weight: ArrayLike | None = None, validation_data: Sequence[ArrayLike] | None = None, shuffle: bool = True,
             rng: np.random.Generator | int | None = None, progress: bool = True, check_finite: bool = True,
-            callbacks: Sequence[Callable[["Sequential", History], object]] = ()) -> History:
+            callbacks: Callable[["Sequential", History], object] | Sequence[Callable] = ()) -> History:
         """Train on x (rows, n_inputs) and targets y, as the loss takes them, in batches; whole steps in compiled code.
 
         optimizer: SGD, Adam or AdamW, which goes on where it stopped if it was used before.
@@ -109,13 +109,14 @@ class Sequential:
         or rows of x are not contiguous or go backwards.
         rng: a numpy.random.Generator, a seed, or None for fresh entropy, of the order and of a Dropout.
         progress: show a bar, on a terminal or in a notebook.
-        check_finite: whether to stop at a loss that is not finite, before its step.
-        callbacks: called after each epoch with the network and the History so far; one that returns True ends the training.
-        They may change weights in place, but the training does not see arrays that they assign.
+        check_finite: whether to stop at a loss, a gradient or a penalty that is not finite, before its step.
+        callbacks: one or several, called after each epoch with the network and the History so far; one that returns True ends
+        the training. They may change weights in place, but the training does not see arrays that they assign.
 
         Ctrl-C ends the training after the batch that it meets, with a RuntimeWarning; what was learnt stays.
-        Raises FloatingPointError where the loss is not finite, saying in which batch of which epoch; ValueError or TypeError
-        for what does not fit, and RuntimeError where Numba's JIT is disabled, before anything is changed.
+        Raises FloatingPointError where one of these is not finite, saying which, and in which batch of which epoch: weights and
+        optimiser are as they were before that batch. ValueError or TypeError for what does not fit, and RuntimeError where
+        Numba's JIT is disabled, before anything is changed.
         """
         _jit.check_enabled("fit")
         return fit(self, x, y, epochs=epochs, batch_size=batch_size, optimizer=optimizer, sample_weight=sample_weight,

@@ -12,6 +12,7 @@ from . import _jit, functional, reference
 from ._memory import FLOAT, INTEGER, address, empty, numbers, overlapping, words
 from ._operands import FLOATS
 from .kernels import optimizers as kernels
+from .kernels.finite import NOT_FINITE
 from .kernels.optimizers import Array, Rates, Settings, Update
 
 _POSITIVE = "a number above 0"
@@ -22,6 +23,8 @@ _IS = {_POSITIVE: lambda x: 0 < x < np.inf, _NATURAL: lambda x: 0 <= x < np.inf,
 
 class Optimizer:
     """What all optimisers have: `learning_rate`, which may be assigned, and `iterations`, the steps made so far.
+
+    A step with a learning rate of 0 counts and updates the moments, and changes no array that a momentum does not move.
 
     decay: the rate of a step is learning_rate / (1 + decay * iterations) (Kinsley and Kukieła, Neural Networks from Scratch
     in Python, ch. 10).
@@ -40,7 +43,7 @@ class Optimizer:
 
     @learning_rate.setter
     def learning_rate(self, value: float) -> None:
-        self._settings[0] = _number("learning_rate", value, _POSITIVE)
+        self._settings[0] = _number("learning_rate", value, _NATURAL)
 
     @property
     def iterations(self) -> int:
@@ -104,11 +107,13 @@ class Optimizer:
         return self.bind(work, gradients, [a.ndim > 1 and len(a) > 1 for a in parameters])
 
     def bind(self, parameters: Sequence[np.ndarray], gradients: Sequence[np.ndarray], penalised: Sequence[bool],
-             shards: int = 1, distance: int = 0, products: Sequence[tuple[int, int]] | None = None) -> "Step":
+             shards: int = 1, distance: int = 0, products: Sequence[tuple[int, int]] | None = None,
+             check: bool = False) -> "Step":
         """What a compiled step needs to know: of arrays in C order, that stay where they are as long as it is used.
 
         The gradient is the sum of `shards` arrays, each `distance` bytes after the one before; or it is computed by a product:
         products holds for each array the address of its Product (kernels/dweights.py) and the rows of a block, or zeros.
+        check: whether to make a step only if all that it computes is finite.
         """
         if self._states is None:
             self.remember([[_zeros(a) for _ in range(kernels.STATES[self._kind])] for a in parameters])
@@ -117,7 +122,7 @@ class Optimizer:
         if self._arrays is not None and arrays != self._arrays:
             raise ValueError(f"parameters are {_described(arrays)}, expected those of the optimiser's first step, "
                              f"{_described(self._arrays)}: another network needs an optimiser of its own")
-        return Step(self, parameters, gradients, penalised, shards, distance, products or [(0, 0)] * len(parameters))
+        return Step(self, parameters, gradients, penalised, shards, distance, products or [(0, 0)] * len(parameters), check)
 
     def remember(self, states: Sequence[Sequence[np.ndarray]]) -> "Optimizer":
         """Keep what is remembered of each array in these; returns the optimiser itself."""
@@ -131,7 +136,7 @@ class Step:
     overlaps: whether parameters have memory in common with one another or with gradients.
     """
 
-    def __init__(self, optimizer, parameters, gradients, penalised, shards, distance, products):
+    def __init__(self, optimizer, parameters, gradients, penalised, shards, distance, products, check):
         tasks, table, block_bytes, spans = 0, [], 0, []
         for values, gradient, states, counts, (product, rows) in zip(parameters, gradients, optimizer._states, penalised,
                                                                      products, strict=True):
@@ -150,22 +155,32 @@ class Step:
             block_bytes = max(block_bytes, chunk * values.itemsize if product else 0)
         spans.sort()
         self.overlaps = any(end > start for (_, end), (start, _) in pairwise(spans))
-        size = 2 + len(Rates._fields) + tasks
-        self._numbers, self._table = np.zeros(size, FLOAT), words(table)
+        size = 2 + len(Rates._fields) + kernels.SUMS * tasks
+        self._numbers, self._known, self._table = np.zeros(size, FLOAT), words([0]), words(table)
         own = address("numbers", self._numbers, FLOAT, size, written=True)
         self._job = words(Update(tasks, optimizer._kind, shards, distance,
                                  address("table", self._table, INTEGER, len(table) * len(Array._fields)), len(table),
                                  address("settings", optimizer._settings, FLOAT, len(Settings._fields)),
-                                 address("steps", optimizer._steps, INTEGER, 1, written=True), own + 16, own, own + 40, 0,
-                                 block_bytes, 0))
+                                 address("steps", optimizer._steps, INTEGER, 1, written=True), own + 16, own, own + 40, check,
+                                 address("known", self._known, INTEGER, 1, written=True), 0, block_bytes, 0))
         self._kept = optimizer, parameters, gradients
         self.address = address("job", self._job, INTEGER, len(Update._fields), written=True)
 
     def make(self, l2: float = 0.0) -> float:
-        """The step; returns its penalty."""
+        """The step; returns its penalty. Raises as check_status, if it is to check, and changes nothing then."""
         self._numbers[0] = l2
-        functional.run(functional.OPTIMIZE[self._kept[1][0].dtype], self.address)
+        check_status(functional.run(functional.OPTIMIZE[self._kept[1][0].dtype], self.address))
         return float(self._numbers[1])
+
+    def forget(self) -> None:
+        """Look at the parameters before the next step: somebody else may have changed them."""
+        self._known[0] = 0
+
+
+def check_status(status: int) -> None:
+    """Raise FloatingPointError, with its name alone, if a status says that something is not finite."""
+    if status in NOT_FINITE:
+        raise FloatingPointError(NOT_FINITE[status])
 
 
 class SGD(Optimizer):
@@ -180,7 +195,7 @@ class SGD(Optimizer):
         if nesterov and not momentum:
             raise ValueError("nesterov is True and momentum is 0, expected a momentum above 0")
         kind = kernels.NESTEROV if nesterov else kernels.MOMENTUM if momentum else kernels.SGD
-        super().__init__(kind, learning_rate=_number("learning_rate", learning_rate, _POSITIVE),
+        super().__init__(kind, learning_rate=_number("learning_rate", learning_rate, _NATURAL),
                          decay=_number("decay", decay, _NATURAL), beta=momentum, beta2=0.0, epsilon=0.0, weight_decay=0.0,
                          corrected=0.0)
 
@@ -193,7 +208,7 @@ class Adam(Optimizer):
 
     def __init__(self, learning_rate: float = 0.001, *, decay: float = 0.0, beta_1: float = 0.9, beta_2: float = 0.999,
                  epsilon: float = 1e-8):
-        super().__init__(kernels.ADAM, learning_rate=_number("learning_rate", learning_rate, _POSITIVE),
+        super().__init__(kernels.ADAM, learning_rate=_number("learning_rate", learning_rate, _NATURAL),
                          decay=_number("decay", decay, _NATURAL), beta=_number("beta_1", beta_1, _SHARE),
                          beta2=_number("beta_2", beta_2, _SHARE), epsilon=_number("epsilon", epsilon, _POSITIVE),
                          weight_decay=0.0, corrected=1.0)

@@ -216,13 +216,14 @@ def elementwise(dtype):
 def run_loss(kind, scores, targets, weights, numbers, sums):
     """Write the gradient over the scores, and the sums of losses and right answers to sums[0]; as losses._run.
 
-    numbers: the factor of the gradient, and the bounds of a loss. Without targets the softmax or the sigmoid is written.
+    numbers: the factor of the gradient, the bounds of a loss, and the scale of the weights. Without targets the softmax or the
+    sigmoid is written.
     """
     if targets is None:
         _write([scores], [_exactly(softmax if kind == SOFTMAX else sigmoid, scores)])
         return
-    factor, *bounds = numbers
-    weights = np.ones(len(scores), np.float64) if weights is None else weights
+    factor, *bounds, scale = numbers
+    weights = np.ones(len(scores), np.float64) if weights is None else weights * scale
     targets = targets if targets.ndim == 1 else targets.astype(np.float64)
     losses, right, gradient = _exactly(lambda z: loss(kind, z, targets, *bounds), scores)
     with np.errstate(all="ignore"):

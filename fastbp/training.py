@@ -13,9 +13,8 @@ from .kernels import blocking, losses
 from .kernels.activations import GELU, IDENTITY
 from .kernels.network import Layer, Training
 from .kernels.product import Product
-from .kernels.training import NOT_FINITE
 from .losses import Loss
-from .optimizers import Optimizer
+from .optimizers import Optimizer, check_status
 
 _CALL = 0.03                    # seconds of a call of compiled code
 _AT = {name: i for i, name in enumerate(Training._fields)}
@@ -36,7 +35,8 @@ class Run:
 
     l2: of a penalty l2 / 2 * Σ w² of all weights; shared: divided by the weight of a batch's rows, as scikit-learn has it.
     Without an optimiser only gradients are computed. apart: its step is made by update(), after whatever the caller does to
-    gradient(). check: stop at a loss that is not finite. key: of the dropouts.
+    gradient(). check: stop at a loss, a gradient or a penalty that is not finite; apart, only update() does.
+    key: of the dropouts.
     gradients: of the last step, of weights and biases, those of weights empty where they are computed in blocks
     (kernels/dweights.py); values: what each part computed in it, but that a last part without an activation has the gradient of
     the loss in its place.
@@ -59,10 +59,10 @@ class Run:
         self.gradients = [g for p, pair in zip(dense, self._all_gradients, strict=True)
                           for g in (pair if p.biases is not None else pair[:1])]
         self._products = [self._make_product(part) if self._in_blocks else (0, 0, 0) for part in dense]
-        self._step = self._bind(optimizer, dense)
+        self._step = self._bind(optimizer, dense, check)
         self._layers = words(self._records(inputs, batch))
         gradient_factor, loss_factor = loss.factors(self.outputs)
-        self._numbers = numbers([0, *loss._bounds, gradient_factor, loss_factor, l2, shared] + [0] * 9)
+        self._numbers = numbers([0, 0, 0, gradient_factor, loss_factor, l2, shared, *[0] * 6, *loss._bounds, 0])
         self._progress, self._key = words([0, key]), key
         blocks = -(-batch // losses.ROWS) + self._shards
         self._sums, self._statuses = np.zeros((blocks, 2), FLOAT), np.zeros(self._shards, INTEGER)
@@ -72,12 +72,12 @@ class Run:
         settings = address("numbers", self._numbers, FLOAT, 16, written=True)
         self._set(layers=address("layers", self._layers, INTEGER, len(parts) * len(Layer._fields)), count=len(parts),
                   first=first, upper=len(parts), inputs=inputs, work=sum(p.weights.size for p in dense), batch=batch,
-                  loss=loss._kind, loss_numbers=settings, gradient_factor=settings + 24, loss_factor=settings + 32,
+                  loss=loss._kind, loss_numbers=settings + 96, gradient_factor=settings + 24, loss_factor=settings + 32,
                   penalty=settings + 40, results=settings + 64,
                   sums=address("sums", self._sums, FLOAT, 2 * blocks, written=True),
                   statuses=address("statuses", self._statuses, INTEGER, self._shards, written=True), shards=self._shards,
                   distance=self._distance, update=self._step.address if self._step and not apart else 0,
-                  progress=address("progress", self._progress, INTEGER, 2, written=True), check=check)
+                  progress=address("progress", self._progress, INTEGER, 2, written=True), check=check and not apart)
 
     def use(self, x: np.ndarray, targets: np.ndarray, weights: np.ndarray | None) -> None:
         """Take data: x (rows, inputs) of the network's dtype with contiguous rows; targets, weights as losses.py makes them."""
@@ -105,11 +105,14 @@ class Run:
         self._orders = order, targets_order
         self._progress[0] = 0
         self._numbers[8:11] = 0
+        if self._step is not None and not self._is_apart:
+            self._step.forget()
 
     def finish(self) -> Iterator[int]:
         """Do what is left of the epoch, in calls of some 30 ms, between which Python looks for Ctrl-C: yields rows_done.
 
-        Raises FloatingPointError for a loss that is not finite, before that batch's step.
+        Raises FloatingPointError, with its name alone, for a loss, a gradient or a penalty that is not finite, before that
+        batch's step.
         """
         goes_on = True
         while goes_on:
@@ -124,9 +127,7 @@ class Run:
 
     def advance(self, batches: int) -> bool:
         """Up to so many steps; whether the epoch goes on. Raises as finish."""
-        status = functional.run(self._train, self._address, batches)
-        if status == NOT_FINITE:
-            raise FloatingPointError
+        check_status(functional.run(self._train, self._address, batches))
         return self.rows_done < len(self.data[0])
 
     def pieces(self, least: int) -> list[tuple[int, slice]]:
@@ -163,7 +164,7 @@ class Run:
         return self._gradients[0]
 
     def update(self) -> float:
-        """The optimiser's step; returns the penalty before it."""
+        """The optimiser's step; returns the penalty before it. Raises as finish."""
         return self._step.make(self._l2)
 
     def weigh(self, share: float) -> None:
@@ -210,14 +211,14 @@ class Run:
     def _room(self, shape):
         return empty(shape, self.dtype)
 
-    def _bind(self, optimizer, dense):
+    def _bind(self, optimizer, dense, check):
         if optimizer is None:
             return None
         arrays = [(a, a is p.weights) for p in dense for a in (p.weights, p.biases) if a is not None]
         products = iter(self._products)
         shards = 1 if self._is_apart else self._shards
         return optimizer.bind([a for a, _ in arrays], self.gradients, [is_weights for _, is_weights in arrays], shards,
-                              self._distance, [next(products)[1:] if is_weights else (0, 0) for _, is_weights in arrays])
+                              self._distance, [next(products)[1:] if is_weights else (0, 0) for _, is_weights in arrays], check)
 
     def _make_product(self, part):
         """(panels of a batch's dz, room for a Product, rows of a block): where dweights are computed in blocks."""

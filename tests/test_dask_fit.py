@@ -167,6 +167,66 @@ def test_a_loss_that_is_not_finite_ends_the_training_before_its_batch(client, sh
     assert not np.isfinite(network.dense[0].weights).all()
 
 
+@pytest.mark.parametrize("shares", [1, 2, 3])
+@pytest.mark.parametrize("spoil", ["x", "l2", "rate"])
+def test_a_gradient_or_a_penalty_that_is_not_finite_ends_the_training_before_its_batch(client, shares, spoil):
+    x, y = data()
+    layers = [fastbp.Dense(INPUTS, 16, activation="tanh", rng=1), fastbp.Dense(16, CLASSES, rng=2)]
+    network = fastbp.Sequential(layers, fastbp.SoftmaxCrossEntropy(), l2=1.0 if spoil == "l2" else 0.0)
+    optimizer = fastbp.SGD(1e40 if spoil == "rate" else 0.1, momentum=0.9)
+    if spoil == "x":
+        x[1000, 0] = np.inf                             # a tanh makes it finite
+    if spoil == "l2":
+        layers[0].weights[0, 0] = 1e25
+    before = bits(network)
+    with pytest.raises(FloatingPointError, match=f"^the {'penalty' if spoil == 'l2' else 'gradient, or the step along it,'} is "
+                                                 "not finite in batch .* of epoch 1, .*as they were before"):
+        train(client, network, optimizer, x_y=(x, y), shares=shares, shuffle=False)
+    assert all(np.isfinite(a).all() for a in network.parameters())
+    assert optimizer.iterations == 0 and bits(network) == before or spoil == "x" and 0 < optimizer.iterations < 16
+
+
+@pytest.mark.parametrize("shares", [1, 2])
+@pytest.mark.parametrize("largest", [2.0, 1e-310, 1e308])
+def test_weights_of_which_whole_chunks_or_batches_are_0(client, shares, largest):
+    """Of any size, as only ratios count; a batch of zeros is a step of 0."""
+    x, y = data(np.float64)
+    weights = np.linspace(0.5, 1, ROWS)
+    weights[300:800] = 0                                # the third chunk; the second one is empty
+    networks = []
+    for scaled in (weights, weights * largest):
+        network, optimizer, history = train(client, make(np.float64), fastbp.SGD(0.1), x_y=(x, y), shares=shares, shuffle=False,
+                                            batch_size=100, sample_weight=cut(scaled))
+        assert optimizer.iterations == 2 * 20 and np.isfinite(history.loss).all()
+        networks.append(network)
+    for one, other in zip(*(network.parameters() for network in networks), strict=True):
+        assert_allclose(one, other, rtol=1e-9, atol=1e-12)
+    expected = make(np.float64)
+    expected.fit(x, y, epochs=2, batch_size=100, optimizer=fastbp.SGD(0.1), sample_weight=weights, shuffle=False)
+    if shares == 1:
+        assert bits(networks[0]) == bits(expected)
+
+
+@pytest.mark.parametrize("weights, message", [
+    (np.zeros(ROWS), "^sample_weight has only zeros, expected others"),
+    (np.where(np.arange(ROWS) == 900, -1, 1), "chunk 3 of 5 .* sample_weight has numbers that are negative or not finite"),
+    (np.where(np.arange(ROWS) == 900, np.inf, 0), "chunk 3 of 5 .* sample_weight has numbers that are negative or not finite")])
+def test_weights_that_are_refused(client, weights, message):
+    network = make()
+    before = bits(network)
+    with pytest.raises(ValueError, match=message):
+        train(client, network, sample_weight=cut(weights.astype(float)))
+    assert bits(network) == before
+
+
+def test_a_single_callback(client):
+    told = []
+    train(client, epochs=2, callbacks=lambda network, history: told.append(len(history.loss)))
+    assert told == [1, 2]
+    with pytest.raises(TypeError, match="callbacks is 3, expected functions of the network and the History"):
+        train(client, callbacks=3)
+
+
 def test_a_chunk_that_cannot_be_loaded_is_named(client):
     x, y = (cut(a) for a in data())
 

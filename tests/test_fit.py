@@ -343,6 +343,13 @@ def test_no_other_answer_of_a_callback_ends_it(answer):
     assert len(make().fit(x, y, epochs=3, batch_size=16, optimizer=fastbp.SGD(), callbacks=[lambda *_: answer]).loss) == 3
 
 
+def test_a_single_callback():
+    x, y, told = *data(), []
+    make().fit(x, y, epochs=2, batch_size=16, optimizer=fastbp.SGD(),
+               callbacks=lambda _, history: told.append(len(history.loss)))
+    assert told == [1, 2]
+
+
 def test_a_callback_changes_the_learning_rate():
     x, y = data()
     one, other = fastbp.Adam(0.01), fastbp.Adam(0.01)
@@ -549,7 +556,7 @@ X, Y = data()
     ({"validation_data": (X, Y[1:])}, ValueError, r"targets has shape \(49,\)"),
     ({"validation_data": (X, Y, np.ones(3))}, ValueError, r"sample_weight has shape \(3,\)"),
     ({"callbacks": [None]}, TypeError, "callbacks holds None"),
-    ({"callbacks": print}, TypeError, "not iterable"),
+    ({"callbacks": 3}, TypeError, "callbacks is 3, expected functions of the network and the History"),
     ({"rng": "0"}, TypeError, None),
     ({"rng": -1}, ValueError, None),
 ])

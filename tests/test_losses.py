@@ -136,6 +136,35 @@ def test_weights_count_as_often_as_they_say(rng, loss_type):
     assert_allclose(loss_type()(scores, targets, 1e-3 * weights), loss_type()(scores, targets, weights), rtol=1e-13)
 
 
+@pytest.mark.parametrize("largest", [5e-324, 1e-310, 1e-300, 1e-160, 1.0, 1e160, 1e300, 1.7e308])
+def test_weights_of_any_size(rng, loss_type, dtype, largest):
+    """Only their ratios count, also if their sum, or 1 divided by it, is no number."""
+    scores, targets = rng.standard_normal((70, 3)).astype(dtype), targets_of(rng, loss_type, 70, 3)
+    weights = np.zeros(70)
+    weights[5:60] = largest
+    assert_loss(loss_type, scores, targets, (weights > 0).astype(float))
+    for few, many in ((weights, weights > 0), (np.where(weights > 0, weights, largest / 2), np.where(weights > 0, 2, 1))):
+        if largest > 1e-300 or few is weights:
+            value, gradient = loss_type().value_and_gradient(scores, targets, few)
+            expected, exact = loss_type().value_and_gradient(scores, targets, many)
+            assert_allclose(value, expected, rtol=1e-13)
+            assert_allclose(gradient, exact, rtol=4 * EPS[dtype], atol=1e-18)
+
+
+@pytest.mark.parametrize("largest", [1e-310, 1e300, 1.7e308])
+def test_a_training_with_weights_of_any_size(rng, loss_type, largest):
+    networks = [fastbp.Sequential([fastbp.Dense(4, 3, rng=0, dtype=np.float64)], loss_type()) for _ in range(2)]
+    x, targets, weights = rng.standard_normal((96, 4)), targets_of(rng, loss_type, 96, 3), rng.integers(0, 3, 96) / 2
+    for network, given in zip(networks, (weights, weights * largest), strict=True):
+        network.history = network.fit(x, targets, epochs=2, batch_size=40, optimizer=fastbp.SGD(0.1), rng=0,
+                                      sample_weight=given)
+        network.value = network.evaluate(x, targets, given)[0]
+    for one, other in zip(*(network.parameters() for network in networks), strict=True):
+        assert_allclose(one, other, rtol=1e-11)
+    assert_allclose(networks[0].history.loss, networks[1].history.loss, rtol=1e-11)
+    assert_allclose(networks[0].value, networks[1].value, rtol=1e-11)
+
+
 @pytest.mark.parametrize("labels", [True, False], ids=["labels", "shares"])
 def test_central_differences_of_classes(rng, labels):
     scores, weights = 3 * rng.standard_normal((7, 5)), rng.uniform(0, 2, 7)
@@ -225,6 +254,48 @@ def test_what_is_not_a_number_is_not_hidden(loss_type, dtype, column, bad):
     if loss_type is SoftmaxCrossEntropy:
         assert np.isnan(SoftmaxCrossEntropy()(scores, [0, 2, 0]))
         assert np.isnan(softmax(scores)[1]).any()
+
+
+# ---- saturated scores
+
+
+def labels_and_shares(labels, classes):
+    return labels, one_hot(labels, classes)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10, 130])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("margin", [None, 12, 17, 30, 40, 200, 1e4])
+def test_gradients_of_classes_are_as_exact_as_numpys(rng, dtype, classes, weighted, margin):
+    """0 where the label's probability rounds to 1, else with no larger errors than NumPy's in this dtype, and no bias."""
+    rows = 1000
+    scores, labels = 2 * rng.standard_normal((rows, classes)), rng.integers(0, classes, rows)
+    if margin is not None:
+        scores[np.arange(rows), labels] += margin
+    scores, weights = scores.astype(dtype), 2.0**rng.integers(-3, 4, rows) if weighted else np.ones(rows)
+    shares = (weights / weights.sum())[:, np.newaxis]
+    exact = scores.astype(np.longdouble)
+    exact = softmax_of(exact)
+    is_one = exact[np.arange(rows), labels].astype(dtype) == 1
+    unit = shares * EPS[dtype]
+    of_numpy = (softmax_of(scores) - one_hot(labels, classes).astype(dtype)) * shares.astype(dtype)
+    exact = (exact - one_hot(labels, classes)) * shares
+    for targets in labels_and_shares(labels, classes):
+        gradient = SoftmaxCrossEntropy().value_and_gradient(scores, targets, weights if weighted else None)[1]
+        errors, allowed = (gradient - exact) / unit, abs(of_numpy - exact) / unit
+        assert np.sqrt((errors**2).mean()) <= 1.5 * np.sqrt((allowed**2).mean()) + 1e-9
+        assert abs(errors).max() <= 2 * allowed.max() + 1e-9
+        of_labels = errors[np.arange(rows), labels].astype(np.float64)
+        assert abs(of_labels.mean()) <= 0.5
+        assert_array_equal(gradient[np.arange(rows), labels][is_one], 0)
+    assert is_one.all() or (margin or 0) < 200
+
+
+@pytest.mark.parametrize("scores, targets", [(17.5, 1), (20, 1), (1e4, 1), (-200, 0), (-1e4, 0)])
+def test_answers_that_are_right_for_sure(scores, targets):
+    """In float32, whose sigmoid is 1 or 0 there."""
+    gradient = BinaryCrossEntropy().value_and_gradient(np.full((1, 1), scores, np.float32), [targets])[1]
+    assert gradient == 0
 
 
 # ---- what is accepted

@@ -177,10 +177,25 @@ def test_a_learning_rate_may_be_assigned_between_steps(rng, dtype, name):
         optimizer.learning_rate = formulas.rate = rate
         assert optimizer.learning_rate == rate
         assert_steps(optimizer, formulas, parameters, lambda _: arrays(rng, [(5, 7)], dtype), steps=3)
-    for wrong in (0, -1, np.nan, np.inf):
-        with pytest.raises(ValueError, match=re.escape(f"learning_rate is {wrong!r}, expected a number above 0")):
+    for wrong in (-1, np.nan, np.inf):
+        with pytest.raises(ValueError, match=re.escape(f"learning_rate is {wrong!r}, expected a number of 0 or more")):
             optimizer.learning_rate = wrong
     assert optimizer.learning_rate == 0.3
+
+
+def test_a_learning_rate_of_0(rng, dtype, name):
+    """A step of 0 that counts, as in a warm-up: moments go on, and a momentum moves what it moves."""
+    assert_steps(SETTINGS[name](), Formulas(**FORMULAS[name]), parameters := arrays(rng, [(5, 7)], dtype),
+                 lambda _: arrays(rng, [(5, 7)], dtype), steps=2)
+    optimizer, formulas, before = SETTINGS[name](), Formulas(**FORMULAS[name]), [w.copy() for w in parameters]
+    optimizer.learning_rate = formulas.rate = 0
+    assert optimizer.learning_rate == optimizer.current_learning_rate == 0
+    assert_steps(optimizer, formulas, parameters, lambda _: arrays(rng, [(5, 7)], dtype), steps=2)
+    assert_array_equal(parameters, before)
+    optimizer.learning_rate = formulas.rate = 0.01
+    assert_steps(optimizer, formulas, parameters, lambda _: arrays(rng, [(5, 7)], dtype), steps=3)
+    optimizer.learning_rate = formulas.rate = 0
+    assert_steps(optimizer, formulas, parameters, lambda _: arrays(rng, [(5, 7)], dtype), steps=3)
 
 
 def test_iterations_and_the_current_learning_rate(dtype):
@@ -305,7 +320,7 @@ def test_an_error_changes_nothing(rng, dtype, name):
 
 @pytest.mark.parametrize("kind", [SGD, Adam, AdamW])
 @pytest.mark.parametrize("setting, right, wrong", [
-    ("learning_rate", (1e-9, 1, 7, np.float32(0.5)), (0, -1, np.nan, np.inf)),
+    ("learning_rate", (0, 1e-9, 1, 7, np.float32(0.5)), (-1, np.nan, np.inf)),
     ("decay", (0, 1e-3, 5), (-1e-3, np.nan, np.inf)),
     ("momentum", (0, 0.5, 1), (-0.1, 1.1, np.nan)),
     ("beta_1", (0, 0.999), (-0.1, 1, np.nan)),

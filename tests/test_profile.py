@@ -193,7 +193,7 @@ def test_a_log_is_used_again_and_nothing_is_written_beyond_it(rng):
     used = log.Log(4)
     canary = np.full(LOG_BYTES + 8 * EVENT_BYTES, 0xA5, np.uint8)
     canary[:LOG_BYTES + 4 * EVENT_BYTES] = 0
-    used._memory = canary
+    used._memory = canary[:LOG_BYTES + 4 * EVENT_BYTES]
     used._header, used._events = canary[:LOG_BYTES].view(np.int64), canary[LOG_BYTES:-4 * EVENT_BYTES].view(log.EVENT)
     for _ in range(2):
         used.start()

@@ -41,15 +41,19 @@ def raise_failed(futures):
                        f"{type(error).__name__}: {error}") from error
 
 
-def rows_of(client, futures):
-    """Of each chunk."""
-    return tuple(client.gather(client.map(_rows, futures)))
+def sizes_of(client, futures):
+    """Return the rows of each chunk, and the largest of all weights, or None; ValueError if all weights are 0."""
+    rows, largest = zip(*client.gather(client.map(_size, futures)), strict=True)
+    weights = [weight for weight in largest if weight is not None]
+    if weights and not max(weights):
+        raise ValueError("sample_weight has only zeros, expected others")
+    return rows, max(weights, default=None)
 
 
 def _chunk(x, y, weights, loss, n_outputs, dtype):
     x = np.require(x, dtype, "C")
-    return Chunk(x, loss.as_targets(y, len(x), n_outputs, dtype), as_weights(weights, len(x)))
+    return Chunk(x, loss.as_targets(y, len(x), n_outputs, dtype), as_weights(weights, len(x), are_all=False))
 
 
-def _rows(chunk):
-    return len(chunk.x)
+def _size(chunk):
+    return len(chunk.x), None if chunk.weights is None else float(chunk.weights.max(initial=0))

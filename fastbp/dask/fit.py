@@ -6,6 +6,7 @@ import numpy as np
 
 from .. import _jit
 from ..fit import History, answers, check_count, checked, interrupted, not_finite, progress_bar
+from ..kernels.losses import scale_of
 from . import checkpoint as files
 from . import data
 from .cluster import client_of
@@ -44,13 +45,14 @@ def fit(network, x, y, *, optimizer, epochs, batch_size, client=None, progress=T
     client = client_of(client)
     client.register_plugin(Exchange())
     chunks = data.load(client, network, arrays)
-    rows = data.rows_of(client, chunks)
+    rows, weight = data.sizes_of(client, chunks)
     if not sum(rows):
         raise ValueError(f"x has shape {x.shape}, expected at least one row")
     key, order = (int(n) for n in np.random.default_rng(rng).integers(1 << 62, size=2))
     plan = Plan(rows, shares_of(rows, shares or len(client.nthreads())), min(int(batch_size), sum(rows)),
                 order if shuffle else None)
-    problem = Problem(plan, network.n_inputs, network.loss, network.l2, key, sample_weight is not None, check_finite)
+    scale = None if weight is None else scale_of(weight)
+    problem = Problem(plan, network.n_inputs, network.loss, network.l2, key, scale, check_finite)
     state, results, step = _state(network, optimizer), [], 0
     if checkpoint is not None and os.path.exists(checkpoint):
         problem, state, results, step = files.load(checkpoint, problem, state)
@@ -91,12 +93,12 @@ def _state(network, optimizer):
 
 
 def _advance(training, end):
-    """Some steps; FloatingPointError where the next batch's loss is not finite."""
-    if not training.advance(end):
+    """Some steps; FloatingPointError where the next batch's loss, gradient or penalty is not finite."""
+    if what := training.advance(end):
         reached = training.epoch, training.step
         training.state()
         if reached == (training.epoch, training.step):
-            raise not_finite(training.step, training.epoch)
+            raise not_finite(what, training.step, training.epoch)
 
 
 def _end_epoch(network, optimizer, training, epochs, history, callbacks):

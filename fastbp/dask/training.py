@@ -60,29 +60,29 @@ class Training:
         one_by_one(self._client, _compile, self._problem, self._states[None])
 
     def advance(self, end):
-        """Some steps more, up to `end`, or none if a worker is lost on the way; whether the loss of the next one is finite."""
+        """Some steps more, up to `end`, or none if a worker is lost on the way; what of the next one is not finite, or ""."""
         start, before = time.perf_counter(), self.step
         states = self._held()
         if not states:
             self._go_back()
-            return True
+            return ""
         with self._client.as_current(), Lock("fastbp"): # two trainings' tasks could each wait for the other's for ever
             steps = end - self.step
             stretches = -(-steps // self._length)       # of about the same length
             self._submit(self.step + -(-steps // stretches), states)
             if not self._are_done(self._running.values()):
                 self.abandon()
-                return True
+                return ""
         self._states, self._running, self._age = self._running, {}, self._age + 1
         report = self._asked(_report)
         if report is None:
             self._go_back()
-            return True
-        self._results, self.step, is_finite = report
+            return ""
+        self._results, self.step, not_finite = report
         self._length = max(1, int((self.step - before) * _STRETCH / (time.perf_counter() - start)))
         if self._age >= _KEEP:
             self.state()
-        return is_finite
+        return not_finite
 
     def state(self):
         """What the network has come to, which may be less after this; it is this process's own."""
@@ -189,8 +189,8 @@ def _compile(problem, state):
 
 
 def _report(result):
-    state, step, is_finite = result
-    return state.results, step, is_finite
+    state, step, not_finite = result
+    return state.results, step, not_finite
 
 
 def _state(result):

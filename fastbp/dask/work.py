@@ -7,6 +7,7 @@ import numpy as np
 from distributed import get_worker
 
 from .._threads import at_most
+from ..kernels.finite import LOSS, NOT_FINITE
 from ..losses import Loss
 from ..optimizers import Optimizer
 from ..training import Part, Run
@@ -45,8 +46,8 @@ class Problem(NamedTuple):
     loss: Loss
     l2: float
     key: int                    # of the dropouts
-    is_weighted: bool           # whether chunks have weights
-    check: bool                 # whether to stop at a loss that is not finite
+    scale: float | None         # by which the chunks' weights are summed (kernels/losses.py); None: they have none
+    check: bool                 # whether to stop at a loss, a gradient or a penalty that is not finite
 
 
 class State(NamedTuple):
@@ -86,10 +87,10 @@ class _Rows:
             return chunk.each(lambda array: array[which])
         return self._gathered(found, found[-1][2].stop)
 
-    def weight_of(self, step):
-        """Of all rows of a step."""
+    def weight_of(self, step, scale):
+        """Of all rows of a step, times a scale."""
         weights = [chunk.weights[which] for chunk, which, _ in self._found(step, step + 1)]
-        return float(np.concatenate(weights).sum()) if weights else 0.0
+        return _weight(np.concatenate(weights), scale) if weights else 0.0
 
     def _found(self, first, end):
         """[(chunk, which of its rows, where in the batch)]"""
@@ -116,8 +117,8 @@ class _Rows:
         return self._rooms.each(lambda room: room[:rows])
 
 
-def train(problem: Problem, stretch: Stretch, here: str, state: State, chunks: dict[int, Chunk]) -> tuple[State, int, bool]:
-    """(the state after it, the step that is next, whether the loss of that one is finite): a task of Dask.
+def train(problem: Problem, stretch: Stretch, here: str, state: State, chunks: dict[int, Chunk]) -> tuple[State, int, str]:
+    """(the state after it, the step that is next, what of that one is not finite or ""): a task of Dask.
 
     The worker at the address `here` does its shares of each step, on as many cores as it has threads of Dask's. Raises
     exchange.Lost if another worker cannot be reached.
@@ -135,7 +136,7 @@ def train(problem: Problem, stretch: Stretch, here: str, state: State, chunks: d
 def _alone(problem, stretch, state, chunks):
     """What Sequential.fit does."""
     plan = problem.plan
-    rows, run, results = _Rows(plan, 0, stretch, chunks), run_of(problem, state, problem.check), state.results
+    rows, run, results = _Rows(plan, 0, stretch, chunks), run_of(problem, state), state.results
     at_once = max(1, _GATHERED // (plan.batch * problem.inputs * run.dtype.itemsize))
     for first in range(stretch.first, stretch.end, at_once):
         end = min(first + at_once, stretch.end)
@@ -145,10 +146,10 @@ def _alone(problem, stretch, state, chunks):
         run.go_on(results)
         try:
             run.advance(end - first)
-        except FloatingPointError:
-            return state._replace(results=run.results), first + run.rows_done // run.batch, False
+        except FloatingPointError as error:
+            return state._replace(results=run.results), first + run.rows_done // run.batch, str(error)
         results = run.results
-    return state._replace(results=results), stretch.end, True
+    return state._replace(results=results), stretch.end, ""
 
 
 def _together(problem, stretch, here, state, chunks, total):
@@ -157,51 +158,60 @@ def _together(problem, stretch, here, state, chunks, total):
     rows = {share: _Rows(plan, share, stretch, chunks) for share in mine}
     run = run_of(problem, state)
     counts = [plan.rows_of(step) for step in range(stretch.first, stretch.end)]
-    pieces, weights = run.pieces(PIECE), _weights(stretch, rows, total) if problem.is_weighted else map(float, counts)
+    scale = problem.scale
+    pieces, weights = run.pieces(PIECE), map(float, counts) if scale is None else _weights(stretch, rows, total, scale)
     batches = {share: rows[share].of_steps(stretch.first, stretch.first + 1) for share in mine}
     losses, weight_sum, right_sum = state.results
     for step, count, weight in zip(range(stretch.first, stretch.end), counts, weights, strict=True):
         after = (stretch.epoch * plan.steps + step) * len(plan.shares)
         for share, batch in batches.items():
-            for number, leaf in enumerate(_leaves(run, pieces, batch, weight, after + share)):
+            for number, leaf in enumerate(_leaves(run, pieces, batch, weight, scale, after + share)):
                 total.put(step, number, share, *leaf)
                 if share == mine[-1]:                   # the last one: it is sent while the next piece is computed
                     total.begin(step, number, run.summed[pieces[number][1]])
         if step + 1 < stretch.end:                      # while the messages are on their way
             batches = {share: rows[share].of_steps(step + 1, step + 2) for share in mine}
         loss, right = total.finish()
-        if problem.check and not math.isfinite(loss):
-            return state._replace(results=[losses, weight_sum, right_sum]), step, False
-        loss += run.update()
-        losses, weight_sum, right_sum = losses + loss * count, weight_sum + weight, right_sum + right
-    return state._replace(results=[losses, weight_sum, right_sum]), stretch.end, True
+        try:
+            if problem.check and not math.isfinite(losses + loss * count):
+                raise FloatingPointError(NOT_FINITE[LOSS])
+            loss += run.update()
+        except FloatingPointError as error:             # in all workers, whose gradients and weights are the same
+            return state._replace(results=[losses, weight_sum, right_sum]), step, str(error)
+        losses, weight_sum, right_sum = losses + loss * count, weight_sum + weight / (scale or 1.0), right_sum + right
+    return state._replace(results=[losses, weight_sum, right_sum]), stretch.end, ""
 
 
-def run_of(problem, state, check=False):
+def run_of(problem, state):
     """Its steps are of a network alone if there is one share, else its gradients are parts of a sum."""
     apart = len(problem.plan.shares) > 1
     return Run(state.parts, problem.inputs, problem.loss, state.optimizer, problem.plan.most_rows, l2=problem.l2, apart=apart,
-               check=check, key=problem.key)
+               check=problem.check, key=problem.key)
 
 
-def _weights(stretch, rows, total):
-    """Of the rows of each step, of all shares."""
+def _weight(weights, scale):
+    """Return the sum of weights times a scale."""
+    return float((weights * scale).sum())
+
+
+def _weights(stretch, rows, total, scale):
+    """Of the rows of each step, of all shares, times a scale."""
     steps = range(stretch.first, stretch.end)
     sums = np.empty(len(steps), np.float64)
     for share, mine in rows.items():
-        total.put(stretch.first - 1, 0, share, (), np.array([mine.weight_of(step) for step in steps], np.float64))
+        total.put(stretch.first - 1, 0, share, (), np.array([mine.weight_of(step, scale) for step in steps], np.float64))
     total.begin(stretch.first - 1, 0, sums)
     total.finish()
     return sums.tolist()
 
 
-def _leaves(run, pieces, batch, weight, after):
+def _leaves(run, pieces, batch, weight, scale, after):
     """(numbers, gradient) of each piece of a share, parts of those of all shares: the last one's are (loss, what is right)."""
     if batch is None:
         zeros = run.no_gradient()
         yield from (((0.0, 0.0) if layer == 0 else (), zeros[piece]) for layer, piece in pieces)
         return
-    part = (len(batch.x) if batch.weights is None else float(batch.weights.sum())) / weight if weight else 0.0
+    part = (len(batch.x) if scale is None else _weight(batch.weights, scale)) / weight if weight else 0.0
     run.use(*batch)
     run.weigh(part)
     run.restart_dropout(after)

@@ -8,7 +8,7 @@ from functools import cache
 from numba import types
 
 from .. import _jit, _link
-from . import bfloat16, dense, losses, optimizers, relu, training
+from . import bfloat16, dense, losses, relu, step, training
 from .blocking import MOST_THREADS
 from .matrix import matrix, only_if
 from .tile import BFLOAT16
@@ -93,4 +93,4 @@ def _of_record(units, name):
     return build
 
 
-optimize, loss = _of_record(optimizers.step, "optimize"), _of_record(losses.run_all, "loss")     # an Update, a Loss
+optimize, loss = _of_record(step.step, "optimize"), _of_record(losses.run_all, "loss")     # an Update, a Loss

@@ -42,8 +42,21 @@ class Loss(NamedTuple):
     targets: int                # of labels, 64-bit integers, or rows of numbers; 0: only the softmax or sigmoid is wanted
     targets_row: int            # 0: labels
     weights: int                # float64, one for each row; 0: all are 1
-    numbers: int                # float64: the factor of the gradient, and the least and the largest loss of an element
+    numbers: int                # float64: the factor of the gradient, the least and the largest loss of an element, and where
+                                # there are weights what to multiply them by (scale_of)
     sums: int                   # SUMS_BYTES for each task: float64
+
+
+def scale_of(largest):
+    """Return a power of two, by which weights up to `largest` are to be multiplied: 1 unless their sum, or 1 divided by it,
+    might overflow. Only the ratios of weights count.
+    """
+    if largest > 2.0**500:
+        return 2.0**-600
+    return 2.0**600 if 0.0 < largest < 2.0**-500 else 1.0
+
+
+scale = kernel(scale_of)
 
 
 def _build(dtype):
@@ -84,14 +97,21 @@ def _build(dtype):
 
     @kernel
     def of_label(scores, cols, target, weight, least, most_loss):
-        """(loss, right) of a row whose target is a label."""
+        """(loss, right) of a row whose target is a label; NaN for one out of range, which others may have written meanwhile.
+
+        The label's probability is rounded before 1 is subtracted, so that the gradient is 0 where it rounds to 1.
+        """
         size = tile.itemsize(row)
         label = read(target, _Word).value
+        if label < 0 or label >= cols:
+            scale_row(scores, cols, math.nan)
+            return math.nan, False
         z, is_first = tile.load_scalar(row, scores + label * size), beats_those_before(scores, label)
         most, shares = softmax_row(scores, cols)
-        scale_row(scores, cols, weight / shares)
         p = scores + label * size
-        tile.store_scalar(row, p, tile.load_scalar(row, p) - weight)
+        gradient = (tile.load_scalar(row, p) / shares - 1.0) * weight
+        scale_row(scores, cols, weight / shares)
+        tile.store_scalar(row, p, gradient)
         loss = math.log(shares) - (z - most)
         return min(max(loss, least), most_loss), is_first and z == most
 
@@ -109,11 +129,11 @@ def _build(dtype):
                 label = j
         z, is_first = tile.load_scalar(row, scores + label * size), beats_those_before(scores, label)
         most, shares = softmax_row(scores, cols)
-        scale_row(scores, cols, weight * together / shares)
+        share = together / shares
         for j in range(0, cols, tile.width(row)):
             part = tile.load(row, scores + j * size, 0, 1, cols - j)
             t = tile.load(row, target + j * size, 0, 1, cols - j)
-            tile.store(part - weight * t, scores + j * size, 0, 1, cols - j)
+            tile.store((part * share - t) * weight, scores + j * size, 0, 1, cols - j)
         loss = together * math.log(shares) + (together * most - weighted)
         return min(max(loss, least), most_loss), is_first and z == most
 
@@ -150,13 +170,14 @@ def _build(dtype):
     def loss(job_address, worker, task):
         job = read(job_address, Loss)
         factor, least, most = (number(job.numbers), number(job.numbers + 8), number(job.numbers + 16))
+        scaled = number(job.numbers + 24) if job.weights != 0 else 1.0
         losses, right = 0.0, 0
         for i in range(task * ROWS, min((task + 1) * ROWS, job.rows)):
             scores = job.scores + i * job.scores_row
             if job.targets == 0:
                 likely(job.kind, scores, job.cols)
             else:
-                weight = number(job.weights + 8 * i) if job.weights != 0 else 1.0
+                weight = number(job.weights + 8 * i) * scaled if job.weights != 0 else 1.0
                 if job.targets_row == 0:
                     one, hits = of_label(scores, job.cols, job.targets + 8 * i, weight * factor, least, most)
                 elif job.kind == SOFTMAX:

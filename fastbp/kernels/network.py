@@ -63,4 +63,4 @@ class Training(NamedTuple):
     results: int                # float64: sums of the rows' losses, penalty included, of their weights, and of what is right;
                                 # and the last batch's loss without the penalty
     progress: int               # the next row, and the key of the next dropout
-    check: int                  # whether to stop at a loss that is not finite
+    check: int                  # whether to stop at a loss that is not finite; of the step the Update says it

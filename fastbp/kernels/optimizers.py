@@ -1,4 +1,4 @@
-"""A step of an optimiser: one pass over the parameters, in place.
+"""The update of an optimiser's step (step.py): one pass over the parameters, in place.
 
     g = gradient + l2 * w
     sgd         w -= rate g
@@ -13,22 +13,21 @@ decay regularization, ICLR 2019.) Rates of a step come from the caller. l2 and d
 import math
 from typing import NamedTuple
 
-from numba import types
-
 from .. import _link
 from .._jit import kernel
-from . import blocking, dweights, record, tile
+from . import blocking, dweights, tile
 from .arithmetic import number, put_number, sqrt, total
-from .parallel import REGION_BYTES, TASK, run
+from .parallel import TASK
 from .product import Product
 from .record import Call
-from .workspace import acquire, load, read, release, write
+from .workspace import load, read
 
 NAMES = "sgd", "momentum", "nesterov", "adam"
 SGD, MOMENTUM, NESTEROV, ADAM = range(len(NAMES))
 STATES = 0, 1, 1, 2             # arrays beside the parameters
 
 CHUNK = 1 << 12                 # elements of a task
+SUMS = 3                        # numbers for each task, see Update.sums
 
 
 class Array(NamedTuple):
@@ -61,7 +60,10 @@ class Update(NamedTuple):
     steps: int                  # of an integer: how many were made
     rates: int                  # room for Rates
     l2: int                     # of it, and of room for the penalty before the step
-    sums: int                   # room for a number for each task: the squares of penalised parameters before the step
+    sums: int                   # room for SUMS numbers for each task, of squares: of penalised parameters before the step, or
+                                # of the gradient or x; of dz; of all parameters after the step, or before the first one
+    check: int                  # whether to make the step only if all that it computes is finite
+    known: int                  # of an integer: whether the last of `sums` are those of the parameters as they are
     multiply: int               # the unit of Products, which a step without any need not compile
     block_bytes: int            # of the largest chunk of an array with a Product; 0: there is none
     scratch: int                # dweights.worker_bytes for each worker
@@ -96,23 +98,51 @@ def gradient_of(tiles, job, array, block, worker):
     return dweights.block_at(tiles, job.multiply, array.product, block, memory, job.block_bytes)
 
 
+@kernel
+def array_at(job, k):
+    """Return the k-th Array."""
+    return read(job.arrays + k * ARRAY_BYTES, Array)
+
+
+@kernel
+def array_of(job, task):
+    """Return the Array that a task is a chunk of."""
+    k = 0
+    while k + 1 < job.count and array_at(job, k + 1).first_task <= task:
+        k += 1
+    return array_at(job, k)
+
+
+@kernel
+def put_sum(job, task, which, value):
+    """Write one of a task's numbers."""
+    put_number(job.sums + (SUMS * task + which) * 8, value)
+
+
+@kernel
+def added(job, first, end, which):
+    """Return the sum of one of the numbers of some tasks."""
+    result = 0.0
+    for task in range(first, end):
+        result += number(job.sums + (SUMS * task + which) * 8)
+    return result
+
+
 def _build(dtype):
     tiles = blocking.tiles(dtype)
     row = tiles.row
 
     def update(job_address, worker, task):
         job = read(job_address, Update)
-        k = 0
-        while k + 1 < job.count and read(job.arrays + (k + 1) * ARRAY_BYTES, Array).first_task <= task:
-            k += 1
-        array = read(job.arrays + k * ARRAY_BYTES, Array)
+        array = array_of(job, task)
         beta, beta2 = number(job.settings + 16), number(job.settings + 24)
         rate, epsilon, decay, l2 = number(job.rates), number(job.rates + 8), number(job.rates + 16), number(job.l2)
         if array.penalised == 0:
             l2, decay = 0.0, 0.0
         block = task - array.first_task
         first_gradient = gradient_of(tiles, job, array, block, worker)
-        start, end, squares = block * array.chunk, min((block + 1) * array.chunk, array.count), tile.zeros(row)
+        start, end = block * array.chunk, min((block + 1) * array.chunk, array.count)
+        before, after = tile.zeros(row), tile.zeros(row)
         for j in range(start, end, tile.width(row)):
             offset, cols = j * tile.itemsize(row), end - j
             w = tile.load(row, array.values + offset, 0, 1, cols)
@@ -122,7 +152,7 @@ def _build(dtype):
                 gradient += job.distance
                 g = g + tile.load(row, gradient, 0, 1, cols)
             g = g + w * l2
-            squares = squares + w * w
+            before = before + w * w
             if job.kind == SGD:
                 w = w - g * rate
             else:
@@ -136,14 +166,16 @@ def _build(dtype):
                     v = v * beta - g * rate
                     w = w + (v * beta - g * rate if job.kind == NESTEROV else v)
                 tile.store(v, array.velocity + offset, 0, 1, cols)
+            after = after + w * w
             tile.store(w, array.values + offset, 0, 1, cols)
-        put_number(job.sums + 8 * task, float(total(squares)) if array.penalised != 0 else 0.0)
+        put_sum(job, task, 0, float(total(before)) if array.penalised != 0 else 0.0)
+        put_sum(job, task, 2, float(total(after)))
         return _link.OK
 
     return update
 
 
-_update = _link.units("update", TASK, _build)
+update = _link.units("update", TASK, _build)
 
 
 @kernel
@@ -171,32 +203,3 @@ def call_of(job, precision):
         count += array.count
         rows = max(rows, read(array.product, Product).depth if array.product != 0 else 0)
     return Call(rows, count, 1, precision, STATES[job.kind], 0, 0, 0)
-
-
-def _build_step(dtype):
-    tiles, update, precision = blocking.tiles(dtype), _update[dtype].address, dtype.bitwidth
-
-    def step(address):
-        """One step of the Update at an address, whose `l2` is set."""
-        begun, job = record.begin(), read(address, Update)
-        threads = blocking.threads(job.tasks * CHUNK * blocking.ELEMENT_WORK)
-        scratch = threads * dweights.worker_bytes(tiles, job.block_bytes) if job.block_bytes > 0 else 0
-        memory, slot = acquire(REGION_BYTES + scratch)
-        if memory == 0:
-            return _link.NO_MEMORY
-        put_rates(job)
-        run(update(), Update(*job[:-1], memory + REGION_BYTES), memory, threads)
-        squares = 0.0
-        for i in range(job.tasks):
-            squares += number(job.sums + 8 * i)
-        put_number(job.l2 + 8, 0.5 * number(job.l2) * squares if number(job.l2) > 0.0 else 0.0)     # squares may be inf
-        write(job.steps, (load(job.steps) + 1,))
-        release(slot)
-        if begun[0] != 0:
-            record.finish_pass(begun, record.UPDATE, call_of(job, precision))
-        return _link.OK
-
-    return step
-
-
-step = _link.units("optimize", types.intp(types.intp), _build_step)

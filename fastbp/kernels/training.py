@@ -1,7 +1,7 @@
 """Training steps without Python in between: the shards of a batch, and the optimiser's step, and again.
 
-A run goes on where the last one stopped, at a whole step: after so many batches, at the end of the data, or before the update
-of a batch whose loss is not finite.
+A run goes on where the last one stopped, at a whole step: after so many batches, at the end of the data, or before the step
+of a batch whose loss, gradient or penalty is not finite (finite.py).
 """
 import math
 
@@ -9,33 +9,37 @@ from numba import types
 
 from .. import _link
 from .._jit import kernel
-from . import blocking, gemm, losses, optimizers, team
+from . import blocking, gemm, losses, team
+from . import step as optimizer_step
 from .arithmetic import number, put_number
+from .finite import LOSS
 from .network import Training
 from .optimizers import Update
 from .parallel import REGION_BYTES, run, run_with_team
 from .shard import Shard, gather, shard, sums_bytes
 from .workspace import acquire, load, read, release, write
 
-NOT_FINITE = -1                 # a status: the batch's loss is not, and its step was not made
 _SHARDS, _MULTIPLY = map(Update._fields.index, ("shards", "multiply"))
 
 
 def _build_steps(dtype):
-    work, optimize, product = (units[dtype].address for units in (shard, optimizers.step, gemm.product))
+    work, optimize, product = (units[dtype].address for units in (shard, optimizer_step.step, gemm.product))
 
     @kernel
     def weight_of(job, start, rows):
-        """The sum of the weights of a batch, after gathering them; 1 if all are 0, so that loss and gradients are 0, too."""
+        """(the sum of a batch's weights times the scale, scale), after gathering them; (1, 1) if all are 0: so is the loss."""
         if job.weights == 0:
-            return float(rows)
+            return float(rows), 1.0
         weights = job.weights + 8 * start
         if job.targets_order != 0:
             weights = gather(job.weights, 8, job.targets_order + 8 * start, job.gathered_weights, 8, rows)
-        weight = 0.0
+        largest, weight = 0.0, 0.0
         for i in range(rows):
-            weight += number(weights + 8 * i)
-        return weight if weight > 0.0 else 1.0
+            largest = max(largest, number(weights + 8 * i))
+        scale = losses.scale(largest)
+        for i in range(rows):
+            weight += number(weights + 8 * i) * scale
+        return weight if weight > 0.0 else 1.0, scale
 
     @kernel
     def all_shards(job_address, start, rows, key, memory):
@@ -67,25 +71,29 @@ def _build_steps(dtype):
     def step(job_address, start, memory):
         job = read(job_address, Training)
         rows, key = min(job.batch, job.rows - start), load(job.progress + 8)
-        weight = weight_of(job, start, rows)
+        weight, scale = weight_of(job, start, rows)
         put_number(job.loss_numbers, number(job.gradient_factor) / weight)
+        put_number(job.loss_numbers + 24, scale)
         status, tasks, rows_each = all_shards(job_address, start, rows, key, memory)
         if status != _link.OK or job.lower > 0:
             return status
         total, right = added(job, rows, tasks, rows_each)
         mean = total * number(job.loss_factor) / weight
-        if job.check != 0 and not math.isfinite(mean):
-            return NOT_FINITE
+        if job.check != 0 and not math.isfinite(number(job.results) + mean * rows):
+            return LOSS
         penalty = 0.0
         if job.update != 0:
             update = read(job.update, Update)
-            put_number(update.l2, number(job.penalty) / weight if number(job.penalty + 8) != 0.0 else number(job.penalty))
+            shared = number(job.penalty + 8) != 0.0
+            put_number(update.l2, number(job.penalty) / (weight / scale) if shared else number(job.penalty))
             write(job.update + 8 * _SHARDS, (tasks,))
             write(job.update + 8 * _MULTIPLY, (product(),))
-            _link.call(optimize(), (job.update,))
+            status = _link.call(optimize(), (job.update,))
+            if status != _link.OK:
+                return status
             penalty = number(update.l2 + 8)
         put_number(job.results, number(job.results) + (mean + penalty) * rows)
-        put_number(job.results + 8, number(job.results + 8) + weight)
+        put_number(job.results + 8, number(job.results + 8) + weight / scale)
         put_number(job.results + 16, number(job.results + 16) + right)
         put_number(job.results + 24, mean)
         write(job.progress, (start + rows,))

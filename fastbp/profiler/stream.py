@@ -108,7 +108,8 @@ def _profile(plan, rows, files, rates):
     memory = {"fastbp": measure.memory_of("fastbp", _copies(layers), *first_block())}
     done = step(_copies(layers), files, rows)
     rounds = [({"fastbp": done.times} | {name: (np.array(seconds, np.float64) * times_as_many).tolist()
-                                         for name, seconds in times.items()}, done.last) for times in _rounds_of_peers(plan, layers, first_block(), memory)]
+                                         for name, seconds in times.items()}, done.last)
+              for times in _rounds_of_peers(plan, layers, first_block(), memory)]
     count = sum(file.bytes for file in files[:2])           # results are as large as what they are made from
     streamed = Streamed(rows, count, count, done.seconds, *rates, done.anonymous, times_as_many)
     return measure.report(plan, layers, rounds, done.passes, memory, streamed), done.last

@@ -65,6 +65,8 @@ def of_job(unit: str, words: list[int], kind: int, call: Call, inside: str) -> t
         return "add partial sums", Work(rows * cols * words[_COUNT], size * rows * cols)
     if unit == "update":
         return "dweights, update" if call.rows else "update", of_pass(kind, call)
+    if unit == "norms":
+        return "look for inf, NaN", Work(0, 0)
     if unit == "turned_rows":
         arrays = call.rows * (call.inputs * (2 if call.dinputs else 1) + call.neurons * (1 + (call.activation > 0)))
         return "transpose", Work(0, size * arrays)
