@@ -22,8 +22,8 @@ ROOT = Path(__file__).parents[2]
 PATIENCE = 3600                         # seconds until a command that hangs is given up
 NEWEST_PYTHON = 15                      # 3.15: the last one that is looked for
 RESOLUTIONS = {"oldest": "lowest-direct", "newest": "highest"}
-TESTS = ["cache", "dask_arrays", "dask_fit", "fit", "functional", "jitted", "layers", "saving", "shapes", "sklearn", "storage",
-         "threads"]
+TESTS = ["cache", "dask_arrays", "dask_fit", "fit", "functional", "jitted", "layers", "memory", "nnfs_book", "saving", "shapes",
+         "sklearn", "sklearn_arrays", "sklearn_overrides", "storage", "threads"]
 
 _WARNINGS_ARE_ERRORS = """
 import importlib, pkgutil, fastbp
