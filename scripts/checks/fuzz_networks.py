@@ -8,7 +8,7 @@ import fastbp
 
 from . import formulas
 from .fuzz_steps import LOSSES, Losses, as_table, optimizers, spoilt_scores, spoilt_targets, spoilt_weights
-from .random_arrays import FLOATS, OTHERS, described, differing, numbers
+from .random_arrays import FLOATS, OTHERS, described, differing, numbers, restored
 
 # How far a training may lead from that of formulas.py, relative to the largest number; and how near to 0 a sum of a ReLU
 # counts as undecided.
@@ -22,28 +22,29 @@ class Fits(Losses):
     def check(self, rng):
         dtype, name = FLOATS[rng.integers(2)], LOSSES[rng.integers(3)].__name__
         self._draw_network(rng, dtype, name)
-        rows, outputs = int(rng.choice([1, 2, 3, 7, 31, 32, 33, 64, 100])), self._sizes[-1]
+        rows, outputs = int(rng.choice([1, 2, 3, 7, 31, 32, 33, 64, 100, 127, 130, 300])), self._sizes[-1]
         given = numbers(rng, (rows, self._sizes[0]), OTHERS[rng.integers(8)] if rng.random() < 0.15 else dtype, "normal")
         x, targets, weights = self.placed(rng, given, "python"), self.targets(rng, name, rows, outputs), self.weights(rng, rows)
-        epochs, batch, seed = int(rng.integers(1, 3)), int(rng.choice([1, 7, 16, 32, 64, 200])), int(rng.integers(1 << 30))
+        epochs, batch, seed = int(rng.integers(1, 3)), int(rng.choice([1, 7, 16, 32, 64, 128, 200])), int(rng.integers(1 << 30))
         batch, shuffle = max(batch, rows // 10), bool(rng.random() < 0.6)
         make, settings = optimizers(rng, epsilon=0.01)      # a smaller one makes steps of gradients that are but rounding
-        self.case = (f"{name} {self._described} {make()} l2 {self._l2} epochs {epochs} batch_size {batch} shuffle {shuffle} "
-                     f"{described(x=x, y=targets, sample_weight=weights)}")
+        is_restored = bool(rng.random() < 0.15)             # from a pickle in memory that cannot be written
+        self.case = (f"{name} {self._described} {make()} l2 {self._l2} restored {is_restored} epochs {epochs} "
+                     f"batch_size {batch} shuffle {shuffle} {described(x=x, y=targets, sample_weight=weights)}")
         options = {"epochs": epochs, "batch_size": batch, "shuffle": shuffle, "rng": seed, "sample_weight": weights}
         if rng.random() < 0.25:
             return self._refused(rng, name, make(), x, targets, options)
 
         def call():
-            network = self._network()
-            history = network.fit(x, targets, optimizer=make(), progress=False, **options)
+            network, optimizer = restored((self._network(), make())) if is_restored else (self._network(), make())
+            history = network.fit(x, targets, optimizer=optimizer, progress=False, **options)
             self._trained = network
             loss, accuracy = network.evaluate(x, targets, weights)
             return [np.array(history.loss, np.float64), np.float64(loss), np.float64(-1 if accuracy is None else accuracy),
                     network.predict(x), *network.parameters()]
 
         results, faults = self.on_threads(call)
-        faults += self._taken_in_place()
+        faults += [] if is_restored else self._taken_in_place()
         if self._is_rounded:
             return faults
         return faults + self._compare(results, x.astype(np.float64), as_table(targets, outputs, name, dtype), weights, settings,
@@ -82,7 +83,7 @@ class Fits(Losses):
         """Draw what _network makes a network of: parameters in any layout, written only where they are as the network's own."""
         self._dtype, self._loss, self._l2 = dtype, getattr(fastbp, name)(), float(rng.choice([0, 0, 0.01]))
         depth, outputs = int(rng.integers(1, 5)), 1 if rng.random() < 0.2 else int(rng.choice([2, 3, 5, 9, 17]))
-        sizes = [int(rng.choice([1, 2, 3, 5, 8, 9, 16, 17, 33, 40])) for _ in range(depth)]
+        sizes = [int(rng.choice([1, 2, 3, 5, 8, 9, 16, 17, 33, 40, 70])) for _ in range(depth)]
         self._sizes = [*sizes, outputs]
         self._is_rounded = dtype == FLOATS[0] and rng.random() < 0.1
         activations = [str(rng.choice(list(formulas.ACTIVATIONS))) for _ in range(depth)]
@@ -179,7 +180,7 @@ class Fits(Losses):
 
         k, cols = np.shape(layer.weights)
         ways = {
-            "weights of another shape": lambda: assign("weights", np.zeros((k, cols + 1))),
+            "weights of another shape": lambda: assign("weights", np.zeros((k + 1, cols + 1))),
             "weights of one dimension": lambda: assign("weights", np.zeros(k * cols)),
             "complex weights": lambda: assign("weights", np.zeros((k, cols), np.complex128)),
             "masked weights": lambda: assign("weights", np.ma.zeros((k, cols))),

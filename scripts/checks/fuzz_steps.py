@@ -2,9 +2,10 @@
 import numpy as np
 
 import fastbp
+from fastbp.kernels.optimizers import CHUNK, STATES
 
 from . import formulas
-from .random_arrays import FLOATS, OTHERS, SIZES, Fuzzer, described, differing, kind, numbers
+from .random_arrays import FLOATS, OTHERS, SIZES, Fuzzer, described, differing, kind, numbers, restored
 
 LOSSES = fastbp.SoftmaxCrossEntropy, fastbp.BinaryCrossEntropy, fastbp.MeanSquaredError
 LABELS = tuple(dtype for dtype in OTHERS if dtype.kind in "iu")
@@ -146,7 +147,7 @@ class Updates(Fuzzer):
         gradients = [self._gradient(rng, parameters, i, dtype) for i in range(len(shapes))]
         self.case = (f"{make()} {described(**{f'parameters[{i}]': p for i, p in enumerate(parameters)})}, "
                      f"{described(**{f'gradients[{i}]': g for i, g in enumerate(gradients)})}")
-        steps = int(rng.integers(1, 4))
+        steps, is_restored = int(rng.integers(1, 4)), bool(rng.random() < 0.2)
         if rng.random() < 0.25:
             return self._refused(rng, make(), parameters, gradients)
         exact = self._expected(formulas.Optimizer(**settings), parameters, gradients, steps)
@@ -155,6 +156,7 @@ class Updates(Fuzzer):
             optimizer, given = make(), [g.copy() for g in gradients]
             for k in range(steps):          # gradients within parameters are those of the first step
                 optimizer.update(parameters, gradients if k == 0 else given)
+                optimizer = restored(optimizer) if is_restored else optimizer
             return parameters
 
         results, faults = self.on_threads(call)
@@ -164,10 +166,12 @@ class Updates(Fuzzer):
 
     def _shape(self, rng):
         draw = rng.random()
+        if draw < 0.02:                     # worth two threads
+            return 300, 450
         if draw < 0.1:                      # around a task's chunk
-            return int(rng.choice([1, 2])), 4096 + int(rng.integers(-9, 10))
+            return int(rng.choice([1, 2])), CHUNK + int(rng.integers(-9, 10))
         if draw < 0.2:
-            return (int(rng.choice([4095, 4096, 4097, 8192, 8193])),)
+            return (int(rng.choice([1, 2])) * CHUNK + int(rng.integers(-1, 2)),)
         return tuple(int(n) for n in rng.choice(SIZES[:20], rng.integers(0, 4)))
 
     def _written(self, rng, shape, dtype):
@@ -222,11 +226,24 @@ class Updates(Fuzzer):
             ways["a parameter twice"] = lambda: (parameters.append(p), gradients.append(g))
             ways["a view of a parameter"] = lambda: (parameters.append(p[..., :1]), gradients.append(g[..., :1]))
             ways["a parameter in other dimensions"] = lambda: (parameters.append(p.T), gradients.append(g.T))
+        for what, wrong in _wrong_states(p).items():
+            ways[f"{what} remembered"] = lambda wrong=wrong: optimizer.remember(
+                [[wrong if k == i else np.zeros((1, q.size), q.dtype)] * max(1, STATES[optimizer._kind])
+                 for k, q in enumerate(parameters)])
         what = str(rng.choice(list(ways)))
         ways[what]()
         self.case += f" with {what}"
-        faults = self.refused(lambda: optimizer.update(parameters, gradients), ["parameters", "gradients"])
+        faults = self.refused(lambda: optimizer.update(parameters, gradients),
+                              ["parameters", "gradients", "what the optimiser remembers", "the optimiser remembers"])
         return faults + ([] if optimizer.iterations == 0 else ["a step was counted"])
+
+
+def _wrong_states(p):
+    """Return {what: an array} that cannot be what an optimiser remembers of the parameters p."""
+    good = np.zeros((1, p.size), p.dtype)
+    wrong = {"another dtype": good.astype(FLOATS[p.dtype == FLOATS[0]]), "an element more": np.zeros((1, p.size + 1), p.dtype),
+             "read-only": _read_only(good), "a list": good.tolist()}
+    return wrong | ({"every second element": np.zeros((1, 2 * p.size), p.dtype)[:, ::2]} if p.size > 1 else {})
 
 
 def _read_only(array):

@@ -1,4 +1,5 @@
 """Random arrays of any layout and dtype, between canaries and walls (memory.py), and what calls make of them."""
+import pickle
 import traceback
 
 import numpy as np
@@ -116,6 +117,13 @@ def differing(what, result, exact, bound, dtype):
     first = tuple(int(i) for i in np.argwhere(wrong)[0])
     return [f"{wrong.sum()} of {wrong.size} elements of {what} differ, at {first} {result[first]!r}, expected "
             f"{exact[first]!r} within {bound[first]!r}"]
+
+
+def restored(value):
+    """Return a copy from a pickle whose arrays lie in memory that cannot be written."""
+    buffers = []
+    content = pickle.dumps(value, protocol=5, buffer_callback=buffers.append)
+    return pickle.loads(content, buffers=[bytes(buffer.raw()) for buffer in buffers])
 
 
 def described(**arrays):
