@@ -19,6 +19,8 @@ from .fuzz_steps import Losses, Updates
 
 KINDS = {"functions": Functions, "losses": Losses, "updates": Updates, "fits": Fits, "jitted": Jitted, "layers": Layers}
 
+DEATHS = 10                     # of processes on one share of the cases, after which the others are not tried
+
 _WORK = "import sys; from checks import fuzz; fuzz.work(*map(int, sys.argv[1:7]), sys.argv[7:])"
 
 
@@ -84,7 +86,7 @@ class _Worker:
         return child.start(_WORK, self._seed, first, *self._rest)
 
     def finish(self):
-        faults, tried = [], Counter()
+        faults, tried, deaths = [], Counter(), 0
         while True:
             status, output, errors = child.finish(self._process, patience=1 << 20)
             lines = output.splitlines()
@@ -95,6 +97,7 @@ class _Worker:
                 return tried, faults
             last = int(begun[-1][0]) if begun else self._cases
             faults.append(f"FAULT {last} status {status}: {errors[-1500:]}")
-            if last + self._step >= self._cases:
+            deaths += 1
+            if last + self._step >= self._cases or deaths == DEATHS:
                 return tried, faults
             self._process = self._start(last + self._step)

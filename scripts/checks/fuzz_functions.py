@@ -9,7 +9,7 @@ import fastbp
 import oracle
 
 from . import bounds
-from .random_arrays import FLOATS, SIZES, Arrays, differing, kind, numbers
+from .random_arrays import FLOATS, SIZES, Fuzzer, differing, kind, numbers
 from .random_arrays import style as draw_style
 
 BATCHES = 191, 193, 383, 385, 511, 513, 1023, 1025, 4095, 4096, 4097, 4300
@@ -26,34 +26,25 @@ class Case(NamedTuple):
     way: str                        # "python", or "compiled": from @njit code
 
 
-class Functions(Arrays):
-    """Makes calls of the functions and tries them: what try_one returns is what was wrong."""
+class Functions(Fuzzer):
+    """Calls of the functions, from Python and from @njit code."""
 
-    def __init__(self, seed, compiled=True):
-        super().__init__()
-        self.seed, self._compiled = seed, compiled
-
-    def try_one(self, number):
-        rng = np.random.default_rng([self.seed, number])
+    def check(self, rng):
         fastbp.set_num_threads(int(rng.choice([1, 1, 2, 3])))
         case = self._case(rng)
-        try:
-            if rng.random() < 0.06 and case.way == "python":
-                return self._refused(rng, case)
-            return self._computed(rng, case)
-        except Exception as error:
-            return [f"{_described(case)}: {type(error).__name__}: {error}"]
-        finally:
-            self.rooms.give_back()
+        self.case = _described(case)
+        if rng.random() < 0.06 and case.way == "python":
+            return self._refused(rng, case)
+        return self._computed(rng, case)
 
     def _case(self, rng):
         name, dtype = str(rng.choice(list(oracle.ARGUMENTS))), FLOATS[rng.integers(2)]
-        way = "compiled" if self._compiled and name.startswith("dense") and rng.random() < 0.15 else "python"
+        way = "compiled" if self.compiled and name.startswith("dense") and rng.random() < 0.15 else "python"
         shapes = _shapes(rng, name, dtype)
         mixed = way == "python" and rng.random() < 0.2
         kinds = {argument: kind(rng, dtype, mixed) for argument in shapes}
         style = draw_style(rng)
-        arguments = {argument: self.placed(rng, numbers(rng, shape, kinds[argument], style), way)
+        arguments = {argument: self.placed(rng, numbers(rng, shape, kinds[argument], style), way == "python")
                      for argument, shape in shapes.items()}
         result, options = _result_dtype(name, arguments), {}
         if way == "python" and name.startswith("dense") and result == FLOATS[0] and rng.random() < 0.2:
@@ -81,13 +72,13 @@ class Functions(Arrays):
         faults = self.changed()
         for (exact, bound), result, out in zip(expected, results, outs, strict=True):
             faults += _differing(case, result, out, exact, bound)
-        return [f"{_described(case)}: {fault}" for fault in faults]
+        return faults
 
     def _refused(self, rng, case):
         what, arguments, options = _spoilt(rng, case)
-        faults = self.refused(lambda: getattr(fastbp, case.name)(**arguments, **options),
-                              (*oracle.ARGUMENTS[case.name], "out", "precision"))
-        return [f"{_described(case)} with {what}: {fault}" for fault in faults]
+        self.case += f" with {what}"
+        return self.refused(lambda: getattr(fastbp, case.name)(**arguments, **options),
+                            (*oracle.ARGUMENTS[case.name], "out", "precision"))
 
 
 # ---- what goes in

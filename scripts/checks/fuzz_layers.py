@@ -34,7 +34,7 @@ class Layers(Fuzzer):
         return faults
 
     def _array(self, rng, shape):
-        return self.placed(rng, numbers(rng, shape, kind(rng, self._dtype, self._is_mixed), "normal"), "python")
+        return self.placed(rng, numbers(rng, shape, kind(rng, self._dtype, self._is_mixed), "normal"))
 
     def _forward(self, rng):
         layer, rows = self._layer, int(rng.choice([1, 2, 5, 8, 33, 100]))

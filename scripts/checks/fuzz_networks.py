@@ -24,7 +24,7 @@ class Fits(Losses):
         self._draw_network(rng, dtype, name)
         rows, outputs = int(rng.choice([1, 2, 3, 7, 31, 32, 33, 64, 100, 127, 130, 300])), self._sizes[-1]
         given = numbers(rng, (rows, self._sizes[0]), OTHERS[rng.integers(8)] if rng.random() < 0.15 else dtype, "normal")
-        x, targets, weights = self.placed(rng, given, "python"), self.targets(rng, name, rows, outputs), self.weights(rng, rows)
+        x, targets, weights = self.placed(rng, given), self.targets(rng, name, rows, outputs), self.weights(rng, rows)
         epochs, batch, seed = int(rng.integers(1, 3)), int(rng.choice([1, 7, 16, 32, 64, 128, 200])), int(rng.integers(1 << 30))
         batch, shuffle = max(batch, rows // 10), bool(rng.random() < 0.6)
         make, settings = optimizers(rng, epsilon=0.01)      # a smaller one makes steps of gradients that are but rounding
@@ -109,7 +109,7 @@ class Fits(Losses):
         values = (scale * rng.standard_normal(shape)).astype(self._dtype).astype(dtype)
         if rng.random() < 0.1:
             return values.tolist()
-        view = self.placed(rng, values, "python")
+        view = self.placed(rng, values)
         if self._is_own(view):
             self.rooms.used()[-1].let_change(view)
         return view
@@ -222,11 +222,11 @@ class Jitted(Losses):
         parameters = []
         for shape in (p.shape for p in network.parameters()):
             values = rng.standard_normal(shape).astype(dtype) / dtype.type(np.sqrt(shape[0]))
-            parameters.append(self.placed(rng, values, "compiled"))
+            parameters.append(self.placed(rng, values, may_swap=False))
         rows = int(rng.choice([1, 2, 3, 7, 31, 33, 64, 100]))
-        x = self.placed(rng, rng.standard_normal((rows, sizes[0])).astype(dtype), "compiled")
+        x = self.placed(rng, rng.standard_normal((rows, sizes[0])).astype(dtype), may_swap=False)
         y = rng.integers(0, sizes[-1], rows) if kind == "int64" else rng.random((rows, sizes[-1])[:dimensions])
-        y = self.placed(rng, y.astype(kind), "compiled")
+        y = self.placed(rng, y.astype(kind), may_swap=False)
         arrays = {f"parameters[{i}]": p for i, p in enumerate(parameters)}
         self.case = f"jitted network {number} {described(**arrays, x=x, y=y)}"
         if rng.random() < 0.25:

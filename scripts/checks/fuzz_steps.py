@@ -29,7 +29,7 @@ class Losses(Fuzzer):
         given = numbers(rng, (rows, outputs), kind(rng, dtype, rng.random() < 0.2), ("normal", "whole")[rng.integers(2)])
         if given.dtype.kind == "f":
             given *= given.dtype.type(rng.choice([1, 1, 8, 60]))
-        scores = self.placed(rng, given, "python")
+        scores = self.placed(rng, given)
         targets, weights = self.targets(rng, name, rows, outputs), self.weights(rng, rows)
         self.case = f"{name} {described(scores=scores, targets=targets, sample_weight=weights)}"
         if rng.random() < 0.2:
@@ -58,13 +58,13 @@ class Losses(Fuzzer):
             values = np.rint(values).astype(np.bool_) if rng.random() < 0.2 else values.astype(dtype)
         if values.size < 50 and rng.random() < 0.1:
             return values.tolist()
-        return self.placed(rng, values, "python")
+        return self.placed(rng, values)
 
     def weights(self, rng, rows):
         """Return weights of rows, or None."""
         if rng.random() < 0.6:
             return None
-        weights = self.placed(rng, rng.uniform(0.1, 2, rows).astype(FLOATS[rng.integers(2)]), "python")
+        weights = self.placed(rng, rng.uniform(0.1, 2, rows).astype(FLOATS[rng.integers(2)]))
         return weights.tolist() if rows < 50 and rng.random() < 0.1 else weights
 
     def _refused(self, rng, loss, name, scores, targets, weights):
@@ -190,7 +190,7 @@ class Updates(Fuzzer):
             count = parameters[i].size
             start = int(rng.integers(other.size - count + 1))
             return other.reshape(-1)[start:start + count].reshape(shape)
-        view = self.placed(rng, numbers(rng, shape, dtype, ("normal", "whole")[rng.integers(2)]), "compiled")
+        view = self.placed(rng, numbers(rng, shape, dtype, ("normal", "whole")[rng.integers(2)]), may_swap=False)
         return view
 
     def _expected(self, optimizer, parameters, gradients, steps):

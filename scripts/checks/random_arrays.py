@@ -15,16 +15,30 @@ OTHERS = tuple(map(np.dtype, (np.float16, np.int8, np.uint8, np.int16, np.int32,
 SIZES = 0, 1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 13, 15, 16, 17, 23, 24, 25, 31, 32, 33, 47, 48, 49, 63, 64, 65, 95, 97, 128, 130
 
 
-class Arrays:
-    """Makes arrays in rooms, and looks at the rooms after a call."""
+class Fuzzer:
+    """Makes cases of one kind and tries them; a case follows from the seed and its number.
 
-    def __init__(self):
-        self.rooms = Rooms()
+    check(rng) of a subclass returns what was wrong, and sets `case`, which says what was called.
+    """
 
-    def placed(self, rng, numbers, way):
-        """An array with these numbers, in a layout of its own."""
+    def __init__(self, seed, compiled=True):
+        self.seed, self.compiled, self.case, self.rooms = seed, compiled, "", Rooms()
+
+    def try_one(self, number):
+        """Return the faults of a case, each a line."""
+        try:
+            faults = self.check(np.random.default_rng([self.seed, number]))
+        except Exception as error:
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            faults = [f"{type(error).__name__} in {where.name}, line {where.lineno}: {error}"]
+        finally:
+            self.rooms.give_back()
+        return [f"{self.case}: {fault}" for fault in faults]
+
+    def placed(self, rng, numbers, may_swap=True):
+        """Return an array with these numbers, in a layout and, if it may, a byte order of its own; some are read-only."""
         dtype = numbers.dtype
-        if way == "python" and rng.random() < 0.08:
+        if may_swap and rng.random() < 0.08:
             dtype = dtype.newbyteorder()
         _, view = self.view(rng, numbers.shape, dtype, may_repeat=True)
         view[...] = numbers
@@ -32,7 +46,7 @@ class Arrays:
         return view
 
     def view(self, rng, shape, dtype, room=None, may_repeat=False):
-        """(room, array): in a room of its own, or anywhere in that one if there is space."""
+        """Return (room, array), in a room of its own, or anywhere in that one if there is space."""
         strides = strides_of(rng, shape, dtype.itemsize, may_repeat)
         span = extent(shape, dtype.itemsize, strides)[1]
         if room is not None and span <= len(room.bytes):
@@ -82,28 +96,6 @@ class Arrays:
         if not outcomes[0] == outcomes[1] == outcomes[2]:
             faults.append("the bits depend on the number of threads")
         return results, faults
-
-
-class Fuzzer(Arrays):
-    """Makes cases of one kind and tries them; a case follows from the seed and its number.
-
-    check(rng) of a subclass returns what was wrong, and sets `case`, which says what was called.
-    """
-
-    def __init__(self, seed, compiled=True):
-        super().__init__()
-        self.seed, self.compiled, self.case = seed, compiled, ""
-
-    def try_one(self, number):
-        """Return the faults of a case, each a line."""
-        try:
-            faults = self.check(np.random.default_rng([self.seed, number]))
-        except Exception as error:
-            where = traceback.extract_tb(error.__traceback__)[-1]
-            faults = [f"{type(error).__name__} in {where.name}, line {where.lineno}: {error}"]
-        finally:
-            self.rooms.give_back()
-        return [f"{self.case}: {fault}" for fault in faults]
 
 
 def differing(what, result, exact, bound, dtype):
