@@ -81,6 +81,7 @@ def checked(network, epochs, batch_size, optimizer, callbacks):
     for callback in callbacks:
         if not callable(callback):
             raise TypeError(f"callbacks holds {callback!r}, expected functions of the network and the History")
+    network.parts()                     # looks at what was assigned to layers, before their shapes are asked for
     network.check_apart()
     for i, layer in enumerate(network.layers):
         kind = next(kind for kind in (Dense, Dropout, ReLU) if isinstance(layer, kind))

@@ -264,13 +264,16 @@ def _targets(dtype, outputs, code):
     def as_targets(y, rows):
         """Return the copy."""
 
+    def column(y, rows):
+        targets = table((rows, 1))
+        _copied(y, targets[:, 0])
+        return targets
+
     @overload(as_targets)
     def overload_as_targets(y, rows):
         if code == losses.SOFTMAX and y.ndim == 1:
             return lambda y, rows: _copied(y, labels((rows,)))
-        if y.ndim == 1:
-            return lambda y, rows: _copied(y.reshape((rows, 1)), table((rows, 1)))
-        return lambda y, rows: _copied(y, table((rows, outputs)))
+        return column if y.ndim == 1 else lambda y, rows: _copied(y, table((rows, outputs)))
 
     return as_targets
 

@@ -254,7 +254,7 @@ def _own(layer, dtype):
     for name in ("weights", "biases"):
         array = getattr(layer, name)
         is_array = type(array) is np.ndarray and array.dtype in ((dtype,) if dtype is not None else operands.FLOATS)
-        if array is not None and not (is_array and array.flags.carray):
+        if (array is not None or name == "weights") and not (is_array and array.flags.carray):
             array = operands.as_array(name, array)
             setattr(layer, name, np.require(array, dtype or operands.float_dtype(array), "CWA"))
 

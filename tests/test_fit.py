@@ -594,6 +594,18 @@ def test_assigned_arrays_that_do_not_fit(wrong, message):
     assert optimizer.iterations == 0
 
 
+@pytest.mark.parametrize("weights, error, message", [
+    (np.ones(8), ValueError, r"layers.1. has weights of shape \(8,\), expected \(n_inputs, n_neurons\)"),
+    (None, TypeError, "weights has dtype object")])
+def test_assigned_weights_of_the_last_layer(weights, error, message):
+    network, optimizer = make((5, 8, 3)), fastbp.Adam()
+    network.layers[1].weights = weights
+    for work in (lambda: network.fit(X, Y, epochs=1, batch_size=16, optimizer=optimizer), lambda: network.predict(X)):
+        with pytest.raises(error, match=message):
+            work()
+    assert optimizer.iterations == 0
+
+
 def read_only(array):
     array = array.copy()
     array.flags.writeable = False

@@ -1,17 +1,24 @@
 """Calls with random arguments; scripts/check fuzz tries many more, with new seeds."""
 import numpy as np
 import pytest
-from checks import bounds, fuzz, memory
+from checks import bounds, fuzz, memory, random_arrays
+
+NETWORKS = [kind for kind in fuzz.KINDS if kind != "functions"]
 
 pytestmark = pytest.mark.skipif(not memory.has_walls(), reason="no mprotect here")
 
 
 def test_random_calls():
-    faults, tried = fuzz.run(seed=0, cases=2000, jobs=1)
-    assert not faults and tried == 2000
+    faults, tried = fuzz.run(seed=0, cases=2000, jobs=1, kinds=["functions"])
+    assert not faults and tried == {"functions": 2000}
 
 
-@pytest.mark.parametrize("dtype", fuzz.FLOATS, ids=str)
+def test_random_networks():
+    faults, tried = fuzz.run(seed=0, cases=400, jobs=1, compiled=False, kinds=NETWORKS)
+    assert not faults and set(tried) == set(NETWORKS) and tried.total() == 400
+
+
+@pytest.mark.parametrize("dtype", random_arrays.FLOATS, ids=str)
 def test_what_is_beyond_a_bound_is_a_difference(rng, dtype):
     left, right = rng.standard_normal((3, 50)).astype(dtype), rng.standard_normal((50, 4)).astype(dtype)
     left[1, 0], right[0, 3] = np.inf, np.nan

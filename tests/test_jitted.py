@@ -47,7 +47,7 @@ def test_same_bits_as_the_network(activation, dtype, rng):
 
 @pytest.mark.parametrize("loss, outputs, targets", [
     ("SoftmaxCrossEntropy", 3, lambda rng: np.eye(3)[rng.integers(0, 3, 9)]),
-    ("BinaryCrossEntropy", 1, lambda rng: rng.integers(0, 2, 9)),
+    ("BinaryCrossEntropy", 1, lambda rng: rng.integers(0, 2, (9, 2))[:, 1]),
     ("MeanSquaredError", 3, lambda rng: np.asfortranarray(rng.standard_normal((9, 3))))])
 def test_losses_and_targets(loss, outputs, targets, rng):
     net, x, y = network(getattr(fastbp, loss)(), outputs=outputs), rng.integers(-3, 4, (9, 5)), targets(rng)

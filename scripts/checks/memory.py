@@ -33,7 +33,7 @@ class Room:
     def clear(self):
         """Nothing but canaries, and none that may be changed."""
         self.bytes[:] = CANARY
-        self._may_change[:] = False
+        self.clear_changes()
 
     def array(self, shape, dtype, strides, at_end=True, gap=0):
         """An array of that shape and strides in bytes, so many bytes from the wall behind it or the one before it."""
@@ -46,8 +46,16 @@ class Room:
         start = array.__array_interface__["data"][0] - self.bytes.__array_interface__["data"][0]
         np.ndarray((*array.shape, array.itemsize), bool, self._may_change, start, (*array.strides, 1))[...] = True
 
+    def clear_changes(self):
+        """Allow no change any more."""
+        self._may_change[:] = False
+
     def remember(self):
         self._before = self.bytes.copy()
+
+    def restore(self):
+        """Put back what was remembered."""
+        self.bytes[:] = self._before
 
     def changed(self):
         """How many bytes have changed that may not."""

@@ -1,5 +1,7 @@
 """No kernel touches memory outside its arrays, at any shape around its tiles and on both sides of every blocking size.
 
+Steps of optimisers, losses, trainings and compiled networks are among them (walls_training.py).
+
 Operands and results lie against pages that kill the process which touches them: once with the wall behind the last element,
 once with it before the first. Operands are whole numbers, so that results are exact and must be equal.
 """
@@ -14,7 +16,7 @@ import oracle
 from fastbp import _cpu
 from fastbp.kernels import blocking, turned
 
-from . import child, report
+from . import child, report, walls_training
 from .memory import Rooms
 
 FUNCTIONS = "dense_relu_forward", "dense_relu_backward", "dense_forward", "dense_backward"
@@ -56,7 +58,8 @@ def _around(*sizes):
     return sorted({size + step for size in sizes for step in (-1, 0, 1)})
 
 
-SHAPES = {"some": lambda dtype: SOME, "small": small, "blocks": around_blocks}
+SHAPES = {"some": lambda dtype: (*SOME, *walls_training.SOME), "small": small, "blocks": around_blocks,
+          "training": walls_training.cases}
 
 
 class Calls:
@@ -115,9 +118,19 @@ class Walled(Calls):
     def __init__(self, dtype, at_end):
         super().__init__(dtype)
         self._at_end, self._rooms = at_end, Rooms()
+        self._training = walls_training.Training(self, dtype)
+
+    def check(self, shape, rng):
+        if isinstance(shape[0], str):
+            self._training.check(*shape, rng=rng)
+        else:
+            super().check(shape, rng)
 
     def place(self, numbers):
-        array = np.array(numbers, self._dtype, order="C")
+        return self.placed(np.array(numbers, self._dtype, order="C"))
+
+    def placed(self, array):
+        """Return a copy of an array in C order in a room of its own."""
         view = self._rooms.take(array.nbytes).array(array.shape, array.dtype, array.strides, self._at_end)
         view[...] = array
         return view

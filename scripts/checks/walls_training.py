@@ -1,0 +1,122 @@
+"""Steps, losses, trainings and compiled networks whose arrays lie at walls, for scripts/check walls.
+
+All arrays of a call lie in rooms, among them what an optimiser remembers and what a training keeps between its passes; what
+comes out must be the same bits as from arrays that lie anywhere.
+"""
+import itertools
+from unittest import mock
+
+import numba
+import numpy as np
+
+import fastbp
+import oracle
+from fastbp import losses, training
+from fastbp.kernels import blocking
+from fastbp.kernels import losses as loss_kernels
+from fastbp.kernels import optimizers as optimizer_kernels
+
+OPTIMIZERS = (lambda: fastbp.SGD(0.1), lambda: fastbp.SGD(0.1, momentum=0.9),
+              lambda: fastbp.SGD(0.1, momentum=0.9, nesterov=True), lambda: fastbp.AdamW(0.1))
+LOSSES = fastbp.SoftmaxCrossEntropy(), fastbp.BinaryCrossEntropy(), fastbp.MeanSquaredError()
+
+# What is checked, and sizes: elements; rows and outputs; batch, rows, inputs, neurons, outputs (one shard or two, dweights in
+# blocks or not, a last batch that is not full); inputs and neurons of a compiled network.
+SOME = (*(("update", count) for count in (1, 15, 17, 4095, 4097)), *(("loss", *sizes) for sizes in ((1, 1), (33, 17), (64, 7))),
+        ("fit", 16, 50, 13, 9, 3), ("fit", 127, 200, 7, 33, 1), ("fit", 130, 300, 5, 17, 2), ("jitted", 5, 9))
+
+
+def cases(dtype):
+    """Both sides of each size of a task and of a vector, and each way to compute a training step."""
+    lanes, chunk, rows = blocking.tiles(numba.from_dtype(dtype)).row.lanes, optimizer_kernels.CHUNK, loss_kernels.ROWS
+    vectors = range(1, 2 * lanes + 2)
+    ends = range(-lanes - 1, lanes + 2)
+    yield from (("update", count) for count in (*vectors, *(n * chunk + end for n in (1, 2, 3) for end in ends)))
+    yield from (("loss", *sizes) for sizes in itertools.product((1, 2, rows - 1, rows, rows + 1, 2 * rows + 1, 1000), vectors))
+    shard = blocking.SHARDS * blocking.SHARD_ROWS
+    for batch in (1, 2, 31, 32, 33, shard - 1, shard, shard + 1, 3 * shard):
+        for rows, neurons in itertools.product((batch, 2 * batch + 1), (1, lanes - 1, lanes, lanes + 1, 3 * lanes + 1, 130)):
+            yield "fit", batch, rows, neurons % 7 + 1, neurons, 1 + neurons % 3
+            yield "fit", batch, rows, 2 * lanes + 1, neurons, lanes + 1
+    yield from (("jitted", inputs, neurons) for inputs, neurons in ((1, 1), (lanes, lanes), (lanes + 1, 2 * lanes + 1)))
+
+
+class Training:
+    """The checks, with what places arrays at walls."""
+
+    def __init__(self, walled, dtype):
+        self._walled, self._dtype = walled, dtype
+
+    def check(self, what, *sizes, rng):
+        """Raise AssertionError where walls change a result; the process dies where one is touched."""
+        for variant in getattr(self, f"_{what}")(rng, *sizes):
+            free, at_walls = variant(np.copy), variant(self._walled.placed)
+            self._walled.give_back()
+            assert free == at_walls, f"{what} of {sizes} {self._dtype} differs"
+
+    def _update(self, rng, count):
+        w, g = (rng.standard_normal((2, count, 1)).astype(self._dtype) for _ in range(2))
+        for make in OPTIMIZERS:
+            def step(place, make=make):
+                optimizer = make()
+                states = optimizer_kernels.STATES[optimizer._kind]
+                optimizer.remember([[place(np.full((1, count), 0.25, self._dtype)) for _ in range(states)] for _ in w])
+                parameters = [place(a) for a in w]
+                for _ in range(2):
+                    optimizer.update(parameters, [place(a) for a in g])
+                return [a.tobytes() for a in (*parameters, *itertools.chain(*optimizer._states))]
+
+            yield step
+
+    def _loss(self, rng, rows, outputs):
+        scores, weights = rng.standard_normal((rows, outputs)).astype(self._dtype), rng.random(rows)
+        for loss in LOSSES:
+            for targets in _targets(rng, loss, rows, outputs, self._dtype):
+                def evaluate(place, loss=loss, targets=targets):
+                    with mock.patch.object(losses, "_as_scores", place):        # the copy that the gradient is written over
+                        *values, gradient = loss.evaluate(scores, place(targets), place(weights))
+                    return *values, gradient.tobytes()
+
+                yield evaluate
+
+    def _fit(self, rng, batch, rows, inputs, neurons, outputs):
+        x, weights = rng.standard_normal((rows, inputs)).astype(self._dtype), rng.uniform(0.5, 1, rows)
+        for loss, activation, make in zip(LOSSES, ("gelu", "relu", "tanh"), OPTIMIZERS[1:], strict=True):
+            targets = _targets(rng, loss, rows, outputs, self._dtype)[0]
+
+            def fit(place, loss=loss, activation=activation, make=make, targets=targets):
+                layers = [fastbp.Dense(inputs, neurons, activation=activation, dtype=self._dtype, rng=0), fastbp.Dropout(0.1),
+                          fastbp.Dense(neurons, outputs, dtype=self._dtype, rng=1)]
+                network = fastbp.Sequential(layers, loss, l2=0.01)
+                for layer in network.dense:
+                    layer.weights, layer.biases = place(layer.weights), place(layer.biases)
+                given, optimizer = network.parameters(), make()
+                states = optimizer_kernels.STATES[optimizer._kind]
+                optimizer.remember([[place(np.zeros((1, p.size), self._dtype)) for _ in range(states)] for p in given])
+                with mock.patch.object(training, "empty", lambda shape, dtype: place(np.empty(shape, dtype))):
+                    network.fit(place(x), place(targets), epochs=2, batch_size=batch, optimizer=optimizer,
+                                sample_weight=place(weights), rng=0, progress=False)
+                assert all(a is b for a, b in zip(network.parameters(), given, strict=True)), "parameters were copied"
+                return [a.tobytes() for a in (*given, network.predict(place(x)))]
+
+            yield fit
+
+    def _jitted(self, rng, inputs, neurons):
+        layers = [fastbp.Dense(inputs, neurons, activation="gelu", dtype=self._dtype, rng=0),
+                  fastbp.Dense(neurons, 3, dtype=self._dtype, rng=1)]
+        network = fastbp.Sequential(layers, fastbp.SoftmaxCrossEntropy())
+        _, value_and_gradient = network.jitted()
+        for rows in (1, 2, 33):
+            x, y = oracle.integers(rng, (rows, inputs), self._dtype), rng.integers(0, 3, rows)
+
+            def call(place, x=x, y=y):
+                value, gradients = value_and_gradient(tuple(place(p) for p in network.parameters()), place(x), place(y))
+                return [value, *(g.tobytes() for g in gradients)]
+
+            yield call
+
+
+def _targets(rng, loss, rows, outputs, dtype):
+    """Return targets as the kernel takes them, in each form."""
+    table = rng.random((rows, outputs)).astype(dtype)
+    return [rng.integers(0, outputs, rows), table] if loss is LOSSES[0] else [table]
