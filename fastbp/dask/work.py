@@ -88,7 +88,7 @@ class _Rows:
         return self._gathered(found, found[-1][2].stop)
 
     def weight_of(self, step, scale):
-        """Of all rows of a step, times a scale."""
+        """Return the weight of all rows of a step, times a scale."""
         weights = [chunk.weights[which] for chunk, which, _ in self._found(step, step + 1)]
         return _weight(np.concatenate(weights), scale) if weights else 0.0
 
@@ -195,7 +195,7 @@ def _weight(weights, scale):
 
 
 def _weights(stretch, rows, total, scale):
-    """Of the rows of each step, of all shares, times a scale."""
+    """Return the weight of the rows of each step, of all shares, times a scale."""
     steps = range(stretch.first, stretch.end)
     sums = np.empty(len(steps), np.float64)
     for share, mine in rows.items():
