@@ -108,12 +108,13 @@ class Optimizer:
 
     def bind(self, parameters: Sequence[np.ndarray], gradients: Sequence[np.ndarray], penalised: Sequence[bool],
              shards: int = 1, distance: int = 0, products: Sequence[tuple[int, int]] | None = None,
-             check: bool = False) -> "Step":
+             check: bool = False, stored: np.ndarray | None = None) -> "Step":
         """What a compiled step needs to know: of arrays in C order, that stay where they are as long as it is used.
 
         The gradient is the sum of `shards` arrays, each `distance` bytes after the one before; or it is computed by a product:
         products holds for each array the address of its Product (kernels/dweights.py) and the rows of a block, or zeros.
         check: whether to make a step only if all that it computes is finite.
+        stored: one array in which all gradients of all shards lie, with zeros between them, if there is such a one.
         """
         if self._states is None:
             self.remember([[_zeros(a) for _ in range(kernels.STATES[self._kind])] for a in parameters])
@@ -122,7 +123,8 @@ class Optimizer:
         if self._arrays is not None and arrays != self._arrays:
             raise ValueError(f"parameters are {_described(arrays)}, expected those of the optimiser's first step, "
                              f"{_described(self._arrays)}: another network needs an optimiser of its own")
-        return Step(self, parameters, gradients, penalised, shards, distance, products or [(0, 0)] * len(parameters), check)
+        return Step(self, parameters, gradients, penalised, shards, distance, products or [(0, 0)] * len(parameters), check,
+                    stored)
 
     def remember(self, states: Sequence[Sequence[np.ndarray]]) -> "Optimizer":
         """Keep what is remembered of each array in these; returns the optimiser itself."""
@@ -136,7 +138,7 @@ class Step:
     overlaps: whether parameters have memory in common with one another or with gradients.
     """
 
-    def __init__(self, optimizer, parameters, gradients, penalised, shards, distance, products, check):
+    def __init__(self, optimizer, parameters, gradients, penalised, shards, distance, products, check, stored):
         tasks, table, block_bytes, spans = 0, [], 0, []
         for values, gradient, states, counts, (product, rows) in zip(parameters, gradients, optimizer._states, penalised,
                                                                      products, strict=True):
@@ -162,7 +164,9 @@ class Step:
                                  address("table", self._table, INTEGER, len(table) * len(Array._fields)), len(table),
                                  address("settings", optimizer._settings, FLOAT, len(Settings._fields)),
                                  address("steps", optimizer._steps, INTEGER, 1, written=True), own + 16, own, own + 40, check,
-                                 address("known", self._known, INTEGER, 1, written=True), 0, block_bytes, 0))
+                                 address("known", self._known, INTEGER, 1, written=True),
+                                 0 if stored is None else address("gradients", stored, stored.dtype, stored.size),
+                                 0 if stored is None else stored.size, 0, block_bytes, 0))
         self._kept = optimizer, parameters, gradients
         self.address = address("job", self._job, INTEGER, len(Update._fields), written=True)
 

@@ -218,7 +218,8 @@ class Run:
         products = iter(self._products)
         shards = 1 if self._is_apart else self._shards
         return optimizer.bind([a for a, _ in arrays], self.gradients, [is_weights for _, is_weights in arrays], shards,
-                              self._distance, [next(products)[1:] if is_weights else (0, 0) for _, is_weights in arrays], check)
+                              self._distance, [next(products)[1:] if is_weights else (0, 0) for _, is_weights in arrays], check,
+                              None if self._in_blocks else self._gradients[:shards])
 
     def _make_product(self, part):
         """(panels of a batch's dz, room for a Product, rows of a block): where dweights are computed in blocks."""

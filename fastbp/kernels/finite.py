@@ -124,6 +124,12 @@ def parts_of(job, array):
 
 
 @kernel
+def is_small(job):
+    """Return whether gradients in one place are so few, and the parameters known, that a look at them needs no tasks."""
+    return job.stored != 0 and job.stored_count <= LOOK and load(job.known) != 0
+
+
+@kernel
 def look(job, address, unit, memory):
     """Run `norms`, the unit at an address, for the Update at another one."""
     tasks, numbers = 0, 0
@@ -138,13 +144,8 @@ def look(job, address, unit, memory):
 
 
 @kernel
-def is_safe(job):
-    """Return whether `norms` tell that all that the step computes is finite; a NaN says no.
-
-    With g, w and what is remembered up to SAFE, rates up to it, and as each step adds less to a velocity than what the largest
-    number is rounded to. Adam's m and v are means of gradients and their squares.
-    """
-    rate, epsilon, decay, l2 = number(job.rates), number(job.rates + 8), number(job.rates + 16), number(job.l2)
+def norms_found(job):
+    """Return the norm of the gradient and that of the parameters, as `norms` has written them down; NaN or inf if one is."""
     is_known = load(job.known) != 0
     g, w = 0.0, added(job, 0, job.tasks, 2) if is_known else 0.0
     for k in range(job.count):
@@ -155,7 +156,17 @@ def is_safe(job):
         g += math.sqrt(of_x) * math.sqrt(of_dz)
         if not is_known:
             w += added(job, array.first_task, end, 2)
-    w = math.sqrt(w)
+    return g, math.sqrt(w)
+
+
+@kernel
+def is_safe(job, g, w):
+    """Return whether all that the step computes is finite, from the norms of gradient and parameters; a NaN says no.
+
+    With g, w and what is remembered up to SAFE, rates up to it, and as each step adds less to a velocity than what the largest
+    number is rounded to. Adam's m and v are means of gradients and their squares.
+    """
+    rate, epsilon, decay, l2 = number(job.rates), number(job.rates + 8), number(job.rates + 16), number(job.l2)
     if job.kind == ADAM and not (rate <= SAFE * epsilon and SAFE * SAFE * epsilon >= 1.0):
         return False
     return w <= SAFE and l2 <= SAFE and g + l2 * w <= SAFE and rate <= SAFE and decay <= SAFE

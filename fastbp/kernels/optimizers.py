@@ -64,6 +64,8 @@ class Update(NamedTuple):
                                 # of the gradient or x; of dz; of all parameters after the step, or before the first one
     check: int                  # whether to make the step only if all that it computes is finite
     known: int                  # of an integer: whether the last of `sums` are those of the parameters as they are
+    stored: int                 # all gradients, of all shards, one after another with zeros between them; 0: not so
+    stored_count: int           # numbers there
     multiply: int               # the unit of Products, which a step without any need not compile
     block_bytes: int            # of the largest chunk of an array with a Product; 0: there is none
     scratch: int                # dweights.worker_bytes for each worker

@@ -10,7 +10,7 @@ from .. import _link
 from .._jit import kernel
 from . import blocking, dweights, finite, optimizers, record
 from .arithmetic import number, put_number
-from .finite import GRADIENT, PENALTY, are_finite, is_safe, look
+from .finite import GRADIENT, PENALTY, are_finite, is_safe, is_small, look, norms_found, squares
 from .optimizers import CHUNK, STATES, Update, added, array_at, call_of, put_rates
 from .parallel import REGION_BYTES, run
 from .workspace import acquire, copy, load, read, release, write
@@ -82,8 +82,13 @@ def _build_step(dtype):
         put_rates(job)
         status, safe = _link.OK, False
         if job.check != 0:
-            look(job, address, norms(), memory)
-            safe = is_safe(job)
+            if is_small(job):
+                # The gradient is a sum over shards, whose norm is at most the root of their number times that of them all.
+                g = math.sqrt(squares(tiles.row, job.stored, job.stored_count) * job.shards)
+                safe = is_safe(job, g, math.sqrt(added(job, 0, job.tasks, 2)))
+            else:
+                look(job, address, norms(), memory)
+                safe = is_safe(job, *norms_found(job))
         if job.check == 0 or safe:
             penalty = make(job, memory, memory + REGION_BYTES, threads)
         else:
