@@ -40,7 +40,9 @@ def each(change):
     (lambda: each(lambda p: p + 1j), r"parameters\[0\] has dtype complex"),
     (lambda: each(lambda p: p[np.newaxis]), r"parameters\[0\] is array\(float32, 3d"),
     (lambda: parameters()[:3], "expected a tuple of 4 arrays"), (lambda: (*parameters(), X), "expected a tuple of 4 arrays"),
-    (lambda: (), "expected a tuple of 4 arrays"), (lambda: list(parameters()), "expected a tuple of"),
+    (lambda: (), "expected a tuple of 4 arrays"),
+    (lambda: (*parameters()[:3], None), "parameters.3. is none, expected an array"),
+    (lambda: list(parameters()), "expected a tuple of"),
     (lambda: parameters()[0], "expected a tuple of")])
 def test_parameters_of_another_type(wrong, message):
     with pytest.raises(TypingError, match=message):
@@ -84,7 +86,7 @@ def test_biases_of_one_dimension_get_gradients_of_one():
     (SOFTMAX, np.full(9, 2**64 - 1, np.uint64), ValueError, "y has a class"), (SOFTMAX, Y[:8], ValueError, "y does not fit"),
     (SOFTMAX, np.ones((3, 9)), ValueError, "y does not fit"), (SOFTMAX, Y[:, np.newaxis], ValueError, "y does not fit"),
     (SOFTMAX, np.ones((9, 3, 1)), TypingError, "y is array"), (SOFTMAX, np.ones(9), TypingError, "expected integers"),
-    (SOFTMAX, np.ones((9, 3)) * 1j, TypingError, "y has dtype complex"),
+    (SOFTMAX, np.ones((9, 3)) * 1j, TypingError, "y has dtype complex"), (SOFTMAX, -np.ones((9, 3)), ValueError, "below 0"),
     (BINARY, 2.0 * Y, ValueError, "no share"), (BINARY, -0.1 * np.ones(9), ValueError, "no share"),
     (BINARY, np.full(9, np.nan), ValueError, "no share"), (BINARY, np.ones((9, 2)), ValueError, "y does not fit"),
     (BINARY, np.ones((1, 9)), ValueError, "y does not fit")])
@@ -126,7 +128,8 @@ def test_refused_calls_leak_nothing():
     labels[-1] = 3
     many, weights = np.zeros((1000, 300), np.int64), np.zeros((300, 300))
     p = parameters()
-    calls = [lambda: functions(*SOFTMAX).value_and_gradient(p, rows, labels),
+    calls = [lambda: functions(*SOFTMAX).value_and_gradient(p, rows.copy(), labels),
+             lambda: functions(*SOFTMAX).forward(p, np.zeros((60_000, 4))),
              lambda: functions(*SOFTMAX).forward((*p[:2], p[2][:7].copy(), p[3]), rows),
              lambda: forward(many, weights, np.zeros((1000, 299))),
              lambda: backward(np.zeros((1000, 299)), many, weights)]
