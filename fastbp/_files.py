@@ -26,7 +26,12 @@ def write(path: str | os.PathLike, *parts: bytes) -> None:
     path = Path(os.path.realpath(path))
     with suppress(FileNotFoundError):
         _regular.check(path, os.stat(path))             # or /dev/null would be replaced
-    _write(path, parts, 0o666, take_over)
+    try:
+        _write(path, parts, 0o666, take_over)
+    except OSError as error:
+        if error.filename is not None:                  # the temporary file's, which nobody knows
+            error.filename, error.filename2 = os.fspath(path), None
+        raise
 
 
 def write_private(path: Path, *parts: bytes) -> None:

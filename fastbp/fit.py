@@ -81,8 +81,8 @@ def checked(network, epochs, batch_size, optimizer, callbacks):
     for callback in callbacks:
         if not callable(callback):
             raise TypeError(f"callbacks holds {callback!r}, expected functions of the network and the History")
+    network.check_apart()               # before copies take the places of arrays that are views of others
     network.parts()                     # looks at what was assigned to layers, before their shapes are asked for
-    network.check_apart()
     for i, layer in enumerate(network.layers):
         kind = next(kind for kind in (Dense, Dropout, ReLU) if isinstance(layer, kind))
         _check_methods(f"layers[{i}]", layer, kind, "forward", "backward")

@@ -29,7 +29,8 @@ class Jitted(NamedTuple):
     forward(parameters, x): the scores (rows, n_outputs) of x (rows, n_inputs).
     value_and_gradient(parameters, x, y): (loss, gradients), the mean loss without penalty and dropout, and the gradients with
     respect to the parameters, a tuple like them. y as the loss takes it: (rows,) integers or (rows, n_outputs).
-    parameters: tuple(network.parameters()), or arrays like them, of the network's dtype.
+    parameters: tuple(network.parameters()), or arrays like them, of the network's dtype in this machine's byte order, of which
+    Numba does not tell another one in a tuple.
     x and y may be of any dtype of real numbers. Both functions raise ValueError for shapes that do not fit, for classes that
     the network has not, and for targets of BinaryCrossEntropy outside 0 to 1, before they compute anything; what is of another
     type is refused when the caller is compiled, by Numba's TypingError. A function that calls them is compiled in each process:
@@ -105,8 +106,7 @@ def _forward(kind, plan):
 
     @_compiled
     def forward(parameters, x):
-        check(parameters)
-        _check_x(x, inputs)
+        _raise(check(parameters) or _check_x(x, inputs))
         arrays, h = matrices(parameters), _copied(x, new(x.shape))
         for k in range(layers):
             h, _ = layer(arrays, h, k, False)
@@ -136,7 +136,7 @@ def _layer(kind, plan):
 
 
 def _check_parameters(kind, plan):
-    """check(parameters): what they are and how many is looked at when the caller is compiled, their shapes when it runs."""
+    """check(parameters): a fault, or none; what they are and how many is looked at when the caller is compiled."""
     weights, biased, _, shapes, rounded = plan
     layers, count, dtype, size = len(shapes), len(shapes) + sum(biased), from_dtype(kind), kind.itemsize
 
@@ -158,9 +158,10 @@ def _check_parameters(kind, plan):
         for k in range(layers):
             w, b, (rows, cols) = arrays[weights[k]], arrays[weights[k] + biased[k]], shapes[k]
             if w.rows != rows or w.cols != cols or (biased[k] and (b.rows != 1 or b.cols != cols)):
-                raise ValueError("parameters do not fit the network, expected arrays like those of network.parameters()")
+                return _PARAMETERS
             if rounded and w.col_step != size:
-                raise ValueError("parameters are weights whose rows have gaps, expected arrays in C order for bfloat16")
+                return _GAPS
+        return _FINE
 
     return check
 
@@ -176,9 +177,7 @@ def _value_and_gradient(kind, plan, loss):
 
     @_compiled
     def value_and_gradient(parameters, x, y):
-        check(parameters)
-        _check_x(x, inputs)
-        check_y(y, x.shape[0], outputs)
+        _raise(check(parameters) or _check_x(x, inputs) or check_y(y, x.shape[0], outputs))
         arrays = matrices(parameters)
         activity, slopes = [_copied(x, new(x.shape))], [new((0, 0))]
         for k in range(layers):
@@ -225,6 +224,7 @@ def _shaped(gradient, parameters):
 
 @overload(_shaped)
 def _overload_shaped(gradient, parameters):
+    check_array("parameters", parameters, (1, 2))
     if parameters.ndim == 1:
         return lambda gradient, parameters: gradient.reshape(gradient.size)
     return lambda gradient, parameters: gradient
@@ -271,6 +271,7 @@ def _targets(dtype, outputs, code):
 
     @overload(as_targets)
     def overload_as_targets(y, rows):
+        check_array("y", y, (1, 2))
         if code == losses.SOFTMAX and y.ndim == 1:
             return lambda y, rows: _copied(y, labels((rows,)))
         return column if y.ndim == 1 else lambda y, rows: _copied(y, table((rows, outputs)))
@@ -298,76 +299,102 @@ def _overload_copied(source, target):
     return of_one_dimension if source.ndim == 1 else of_two
 
 
-# ---- checks, which raise before anything is allocated: Numba frees nothing when an error is raised
+# ---- checks before anything is allocated, as Numba frees nothing of a function in which another one raises an error: so checks
+# return what is wrong, and the function that the user calls raises it
+
+_FINE, _PARAMETERS, _GAPS, _X, _Y, _LABELS, _CLASS, _SHARE, _NEGATIVE = range(9)
+
+
+@njit(**_jit.FLAGS, inline="always")
+def _raise(fault):
+    """Raise ValueError for what is wrong, in the function that this is inlined into."""
+    if fault == _PARAMETERS:
+        raise ValueError("parameters do not fit the network, expected arrays like those of network.parameters()")
+    if fault == _GAPS:
+        raise ValueError("parameters are weights whose rows have gaps, expected arrays in C order for bfloat16")
+    if fault == _X:
+        raise ValueError("x does not fit the network, expected (rows, n_inputs)")
+    if fault == _Y:
+        raise ValueError("y does not fit x and the network, expected (rows, n_outputs)")
+    if fault == _LABELS:
+        raise ValueError("y does not fit x, expected (rows,)")
+    if fault == _CLASS:
+        raise ValueError("y has a class that the network has not, expected 0 to n_outputs - 1")
+    if fault == _SHARE:
+        raise ValueError("y has a number that is no share, expected 0 to 1")
+    if fault == _NEGATIVE:
+        raise ValueError("y has a share below 0, expected 0 or more")
 
 
 def _check_x(x, cols):
-    """Raise unless x is (rows, cols), of real numbers."""
+    """Return a fault unless x is (rows, cols), of real numbers."""
 
 
 @overload(_check_x)
 def _overload_check_x(x, cols):
     check_array("x", x, (2,))
-
-    def check(x, cols):
-        if x.shape[1] != cols:
-            raise ValueError("x does not fit the network, expected (rows, n_inputs)")
-
-    return check
+    return lambda x, cols: _FINE if x.shape[1] == cols else _X
 
 
 def _check_numbers(y, rows, outputs):
-    """Raise unless y is (rows, outputs), or (rows,) for one output, of real numbers."""
+    """Return a fault unless y is (rows, outputs), or (rows,) for one output, of real numbers."""
 
 
 @overload(_check_numbers)
 def _overload_check_numbers(y, rows, outputs):
     check_array("y", y, (1, 2))
 
-    def check_vector(y, rows, outputs):
-        if y.size != rows or outputs != 1:
-            raise ValueError("y does not fit x and the network, expected (rows, n_outputs)")
-
-    def check_table(y, rows, outputs):
-        if y.shape[0] != rows or y.shape[1] != outputs:
-            raise ValueError("y does not fit x and the network, expected (rows, n_outputs)")
-
-    return check_vector if y.ndim == 1 else check_table
+    if y.ndim == 1:
+        return lambda y, rows, outputs: _FINE if y.size == rows and outputs == 1 else _Y
+    return lambda y, rows, outputs: _FINE if y.shape[0] == rows and y.shape[1] == outputs else _Y
 
 
 def _check_shares(y, rows, outputs):
-    """Raise unless y is as `_check_numbers` has it, of numbers from 0 to 1."""
+    """Return a fault unless y is as `_check_numbers` has it, of numbers from 0 to 1."""
 
 
 @overload(_check_shares)
 def _overload_check_shares(y, rows, outputs):
     def check(y, rows, outputs):
-        _check_numbers(y, rows, outputs)
-        for value in y.flat:
-            if not (value >= 0 and value <= 1):
-                raise ValueError("y has a number that is no share, expected 0 to 1")
+        fault = _check_numbers(y, rows, outputs)
+        if fault == _FINE:
+            for value in y.flat:
+                if not (value >= 0 and value <= 1):
+                    return _SHARE
+        return fault
 
     return check
 
 
+def _check_positive(y, rows, outputs):
+    """Return a fault unless y is as `_check_numbers` has it, of numbers from 0 on."""
+    fault = _check_numbers(y, rows, outputs)
+    if fault == _FINE:
+        for value in y.flat:
+            if value < 0:
+                return _NEGATIVE
+    return fault
+
+
 def _check_classes(y, rows, outputs):
-    """Raise unless y is (rows,) classes from 0 and below `outputs`, or (rows, outputs) of real numbers."""
+    """Return a fault unless y is (rows,) classes from 0 and below `outputs`, or (rows, outputs) of real numbers."""
 
 
 @overload(_check_classes)
 def _overload_check_classes(y, rows, outputs):
     check_array("y", y, (1, 2))
     if y.ndim == 2:
-        return lambda y, rows, outputs: _check_numbers(y, rows, outputs)
+        return _check_positive
     if not isinstance(y.dtype, types.Integer | types.Boolean):
         raise TypingError(f"y has dtype {y.dtype}, expected integers, or (rows, n_outputs)")
 
     def check(y, rows, outputs):
         if y.size != rows:
-            raise ValueError("y does not fit x, expected (rows,)")
+            return _LABELS
         for i in range(rows):
             label = np.int64(y[i])
             if label < 0 or label >= outputs:
-                raise ValueError("y has a class that the network has not, expected 0 to n_outputs - 1")
+                return _CLASS
+        return _FINE
 
     return check

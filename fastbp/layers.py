@@ -212,13 +212,22 @@ class Dropout:
     """
 
     def __init__(self, rate: float, *, rng: np.random.Generator | int | None = None):
-        if not isinstance(rate, Real) or not 0 <= rate < 1:
-            raise ValueError(f"rate is {rate!r}, expected a number from 0 and below 1")
-        self.rate, self._rng = float(rate), np.random.default_rng(rng)
+        self.rate, self._rng = rate, np.random.default_rng(rng)
         self.output = self.dinputs = self._stays = self._factor = None
 
     def __repr__(self) -> str:
         return summary.layer_line(self)
+
+    @property
+    def rate(self) -> float:
+        """The share of inputs that become 0; it may be assigned, and ValueError is raised as by the constructor."""
+        return self._rate
+
+    @rate.setter
+    def rate(self, value: float) -> None:
+        if not isinstance(value, Real) or not 0 <= value < 1:
+            raise ValueError(f"rate is {value!r}, expected a number from 0 and below 1")
+        self._rate = float(value)
 
     def forward(self, inputs: ArrayLike, training: bool = True) -> np.ndarray:
         """The output, of the shape and float dtype of inputs; with training=False the inputs themselves."""

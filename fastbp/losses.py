@@ -89,6 +89,8 @@ class SoftmaxCrossEntropy(Loss):
     def as_targets(self, targets: ArrayLike, rows: int, outputs: int, dtype: np.dtype) -> np.ndarray:
         targets = operands.as_array("targets", targets)
         if targets.ndim == 2 and targets.shape == (rows, outputs):
+            if targets.size and targets.min() < 0:
+                raise ValueError(f"targets has shares down to {targets.min()}, expected 0 or more")
             return np.ascontiguousarray(targets, dtype)
         if targets.shape != (rows,) or targets.dtype.kind not in "biu":
             raise ValueError(f"targets has shape {targets.shape} and dtype {targets.dtype}, expected integers ({rows},), or "

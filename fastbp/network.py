@@ -1,6 +1,8 @@
 """Networks: layers one after another, and a loss."""
 import os
+import sys
 from collections.abc import Callable, Iterable, Sequence
+from numbers import Real
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -32,14 +34,21 @@ class Sequential:
 
     def __init__(self, layers: Iterable[Dense | Dropout | ReLU], loss: Loss | None = None, *, l2: float = 0.0):
         self.layers = list(layers)
-        self.loss, self.l2 = loss, float(l2)
-        for layer in self.layers:
-            if isinstance(layer, Dense):
-                _own(layer, None)
+        self.loss, self.l2 = loss, l2
+        self._own(None)
         _check(self.layers, loss)
         self.dtype = _dtype(self.dense)
-        if not 0 <= self.l2 < np.inf:
-            raise ValueError(f"l2 is {l2!r}, expected a number of 0 or more")
+
+    @property
+    def l2(self) -> float:
+        """The factor of the penalty; it may be assigned, and raises as the constructor."""
+        return self._l2
+
+    @l2.setter
+    def l2(self, value: float) -> None:
+        if not isinstance(value, Real) or not 0 <= value <= sys.float_info.max:
+            raise ValueError(f"l2 is {value!r}, expected a number of 0 or more")
+        self._l2 = float(value)
 
     @property
     def dense(self) -> list[Dense]:
@@ -59,8 +68,7 @@ class Sequential:
 
     def parameters(self) -> list[np.ndarray]:
         """The arrays that are trained: weights and biases of each dense layer, themselves."""
-        for layer in self.dense:
-            _own(layer, self.dtype)
+        self._own(self.dtype)
         return [a for layer in self.dense for a in (layer.weights, layer.biases) if a is not None]
 
     def gradients(self) -> list[np.ndarray]:
@@ -173,8 +181,7 @@ class Sequential:
 
     def parts(self) -> list[Part]:
         """The layers as training.py takes them; ValueError if what was assigned does not fit any more."""
-        for layer in self.dense:
-            _own(layer, self.dtype)
+        self._own(self.dtype)
         _check(self.layers, self.loss)
         parts = []
         for layer in self.layers:
@@ -203,11 +210,28 @@ class Sequential:
             return False
         return True
 
+    def _own(self, dtype):
+        """Put copies in the places of layers' arrays that cannot be trained; dtype: what they have to be, None for any float.
+
+        A view in another order of another layer's array is refused, as a copy would part them without a word.
+        """
+        arrays = [array for layer in self.dense for array in (layer.weights, layer.biases) if isinstance(array, np.ndarray)]
+        if not all(array.flags.c_contiguous for array in arrays):
+            self.check_apart()
+        for layer in self.dense:
+            for name in ("weights", "biases"):
+                array = getattr(layer, name)
+                is_array = type(array) is np.ndarray and array.dtype in ((dtype,) if dtype is not None else operands.FLOATS)
+                if (array is not None or name == "weights") and not (is_array and array.flags.carray):
+                    array = operands.as_array(name, array)
+                    setattr(layer, name, np.require(array, dtype or operands.float_dtype(array), "CWA"))
+
     def check_apart(self) -> None:
         """Raise ValueError if two arrays that are trained have memory in common."""
-        names = [f"layers[{i}].{name}" for i, layer in enumerate(self.layers) if isinstance(layer, Dense)
-                 for name in ("weights", "biases") if getattr(layer, name) is not None]
-        check_apart(self.parameters(), names)
+        named = {f"layers[{i}].{name}": getattr(layer, name) for i, layer in enumerate(self.layers)
+                 if isinstance(layer, Dense) for name in ("weights", "biases")}
+        arrays = {name: array for name, array in named.items() if isinstance(array, np.ndarray)}
+        check_apart(list(arrays.values()), list(arrays))
 
     def penalty(self) -> float:
         """l2 / 2 * Σ w²."""
@@ -247,16 +271,6 @@ def load(path: str | os.PathLike) -> Sequential:
     or a link to one, FileNotFoundError and other OSError as they come.
     """
     return saving.load(path, Sequential)
-
-
-def _own(layer, dtype):
-    """Put copies in the places of a layer's arrays that cannot be trained; dtype: what they have to be, None for any float."""
-    for name in ("weights", "biases"):
-        array = getattr(layer, name)
-        is_array = type(array) is np.ndarray and array.dtype in ((dtype,) if dtype is not None else operands.FLOATS)
-        if (array is not None or name == "weights") and not (is_array and array.flags.carray):
-            array = operands.as_array(name, array)
-            setattr(layer, name, np.require(array, dtype or operands.float_dtype(array), "CWA"))
 
 
 def _dtype(dense):

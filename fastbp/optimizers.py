@@ -140,15 +140,18 @@ class Step:
 
     def __init__(self, optimizer, parameters, gradients, penalised, shards, distance, products, check, stored):
         tasks, table, block_bytes, spans = 0, [], 0, []
-        for values, gradient, states, counts, (product, rows) in zip(parameters, gradients, optimizer._states, penalised,
-                                                                     products, strict=True):
+        kept = settings, steps, remembered = optimizer._settings, optimizer._steps, list(optimizer._states)
+        if len(remembered) != len(parameters):
+            raise ValueError(f"the optimiser remembers {len(remembered)} arrays of parameters, expected {len(parameters)}")
+        for values, gradient, states, counts, (product, rows) in zip(parameters, gradients, remembered, penalised, products,
+                                                                     strict=True):
             dtype, count = values.dtype, values.size
             chunk = max(1, rows * values.shape[1]) if product else kernels.CHUNK        # 1: of no neurons
-            remembered = [address("what the optimiser remembers", state, dtype, count, written=True) for state in states]
-            if len(remembered) != kernels.STATES[optimizer._kind]:
-                raise ValueError(f"the optimiser remembers {len(remembered)} arrays of each array of parameters, expected "
+            states_at = [address("what the optimiser remembers", state, dtype, count, written=True) for state in states]
+            if len(states_at) != kernels.STATES[optimizer._kind]:
+                raise ValueError(f"the optimiser remembers {len(states_at)} arrays of each array of parameters, expected "
                                  f"{kernels.STATES[optimizer._kind]}")
-            velocity, square = (*remembered, 0, 0)[:2]
+            velocity, square = (*states_at, 0, 0)[:2]
             values_at = address("parameters", values, dtype, count, written=True)
             gradient_at = 0 if product else address("gradients", gradient, dtype, count)
             table.append(Array(tasks, chunk, count, values_at, gradient_at, velocity, square, counts, product))
@@ -162,12 +165,12 @@ class Step:
         own = address("numbers", self._numbers, FLOAT, size, written=True)
         self._job = words(Update(tasks, optimizer._kind, shards, distance,
                                  address("table", self._table, INTEGER, len(table) * len(Array._fields)), len(table),
-                                 address("settings", optimizer._settings, FLOAT, len(Settings._fields)),
-                                 address("steps", optimizer._steps, INTEGER, 1, written=True), own + 16, own, own + 40, check,
+                                 address("settings", settings, FLOAT, len(Settings._fields)),
+                                 address("steps", steps, INTEGER, 1, written=True), own + 16, own, own + 40, check,
                                  address("known", self._known, INTEGER, 1, written=True),
                                  0 if stored is None else address("gradients", stored, stored.dtype, stored.size),
                                  0 if stored is None else stored.size, 0, block_bytes, 0))
-        self._kept = optimizer, parameters, gradients
+        self._kept = optimizer, parameters, gradients, stored, *kept      # whatever happens to the optimiser meanwhile
         self.address = address("job", self._job, INTEGER, len(Update._fields), written=True)
 
     def make(self, l2: float = 0.0) -> float:

@@ -51,7 +51,7 @@ def load(path, network_of):
         if arrays:
             raise ValueError(f"there are arrays that belong to no layer: {', '.join(arrays)}")
         return network_of(layers, about["loss"] and LOSSES[about["loss"]](), l2=about["l2"])
-    except (ValueError, OverflowError) as error:
+    except ValueError as error:
         raise ValueError(f"{os.fspath(path)} does not describe a network: {_storage.shown(repr(error))}") from error
 
 

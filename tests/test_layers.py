@@ -470,3 +470,12 @@ def test_lists_may_stand_for_weights_and_biases(layer_type):
     assert_array_equal(layer.forward([[1.0, 1.0]]), [[5.0, 8.0, 11.0]])
     assert_array_equal(layer.backward([[1.0, 1.0, 1.0]]), [[6.0, 15.0]])
     assert_array_equal(layer.dbiases, [1.0, 1.0, 1.0])
+
+
+@pytest.mark.parametrize("rate", [-0.01, 1, 1.5, float("nan"), float("inf"), "0.1", None])
+def test_the_rate_of_a_dropout_is_checked_when_it_is_assigned(rate):
+    layer = fastbp.Dropout(0.5)
+    with pytest.raises(ValueError, match="rate is .*, expected a number from 0 and below 1"):
+        layer.rate = rate
+    layer.rate = 0.25
+    assert layer.rate == 0.25

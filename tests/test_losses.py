@@ -482,3 +482,8 @@ def test_what_is_not_real(loss_type):
         loss_type()([["a", "b"]], real[:1])
     with pytest.raises(ValueError, match="scores has shape"):
         loss_type()(np.zeros((2, 2, 2)), real)
+
+
+def test_shares_below_0_are_refused():
+    with pytest.raises(ValueError, match="targets has shares down to -1.0, expected 0 or more"):
+        fastbp.SoftmaxCrossEntropy()(np.zeros((3, 3)), -np.eye(3))

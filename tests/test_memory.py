@@ -1,6 +1,7 @@
 """Memory that is not ours: the gate for addresses, arrays that cannot be written, and arrays that lie in two places."""
 import copy
 import pickle
+import threading
 
 import joblib
 import numpy as np
@@ -197,3 +198,54 @@ def test_gradients_that_lie_within_parameters(gradients):
     fastbp.SGD(0.5).update([a, b], gradients(a, b))
     assert_array_equal(a, apart[0])
     assert_array_equal(b, apart[1])
+
+
+# ---- memory that a training uses and somebody else gives up meanwhile
+
+
+@pytest.mark.parametrize("replace", [
+    lambda o, network: o.remember([[np.zeros((1, p.size), F4) for _ in range(2)] for p in network.parameters()]),
+    lambda o, network: vars(o).update(vars(copy.deepcopy(o))), lambda o, network: o.__init__()])
+def test_an_optimizer_that_is_changed_during_a_fit(replace, rng):
+    """The fit goes on with what it began with, and keeps it alive."""
+    def train(callback):
+        network = fastbp.Sequential([fastbp.Dense(20, 3000, activation="relu", rng=0), fastbp.Dense(3000, 3, rng=1)],
+                                    fastbp.SoftmaxCrossEntropy())
+        optimizer = fastbp.Adam()
+        network.fit(x, y, epochs=1, batch_size=32, optimizer=optimizer, rng=0, progress=False)
+        network.fit(x, y, epochs=3, batch_size=32, optimizer=optimizer, rng=1, progress=False,
+                    callbacks=lambda network, history: callback(optimizer, network))
+        return network
+
+    def change(optimizer, network):
+        replace(optimizer, network)
+        _ = [np.ones(60_000, F4) for _ in range(20)]        # in the place of what was freed
+
+    x, y = rng.standard_normal((100, 20), np.float32), rng.integers(0, 3, 100)
+    for one, other in zip(train(lambda *_: None).parameters(), train(change).parameters(), strict=True):
+        assert_array_equal(one, other)
+
+
+def test_an_optimizer_that_several_threads_begin_with(rng):
+    """Which of their first steps counts is not said, but memory stays whole."""
+    sets = [[rng.standard_normal((20, 300)), rng.standard_normal((1, 300))] for _ in range(4)]
+    for _ in range(20):
+        optimizer = fastbp.Adam()
+        threads = [threading.Thread(target=lambda s=s, o=optimizer: [o.update(s, s) for _ in range(5)]) for s in sets]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert all(np.isfinite(array).all() for arrays in sets for array in arrays)
+
+
+@pytest.mark.parametrize("view", [lambda a: a.T, lambda a: a[::-1], lambda a: a[:, ::-1]])
+def test_a_view_in_another_order_is_the_same_memory(view, rng):
+    """Which a copy, that can be trained, would part from it without a word."""
+    network, x = square(rng, lambda first, second: None)
+    first, second, _ = network.layers
+    second.weights = view(first.weights)
+    for use in (lambda: network.fit(x, x, epochs=1, batch_size=10, optimizer=fastbp.SGD(), progress=False),
+                network.parameters, lambda: network.predict(x), lambda: fastbp.Sequential(network.layers)):
+        with pytest.raises(ValueError, match=r"layers\[1\].weights has memory in common with layers\[0\].weights"):
+            use()

@@ -65,7 +65,7 @@ def test_what_is_no_loss(loss):
 
 
 @pytest.mark.parametrize("l2, error", [(-1e-9, ValueError), (np.nan, ValueError), (np.inf, ValueError), ("much", ValueError),
-                                       (None, TypeError)])
+                                       (None, ValueError)])
 def test_a_wrong_l2(l2, error):
     with pytest.raises(error):
         fastbp.Sequential([fastbp.Dense(4, 3)], l2=l2)
@@ -417,3 +417,12 @@ def test_predicting_compiles_nothing_of_its_own(rng):
     x, _ = data(rng)
     network = fastbp.Sequential([fastbp.DenseReLU(5, 3, rng=0)])
     assert_array_equal(network.predict(x), functional.dense_relu_forward(x, *network.parameters()))
+
+
+@pytest.mark.parametrize("l2", [-5, float("nan"), float("inf"), "x", None])
+def test_l2_is_checked_when_it_is_assigned(l2):
+    network = fastbp.Sequential([fastbp.Dense(2, 1)], fastbp.MeanSquaredError())
+    for assign in (lambda: setattr(network, "l2", l2), lambda: fastbp.Sequential(network.layers, network.loss, l2=l2)):
+        with pytest.raises(ValueError, match="l2 is .*, expected a number of 0 or more"):
+            assign()
+    assert network.l2 == 0

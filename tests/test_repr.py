@@ -59,7 +59,7 @@ def test_what_was_assigned(weights, biases, line, problem):
     assert ("Sequential 3-4-5-2" if line[11].isdigit() else "Sequential ?-?-5-2") in repr(it)
 
 
-@pytest.mark.parametrize("name, value", [("loss", Nasty()), ("l2", None), ("l2", 10**400), ("dtype", None), ("layers", None),
+@pytest.mark.parametrize("name, value", [("loss", Nasty()), ("_l2", None), ("_l2", 10**400), ("dtype", None), ("layers", None),
                                          ("layers", [None, "µ"]), ("layers", [])])
 def test_nonsense_in_a_network(name, value):
     it = network()
@@ -67,7 +67,7 @@ def test_nonsense_in_a_network(name, value):
     assert repr(it).isascii() and it.summary().isascii()
 
 
-@pytest.mark.parametrize("layer, name", [(fastbp.Dropout(0.5), "rate"), (fastbp.Dense(2, 2), "precision"),
+@pytest.mark.parametrize("layer, name", [(fastbp.Dropout(0.5), "_rate"), (fastbp.Dense(2, 2), "precision"),
                                          (fastbp.Dense(2, 2), "_kind")])
 @pytest.mark.parametrize("value", [None, "é" * 1000, Nasty(), []])
 def test_nonsense_in_a_layer(layer, name, value):

@@ -121,8 +121,9 @@ class Loss_MeanSquaredError(Loss):
         return np.square(_difference(y_pred, y_true)).mean(axis=-1)
 
     def backward(self, dvalues: ArrayLike, y_true: ArrayLike) -> None:
-        """Set dinputs = 2 * (dvalues - y_true) / size; dvalues are the y_pred of forward."""
-        self.dinputs = _shared(2 * _difference(dvalues, y_true))
+        """Set dinputs = -2 * (y_true - dvalues) / size; dvalues are the y_pred of forward."""
+        dvalues, y_true = _of_one_shape(dvalues, y_true)
+        self.dinputs = _shared(-2 * (y_true - dvalues))         # the book's sign of a zero, too
 
 
 class Loss_MeanAbsoluteError(Loss):

@@ -159,7 +159,7 @@ def descriptions():
         "of 10,000 layers that are one": (_TEXT.replace(layers, ", ".join(["{}"] * 10_000)), "expected an object of type"),
         "with a name twice": (_TEXT.replace('"l2"', '"l2": 1, "l2"'), "a name twice"),
         "with a number of 10,000 digits": (_TEXT.replace("0.0", "9" * 10_000), "damaged"),
-        "with 10**400": (_TEXT.replace("0.0", "9" * 400), "OverflowError"),
+        "with 10**400": (_TEXT.replace("0.0", "9" * 400), "l2 is 9999"),
         "with NaN": (_TEXT.replace("0.0", "NaN"), "l2 is nan"),
         "that steers a terminal": (_TEXT.replace('"relu"', '"\\u001b[2J\\r\\n"'), "activation of layers[0]"),
         "of a class": (_TEXT.replace('"Dense"', '"Payload"'), "expected an object of type"),
