@@ -87,9 +87,10 @@ class Dense:
                                             self._slope if getrefcount(self._slope) <= _HELD_ONCE else None)
             self.inputs, self.output, self._slope = inputs, output, s if s is not output else None
             self._made_output = output if out is None else None
-        except BaseException:
+        except BaseException as error:
             # Whoever interrupts, as by a signal, may do so after the kernel has written over the last results.
-            if functional.accepts_forward(inputs, self.weights, self.biases, out, self.precision):
+            if functional.accepts_forward(inputs, self.weights, self.biases, out, self.precision) and not (
+                    isinstance(error, MemoryError) and not self._fits_again(spare, inputs)):
                 self._forget()
             raise
         return output
@@ -105,13 +106,15 @@ class Dense:
         s = self._slope if self._slope is not None else self.output if self._kind != IDENTITY else None
         if is_lazy(self.output):
             return self._backward_lazily(dvalues, s)
+        spare = self._made_gradients if self._may_reuse_gradients() else None
         try:
-            gradients = functional._backward(dvalues, s, self.inputs, self.weights, None, self._kind, self.need_dinputs,
-                                             self._made_gradients if self._may_reuse_gradients() else None, self.precision)
+            gradients = functional._backward(dvalues, s, self.inputs, self.weights, None, self._kind, self.need_dinputs, spare,
+                                             self.precision)
             self._made_gradients = gradients
             self._take(*gradients)
-        except BaseException:
-            if functional.accepts_backward(dvalues, s, self.inputs, self.weights, self.precision):
+        except BaseException as error:
+            if functional.accepts_backward(dvalues, s, self.inputs, self.weights, self.precision) and not (
+                    isinstance(error, MemoryError) and spare is None):
                 self._forget_gradients()
             raise
         return self.dinputs
@@ -122,6 +125,11 @@ class Dense:
             self.dbiases = None
         else:
             self.dbiases = dbiases if np.ndim(self.biases) != 1 else dbiases.reshape(-1)
+
+    def _fits_again(self, spare, inputs):
+        """Return whether a result for these inputs is written over one that is there, so that no memory is needed for it."""
+        shape = len(np.atleast_2d(inputs)), np.shape(self.weights)[1]
+        return any(room is not None and room.shape == shape for room in (spare, self._slope))
 
     def _forget(self):
         """Forget the last forward, of which not everything may be there."""

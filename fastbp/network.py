@@ -95,14 +95,16 @@ class Sequential:
 
     def backward(self, dvalues: ArrayLike) -> np.ndarray | None:
         """The gradient with respect to the last forward's x, from that with respect to its scores; sets those of the layers."""
+        dinputs = dvalues
         try:
             for layer in reversed(self.layers):
-                dvalues = layer.backward(dvalues)
+                dinputs = layer.backward(dinputs)
         except BaseException:
-            for layer in self.layers:                   # a gradient of this call fits none of another one
-                layer._forget_gradients()
+            if self._accepts_gradient(dvalues):         # a gradient of this call fits none of another one
+                for layer in self.layers:
+                    layer._forget_gradients()
             raise
-        return dvalues
+        return dinputs
 
     def fit(self, x: ArrayLike, y: ArrayLike, *, epochs: int, batch_size: int, optimizer: Optimizer,
             sample_weight: ArrayLike | None = None, validation_data: Sequence[ArrayLike] | None = None, shuffle: bool = True,
@@ -209,6 +211,14 @@ class Sequential:
         except (ValueError, TypeError):
             return False
         return True
+
+    def _accepts_gradient(self, dvalues):
+        """Return whether the last layer takes the gradient with respect to its output."""
+        try:
+            output, dvalues = self.layers[-1].output, operands.as_array("dvalues", dvalues)
+        except (ValueError, TypeError):
+            return False
+        return output is not None and np.shape(np.atleast_2d(dvalues)) == output.shape
 
     def _own(self, dtype):
         """Put copies in the places of layers' arrays that cannot be trained; dtype: what they have to be, None for any float.

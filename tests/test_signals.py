@@ -173,6 +173,10 @@ def test_a_network_that_was_stopped_knows_no_two_batches_at_once(skip, monkeypat
     with pytest.raises(ValueError, match="x has shape|inputs has shape"):
         network.forward(x[:, :3])
     network.backward(x)                                 # what was refused changed nothing
+    before = network.gradients()
+    with pytest.raises(ValueError, match="dvalues has shape"):
+        network.backward(x[:, :3])
+    assert all(one is other for one, other in zip(network.gradients(), before, strict=True))
 
 
 @pytest.mark.parametrize("scene", ["steps", "layer", "fit"])
