@@ -178,7 +178,7 @@ def _passes(kind, in_blocks):
 def _forward(inputs, weights, biases, out, activation, spare=None, precision=None, spare_slope=None):
     """(output, s), s as `_backward` takes it. The short way.
 
-    `spare` and `spare_slope` are arrays to write to in place of new ones, if they fit: a layer's last results.
+    `spare` and `spare_slope` are arrays to write to in place of new ones, if they fit: a layer's last results, that it made.
     """
     row = weights if biases is None else biases
     if type(inputs) is ndarray and type(weights) is ndarray and type(row) is ndarray and out is None:
@@ -187,7 +187,9 @@ def _forward(inputs, weights, biases, out, activation, spare=None, precision=Non
             compiled = _FORWARD[dtype if precision is None else operands.multiplied(dtype, precision)]
             if compiled is not None:
                 shape = len(inputs), weights.shape[1]
-                output = spare if spare is not None and is_room(spare, shape, dtype) else empty(shape, dtype)
+                output = spare      # of which the kernel itself looks at the shape
+                if spare is None or spare.dtype is not dtype or len(spare) != len(inputs):
+                    output = empty(shape, dtype)
                 s = output
                 if activation == GELU:
                     s = spare_slope if is_room(spare_slope, shape, dtype) else empty(shape, dtype)
@@ -234,14 +236,13 @@ def _backward(dvalues, s, inputs, weights, out, activation, need_dinputs, spare=
             compiled = _BACKWARD[dtype if precision is None else operands.multiplied(dtype, precision)]
             if compiled is not None:
                 dinputs, dweights, dbiases = spare if spare is not None else (None, None, None)
-                shape = weights.shape
-                row = 1, shape[1]
                 if not need_dinputs:
                     dinputs = None
-                elif not is_room(dinputs, inputs.shape, dtype):
+                elif dinputs is None or dinputs.dtype is not dtype or len(dinputs) != len(inputs):
                     dinputs = empty(inputs.shape, dtype)
-                if not (is_room(dweights, shape, dtype) and is_room(dbiases, row, dtype)):
-                    dweights, dbiases = empty(shape, dtype), empty(row, dtype)
+                if dweights is None or dweights.dtype is not dtype or dbiases.dtype is not dtype:
+                    shape = weights.shape
+                    dweights, dbiases = empty(shape, dtype), empty((1, shape[1]), dtype)
                 if not compiled(dvalues, mask, s is not None, inputs, weights, dinputs if need_dinputs else dweights,
                                 need_dinputs, dweights, dbiases, activation):
                     return dinputs, dweights, dbiases

@@ -81,10 +81,14 @@ class Dense:
             if is_lazy(inputs):
                 return self._forward_lazily(inputs, out)
             inputs = as_array("inputs", inputs)
-        spare = self._spare_output() if out is None else None
+        spare = None
+        if out is None:
+            is_free = getrefcount(self._made_output) <= _HELD_ONCE + (self._made_output is self.output)
+            spare = self._made_output if is_free else self._other_output()
         try:
-            output, s = functional._forward(inputs, self.weights, self.biases, out, self._kind, spare, self.precision,
-                                            self._slope if getrefcount(self._slope) <= _HELD_ONCE else None)
+            output, s = functional._forward(
+                inputs, self.weights, self.biases, out, self._kind, spare, self.precision,
+                None if self._slope is None or getrefcount(self._slope) > _HELD_ONCE else self._slope)
             self.inputs, self.output, self._slope = inputs, output, s if s is not output else None
             self._made_output = output if out is None else None
         except BaseException as error:
@@ -119,12 +123,19 @@ class Dense:
             raise
         return self.dinputs
 
+    def __setstate__(self, state: dict) -> None:
+        """Take what a pickle or another layer holds, and write over none of its results: they may lie in anybody's memory."""
+        vars(self).update(state)
+        self._made_output = self._previous_output = self._made_gradients = None
+        self._slope = None if self._slope is None else self._slope.copy()
+
     def _take(self, dinputs, dweights, dbiases):
-        self.dinputs, self.dweights = dinputs, dweights
-        if self.biases is None:
+        self.dinputs, self.dweights, biases = dinputs, dweights, self.biases
+        if biases is None:
             self.dbiases = None
         else:
-            self.dbiases = dbiases if np.ndim(self.biases) != 1 else dbiases.reshape(-1)
+            is_table = type(biases) is np.ndarray and biases.ndim == 2
+            self.dbiases = dbiases if is_table or np.ndim(biases) == 2 else dbiases.reshape(-1)
 
     def _fits_again(self, spare, inputs):
         """Return whether a result for these inputs is written over one that is there, so that no memory is needed for it."""
@@ -148,13 +159,11 @@ class Dense:
         self._made_gradients = None
         return self.dinputs
 
-    def _spare_output(self):
-        """Return an output that nobody but this layer holds: the last one or, if the next layer holds that, the one before."""
-        if getrefcount(self._made_output) > _HELD_ONCE + (self._made_output is self.output):
-            self._made_output, self._previous_output = self._previous_output, self._made_output
-            if getrefcount(self._made_output) > _HELD_ONCE + (self._made_output is self.output):
-                return None
-        return self._made_output
+    def _other_output(self):
+        """Return the output before the last one, if nobody but this layer holds it: the next layer holds the last one."""
+        self._made_output, self._previous_output = self._previous_output, self._made_output
+        is_free = getrefcount(self._made_output) <= _HELD_ONCE + (self._made_output is self.output)
+        return self._made_output if is_free else None
 
     def _may_reuse_gradients(self):
         """Return whether nobody but this layer holds the last gradients."""
