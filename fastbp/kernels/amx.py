@@ -17,9 +17,9 @@ from .. import _link
 from .._jit import kernel
 from . import blocking, tile
 from .product import Product, finish
+from .records import read
 from .tile import BYTES
 from .vector import I8, I64, const
-from .workspace import read
 
 ROWS, ROW_BYTES = 16, 64        # of a tile register
 PALETTE = 1                     # the only one: eight registers of that size

@@ -9,7 +9,7 @@ from . import blocking, packing, tile
 from .activations import passed_back
 from .matrix import whole_rows
 from .parallel import TASK
-from .workspace import read
+from .records import read
 
 BYTES = 1024                    # of rows to mask and sum before the next columns: more are not read in the order of memory
 

@@ -9,7 +9,7 @@ from .. import _link
 from . import blocking, tile
 from .arithmetic import kept, number
 from .parallel import TASK
-from .workspace import read
+from .records import read
 
 CHUNK = 1 << 13                 # elements of a task
 WORK = 16                       # multiply-adds that an element takes as long as

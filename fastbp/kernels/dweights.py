@@ -7,7 +7,8 @@ from . import blocking, tile
 from .matrix import Matrix, transposed
 from .parallel import JOB_BYTES
 from .product import Product, packed, product_job, scratch_bytes
-from .workspace import ALIGNMENT, read, write
+from .records import read, write
+from .workspace import ALIGNMENT
 
 
 @kernel

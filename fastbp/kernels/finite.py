@@ -12,7 +12,8 @@ from .arithmetic import number, total
 from .optimizers import ADAM, Update, added, array_at, put_sum
 from .parallel import TASK, run
 from .product import Product
-from .workspace import load, read
+from .records import read
+from .workspace import load
 
 # The statuses of a training step that was not made: what would not be finite.
 LOSS, PENALTY, GRADIENT = -1, -2, -3

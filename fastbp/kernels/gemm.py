@@ -14,7 +14,7 @@ from .._jit import kernel
 from . import activations, amx, blocking, panels, tile
 from .parallel import TASK
 from .product import PACKED, Product, activate_block, block_of, scratch_bytes
-from .workspace import read
+from .records import read
 
 DTYPES = *_link.FLOATS, tile.BFLOAT16
 

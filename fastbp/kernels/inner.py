@@ -9,7 +9,7 @@ from .._jit import kernel
 from . import activations, blocking, tile
 from .parallel import TASK
 from .product import Product, activate_block, block_of
-from .workspace import read
+from .records import read
 
 
 def _build(dtype):

@@ -20,7 +20,8 @@ from . import blocking, tile
 from .activations import exponentials, functions
 from .arithmetic import highest, number, put_number, total, within
 from .parallel import REGION_BYTES, TASK, run
-from .workspace import acquire, read, release
+from .records import read
+from .workspace import acquire, release
 
 NAMES = "softmax_cross_entropy", "binary_cross_entropy", "squared_error"
 SOFTMAX, BINARY, SQUARED = range(len(NAMES))

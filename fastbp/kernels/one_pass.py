@@ -13,7 +13,8 @@ from .columns import mask_job, sum_job
 from .matrix import BACKWARD, Matrix, only_if, transposed
 from .parallel import JOB_BYTES, REGION_BYTES, TASK, add, barrier, begin, run_here, run_queue
 from .product import packed, product_job, scratch_bytes, with_ahead
-from .workspace import ALIGNMENT, acquire, read, release
+from .records import read
+from .workspace import ALIGNMENT, acquire, release
 
 
 class Pass(NamedTuple):

@@ -20,7 +20,8 @@ from .arithmetic import number, put_number, sqrt, total
 from .parallel import TASK
 from .product import Product
 from .record import Call
-from .workspace import load, read
+from .records import read
+from .workspace import load
 
 NAMES = "sgd", "momentum", "nesterov", "adam"
 SGD, MOMENTUM, NESTEROV, ADAM = range(len(NAMES))

@@ -12,7 +12,8 @@ from .._jit import kernel
 from . import blocking, tile
 from .matrix import from_col, whole_rows
 from .parallel import TASK
-from .workspace import ALIGNMENT, read
+from .records import read
+from .workspace import ALIGNMENT
 
 ROWS = 256                      # rows of B that a task packs: enough to pay for being a task,
 GROUP_BYTES = 256               # and of each as many panels: a row is read in one stretch, 3 times faster than by panels

@@ -12,7 +12,8 @@ from .._jit import inlined, kernel
 from . import blocking, tile
 from .matrix import whole_rows
 from .product import PACKED, Product, fetch_share, finish
-from .workspace import ALIGNMENT, read
+from .records import read
+from .workspace import ALIGNMENT
 
 SIGNATURE = types.intp(*[types.intp] * 9)
 

@@ -11,7 +11,8 @@ from numba import prange, types
 from .. import _link
 from .._jit import kernel
 from . import record, tbb, team
-from .workspace import fetch_add, load, read, write
+from .records import put_word, read, write
+from .workspace import fetch_add, load
 
 JOBS = 9                        # in a queue, at most: as many as bfloat16.py needs
 JOB_BYTES = 256                 # room for the words of a job
@@ -69,13 +70,13 @@ def _build_team():
                 worker = team.role(memory)
                 if worker == 0:
                     team.lead(memory)
-                    write(memory + team.STATUS, (_link.call(work, (argument, count)),))
+                    put_word(memory + team.STATUS, _link.call(work, (argument, count)))
                     team.dismiss(memory)
                 else:
                     help_team(memory, worker)
             tbb.leave()
         else:
-            write(memory + team.STATUS, (_link.call(work, (argument, count)),))
+            put_word(memory + team.STATUS, _link.call(work, (argument, count)))
         return _link.OK
     return with_team
 
@@ -115,8 +116,8 @@ def run_queue(memory, threads):
     Tasks are told a `worker`, a number below `threads` that no two have at once.
     """
     begun = record.begin()
-    write(memory + _TAKEN, (0,))
-    write(memory + _DONE, (0,))
+    put_word(memory + _TAKEN, 0)
+    put_word(memory + _DONE, 0)
     if threads > 1 and read(memory + _QUEUE, Queue).tasks > 1:
         mine = team.own()
         if mine != 0:

@@ -14,7 +14,8 @@ from numba.extending import intrinsic
 
 from .. import _link, _state
 from .._jit import inlined, kernel
-from .workspace import exchange, fetch_add, load, write
+from .records import put_word, write
+from .workspace import exchange, fetch_add, load
 
 FORWARD, BACKWARD, RELU, DINPUTS, UPDATE, QUEUE = range(1, 7)           # what an event is of, if not of a task
 
@@ -169,7 +170,7 @@ def _build_record():
         if number < load(log + 8):
             event = log + LOG_BYTES + number * EVENT_BYTES
             for offset in range(0, 8 * WORDS, 8):
-                write(event + _WORDS_AT + offset, (load(words + offset),))
+                put_word(event + _WORDS_AT + offset, load(words + offset))
             write(event, Event(work, queue, thread(), start, task))
             exchange(event + _END_AT, end)
         return _link.OK

@@ -6,7 +6,8 @@ from numba import types
 from .. import _link
 from . import blocking, record, tile
 from .parallel import REGION_BYTES, TASK, run
-from .workspace import acquire, read, release
+from .records import read
+from .workspace import acquire, release
 
 CHUNK = 1 << 15                 # elements of a task
 

@@ -13,7 +13,7 @@ from .. import _link
 from .._jit import kernel
 from . import blocking, tile
 from .parallel import TASK
-from .workspace import read
+from .records import read
 
 ROWS = 64                       # of the target, that a task writes
 

@@ -13,7 +13,8 @@ from .losses import Loss
 from .matrix import NO_MATRIX, Matrix
 from .network import LAYER_BYTES, Layer, Training
 from .parallel import REGION_BYTES, TASK, run
-from .workspace import acquire, copy, load, read, release, write
+from .records import put_word, read, write
+from .workspace import acquire, copy, load, release
 
 
 class Shard(NamedTuple):
@@ -148,7 +149,7 @@ def _build_shard(dtype):
         task = read(job_address, Shard)
         memory, slot = acquire(REGION_BYTES)
         status = _link.NO_MEMORY if memory == 0 else do_shard(task, number, memory)
-        write(read(task.training, Training).statuses + 8 * number, (status,))
+        put_word(read(task.training, Training).statuses + 8 * number, status)
         if memory != 0:
             release(slot)
         return status

@@ -13,7 +13,8 @@ from .arithmetic import number, put_number
 from .finite import GRADIENT, PENALTY, are_finite, is_safe, is_small, look, norms_found, squares
 from .optimizers import CHUNK, STATES, Update, added, array_at, call_of, put_rates
 from .parallel import REGION_BYTES, run
-from .workspace import acquire, copy, load, read, release, write
+from .records import put_word, read
+from .workspace import acquire, copy, load, release
 
 
 def _build_step(dtype):
@@ -93,12 +94,12 @@ def _build_step(dtype):
             penalty = make(job, memory, memory + REGION_BYTES, threads)
         else:
             status, penalty = make_or_undo(job, memory, memory + REGION_BYTES, threads)
-        write(job.known, (int(safe),))
+        put_word(job.known, int(safe))
         release(slot)
         if status != _link.OK:
             return status
         put_number(job.l2 + 8, penalty)
-        write(job.steps, (load(job.steps) + 1,))
+        put_word(job.steps, load(job.steps) + 1)
         if begun[0] != 0:
             record.finish_pass(begun, record.UPDATE, call_of(job, precision))
         return _link.OK

@@ -17,7 +17,8 @@ from numba.extending import intrinsic
 from .. import _state
 from .._jit import kernel
 from . import record
-from .workspace import exchange, fetch_add, load, write
+from .records import put_word
+from .workspace import exchange, fetch_add, load
 
 # The memory of a team: words in cache lines of their own.
 _STATE, _INSIDE, _OVER, _ROLES, _QUEUE, _THREADS, STATUS, BYTES = 0, 64, 128, 192, 256, 264, 272, 320
@@ -44,14 +45,14 @@ def found(memory):
     if exchange(_state.address(_state.TEAM_IS_TAKEN), 1) != 0:
         return False
     for word in (_STATE, _INSIDE, _OVER, _ROLES):
-        write(memory + word, (0,))
+        put_word(memory + word, 0)
     return True
 
 
 @kernel
 def lead(memory):
     """From here on the queues of this thread are open to the team."""
-    write(_state.address(_state.TEAM_LEADER), (record.thread(),))
+    put_word(_state.address(_state.TEAM_LEADER), record.thread())
     exchange(_state.address(_state.TEAM), memory)
 
 
@@ -84,8 +85,8 @@ def role(memory):
 @kernel
 def open_queue(memory, queue, threads):
     """Let the first so many of the team work on the queue at an address."""
-    write(memory + _QUEUE, (queue,))
-    write(memory + _THREADS, (threads,))
+    put_word(memory + _QUEUE, queue)
+    put_word(memory + _THREADS, threads)
     fetch_add(memory + _STATE, 1)
 
 

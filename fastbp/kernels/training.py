@@ -16,8 +16,9 @@ from .finite import LOSS
 from .network import Training
 from .optimizers import Update
 from .parallel import REGION_BYTES, run, run_with_team
+from .records import put_word, read
 from .shard import Shard, gather, shard, sums_bytes
-from .workspace import acquire, load, read, release, write
+from .workspace import acquire, load, release
 
 _SHARDS, _MULTIPLY = map(Update._fields.index, ("shards", "multiply"))
 
@@ -86,8 +87,8 @@ def _build_steps(dtype):
             update = read(job.update, Update)
             shared = number(job.penalty + 8) != 0.0
             put_number(update.l2, number(job.penalty) / (weight / scale) if shared else number(job.penalty))
-            write(job.update + 8 * _SHARDS, (tasks,))
-            write(job.update + 8 * _MULTIPLY, (product(),))
+            put_word(job.update + 8 * _SHARDS, tasks)
+            put_word(job.update + 8 * _MULTIPLY, product())
             status = _link.call(optimize(), (job.update,))
             if status != _link.OK:
                 return status
@@ -96,8 +97,8 @@ def _build_steps(dtype):
         put_number(job.results + 8, number(job.results + 8) + weight / scale)
         put_number(job.results + 16, number(job.results + 16) + right)
         put_number(job.results + 24, mean)
-        write(job.progress, (start + rows,))
-        write(job.progress + 8, (key + job.count,))
+        put_word(job.progress, start + rows)
+        put_word(job.progress + 8, key + job.count)
         return _link.OK
 
     def steps(job_address, batches):

@@ -18,7 +18,8 @@ from .columns import sum_job
 from .matrix import BACKWARD, NO_MATRIX, Matrix, from_row, whole_rows
 from .parallel import JOB_BYTES, REGION_BYTES, TASK, add, barrier, begin, run_here, run_queue
 from .product import Right, product_job, scratch_bytes
-from .workspace import ALIGNMENT, acquire, read, release
+from .records import read
+from .workspace import ALIGNMENT, acquire, release
 
 ROWS = 512                      # of a block, whose x.T and dz.T stay in L2
 

@@ -14,6 +14,7 @@ from .. import _state
 from .._jit import kernel
 
 ALIGNMENT = 64                  # a cache line, and an AVX-512 vector
+COUNTING = 0                    # An arena without memory: what is taken from it is only counted.
 _FIRST, _WORDS = _state.SLOTS, _state.SLOT_WORDS
 
 _allocate = types.ExternalFunction("NRT_Allocate", types.intp(types.uintp))
@@ -45,26 +46,6 @@ def load(typing_context, address):
 
 
 @intrinsic
-def write(typing_context, address, record):
-    """Put a named tuple of integers into memory."""
-    def generate(c, b, sig, args):
-        for i in range(len(record)):
-            b.store(b.extract_value(args[1], i), _word(b, args[0], i))
-        return c.get_dummy_value()
-    return types.void(types.intp, record), generate
-
-
-@intrinsic
-def read(typing_context, address, kind):
-    """The named tuple of class `kind` that lies at an address."""
-    fields = len(kind.instance_class._fields)
-
-    def generate(c, b, sig, args):
-        return c.make_tuple(b, sig.return_type, [b.load(_word(b, args[0], i)) for i in range(fields)])
-    return types.NamedUniTuple(types.intp, fields, kind.instance_class)(types.intp, kind), generate
-
-
-@intrinsic
 def copy(typing_context, target, source, count):
     """Copy bytes from one address to another; they do not overlap."""
     def generate(c, b, sig, args):
@@ -72,11 +53,6 @@ def copy(typing_context, target, source, count):
         cgutils.raw_memcpy(b, target, source, args[2], 1)
         return c.get_dummy_value()
     return types.void(types.intp, types.intp, types.intp), generate
-
-
-def _word(builder, address, i):
-    offset = ir.Constant(ir.IntType(64), 8 * i)
-    return builder.inttoptr(builder.add(address, offset), ir.IntType(64).as_pointer())
 
 
 @kernel
@@ -110,3 +86,13 @@ def release(slot):
         _free(-slot)
     else:
         exchange(_state.address(_FIRST + slot * _WORDS), 0)
+
+
+@kernel
+def take(arena, size):
+    """Return (where the next `size` bytes of an arena begin, the arena after them).
+
+    An arena is the address of what is left of some memory, and begins at a cache line. A kernel takes all its memory in one
+    function. Called with the arena COUNTING, that function tells in its last field, `end`, how many bytes `acquire` must give.
+    """
+    return arena, arena + (size + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT

@@ -1,0 +1,131 @@
+"""Records: named tuples of 64-bit integers and floats, as kernels pass them on and find them in memory.
+
+A record is a typing.NamedTuple whose fields are annotated with int or float. In memory its fields follow one another, eight
+bytes each, so Python writes the same record as an array of the dtype `layout(kind)`. Kernels know a record by its fields alone:
+
+    job = read(address, Product)                        from memory
+    job = replace(job, c=c, accumulate=1)               a changed copy
+    write(address, job)                                 to memory
+"""
+import inspect
+import typing
+from functools import cache
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core.imputils import lower_builtin, lower_constant
+from numba.core.typing.templates import infer_global, signature
+from numba.extending import intrinsic, models, register_model
+
+FIELD_BYTES = 8
+_TYPES = {int: (types.intp, np.dtype(np.int64)), float: (types.float64, np.dtype(np.float64))}
+
+
+@cache
+def layout(kind: type) -> np.dtype:
+    """Return the dtype of a record of that class in memory."""
+    return np.dtype([(name, _TYPES[annotation][1]) for name, annotation in typing.get_type_hints(kind).items()])
+
+
+def offset(kind: type, field: str) -> int:
+    """Return the distance of a field from the beginning of its record in bytes."""
+    return layout(kind).fields[field][1]
+
+
+@cache
+def record_type(kind: type) -> types.BaseTuple:
+    """Return the Numba type of a record of that class."""
+    fields = [_TYPES[annotation][0] for annotation in typing.get_type_hints(kind).values()]
+    return types.BaseTuple.from_types(fields, kind)
+
+
+@intrinsic
+def read(typing_context, address, kind):
+    """Return the record of class `kind` that lies at an address."""
+    record = record_type(kind.instance_class)
+
+    def generate(context, builder, sig, args):
+        fields = [builder.load(_pointer(builder, args[0], i, context.get_value_type(t))) for i, t in enumerate(record)]
+        return context.make_tuple(builder, record, fields)
+    return record(types.intp, kind), generate
+
+
+@intrinsic
+def write(typing_context, address, record):
+    """Write a record to an address."""
+    fields = record_type(record.instance_class)
+
+    def generate(context, builder, sig, args):
+        for i, (given, field) in enumerate(zip(record, fields, strict=True)):
+            value = context.cast(builder, builder.extract_value(args[1], i), given, field)
+            builder.store(value, _pointer(builder, args[0], i, value.type))
+        return context.get_dummy_value()
+    return types.void(types.intp, record), generate
+
+
+@intrinsic
+def put_word(typing_context, address, value):
+    """Write one integer to an address."""
+    def generate(context, builder, sig, args):
+        builder.store(args[1], _pointer(builder, args[0], 0, args[1].type))
+        return context.get_dummy_value()
+    return types.void(types.intp, types.intp), generate
+
+
+def _pointer(builder, address, i, kind):
+    return builder.inttoptr(builder.add(address, ir.Constant(ir.IntType(64), FIELD_BYTES * i)), kind.as_pointer())
+
+
+# ---- replace
+
+
+def replace(record, **fields):
+    """Return a copy of a record with other values of some fields."""
+    return record._replace(**fields)
+
+
+class _Replace(types.Callable, types.Opaque):
+    """The type of `replace` in compiled code: Numba's intrinsics know no keywords beyond those of one signature."""
+
+    def __init__(self):
+        super().__init__("replace")
+
+    def get_call_type(self, context, args, kws):
+        record, = args
+        unknown = kws.keys() - record.fields
+        if unknown:
+            raise TypeError(f"{record.instance_class.__name__} has no field {', '.join(sorted(unknown))}")
+        names = "record", *kws
+        parameters = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in names]
+        return signature(record_type(record.instance_class), record, *map(types.unliteral, kws.values())).replace(
+            pysig=inspect.Signature(parameters))
+
+    def get_call_signatures(self):
+        return (), True
+
+    def get_impl_key(self, sig):
+        names = tuple(sig.pysig.parameters)[1:]
+        return _replacer(names, sig.args)
+
+
+@cache
+def _replacer(names, arguments):
+    """Return the key under which Numba finds the code that replaces fields of these names in arguments of these types."""
+    given, kind = arguments[0], arguments[0].instance_class
+    result = record_type(kind)
+
+    def generate(context, builder, sig, args):
+        values = {name: (builder.extract_value(args[0], i), given[i]) for i, name in enumerate(kind._fields)}
+        values |= dict(zip(names, zip(args[1:], arguments[1:], strict=True), strict=True))
+        return context.make_tuple(builder, result, [context.cast(builder, value, was, becomes)
+                                                    for (value, was), becomes in zip(values.values(), result, strict=True)])
+
+    key = "fastbp.replace", names, arguments
+    lower_builtin(key, *arguments)(generate)
+    return key
+
+
+register_model(_Replace)(models.OpaqueModel)
+lower_constant(_Replace)(lambda context, builder, kind, value: context.get_dummy_value())
+infer_global(replace, _Replace())
