@@ -15,7 +15,7 @@ from . import _cache, _signals, _threads
 # About half of the work for a first gradient, and for a first training step, in the order in which these ask for them.
 KINDS = "pack", "backward", "mask"
 _KINDS_OF = {"forward": KINDS, "backward": KINDS, "train": (*KINDS, "loss", "update"),
-             "dinputs": ("pack", "mask", "loss", "update", "wide")}
+             "dinputs": ("pack", "mask", "loss", "update", "full")}
 
 _CODE = "import sys; sys.path[:] = {path!r}; from fastbp import _link; _link.compile_ahead({names!r})"
 

@@ -14,6 +14,7 @@ from functools import partial
 
 from numba import config, njit, types
 from numba.core.compiler_lock import global_compiler_lock
+from numba.core.typing.templates import infer_global
 
 from . import _cache, _kernels, _notice, _signals
 
@@ -59,6 +60,18 @@ def kernel(function, **options):
 
 
 inlined = partial(kernel, forceinline=True)       # by LLVM, into an inner loop
+
+
+def formula(function):
+    """Decorator of a function of integers and records that compiled code and Python call alike, such as a size or a choice.
+
+    Python keeps the function as it is; compiled code finds the kernel in its place.
+    """
+    if not DISABLED:
+        function.kernel = kernel(function)                              # Numba's type does not keep it alive
+        infer_global(function, types.Dispatcher(function.kernel))
+    return function
+
 
 def _compile(function, signature, name, **options):
     check_enabled(name)

@@ -13,7 +13,7 @@ from numba.np.numpy_support import as_dtype, from_dtype
 
 from . import _link, _operands, functional
 from ._allocation import allocator
-from .kernels import bfloat16, dense, relu
+from .kernels import bfloat16, passes, relu
 from .kernels.activations import IDENTITY, RELU
 from .kernels.blocking import MOST_THREADS
 from .kernels.matrix import NO_MATRIX, keep, matrix, overlap
@@ -53,7 +53,7 @@ def _units(dtype, precision):
         multiplied = _operands.multiplied(as_dtype(dtype), None if _is_none(precision) else precision.literal_value)
     except ValueError as error:
         raise TypingError(str(error)) from None
-    return (bfloat16, BFLOAT16) if multiplied is _operands.BFLOAT16 else (dense, dtype)
+    return (bfloat16, BFLOAT16) if multiplied is _operands.BFLOAT16 else (passes, dtype)
 
 
 # ---- what the types decide, as small functions to be compiled into the caller

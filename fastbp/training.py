@@ -12,7 +12,7 @@ from ._operands import multiplied
 from .kernels import blocking, losses
 from .kernels.activations import GELU, IDENTITY
 from .kernels.network import Layer, Training
-from .kernels.product import Product
+from .kernels.problem import GemmProblem
 from .losses import Loss
 from .optimizers import Optimizer, check_status
 
@@ -225,8 +225,8 @@ class Run:
         """(panels of a batch's dz, room for a Product, rows of a block): where dweights are computed in blocks."""
         neurons = part.weights.shape[1]
         panels = self._buffer((self.batch, neurons + CACHE_LINE // self.dtype.itemsize))
-        self._kept.append(product := np.zeros(len(Product._fields), INTEGER))
-        return (panels, address("product", product, INTEGER, len(Product._fields), written=True),
+        self._kept.append(product := np.zeros(len(GemmProblem._fields), INTEGER))
+        return (panels, address("product", product, INTEGER, len(GemmProblem._fields), written=True),
                 blocking.block_rows(from_dtype(self.dtype), self.batch, neurons))
 
     def _make_gradients(self, dense):

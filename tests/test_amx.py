@@ -45,7 +45,7 @@ needs_amx = pytest.mark.skipif(not _cpu.has_amx(), reason="no AMX in this proces
 
 @needs_amx
 def test_the_tiles_are_those_of_amx():
-    shape = blocking.tiles(tile.BFLOAT16).wide
+    shape = blocking.tiles(tile.BFLOAT16).full
     assert (shape.rows, shape.vecs * shape.lanes, shape.step) == (32, 32, 16)
 
 

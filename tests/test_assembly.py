@@ -5,7 +5,7 @@ import pytest
 from numba import njit, types
 
 from fastbp import _cpu, _jit
-from fastbp.kernels import amx, blocking, gemm, panels, peak, tile
+from fastbp.kernels import amx, blocking, loops, peak, tile
 
 REGISTER = {"avx512": "zmm", "avx2": "ymm", "baseline": "xmm"}
 MULTIPLY = {"avx512": "vfmadd", "avx2": "vfmadd", "baseline": "mul"}
@@ -34,33 +34,33 @@ def loops_of(function, signature, multiply):
     return list(inner_loops(function.inspect_asm(function.signatures[0]), multiply))
 
 
-@pytest.mark.parametrize("dtype, which", [(t, which) for t in gemm.DTYPES for which in ("wide", "narrow", "flat")
-                                          if t is not tile.BFLOAT16 or which != "flat" and not _cpu.has_amx()], ids=str)
+@pytest.mark.parametrize("dtype, which", [(t, which) for t in loops.DTYPES for which in ("full", "column_edge", "unpacked")
+                                          if t is not tile.BFLOAT16 or which != "unpacked" and not _cpu.has_amx()], ids=str)
 def test_tile_stays_in_registers(dtype, which):
     multiply, a_vector = multiplications(dtype)
-    loops = loops_of(panels.build(which, dtype), panels.SIGNATURE, multiply)
+    found = loops_of(loops.build_micropanels(which, dtype), loops.SIGNATURE, multiply)
     shape = getattr(blocking.tiles(dtype), which)
-    counts = [sum(bool(re.match(multiply, line)) for line in loop) for loop in loops]
+    counts = [sum(bool(re.match(multiply, line)) for line in loop) for loop in found]
     unrolled = shape.rows * shape.vecs * blocking.UNROLL * a_vector
     assert counts.count(unrolled) >= 2, (shape, counts)                     # A in place, and copied
-    for loop in loops:
+    for loop in found:
         assert any(REGISTER[_cpu.instruction_set()] in line for line in loop)
         assert not [line for line in loop if re.search(r"[xyz]mm", line) and "(%rsp" in line]
 
 
-@pytest.mark.parametrize("dtype", gemm.DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", loops.DTYPES, ids=str)
 def test_the_peak_is_that_of_a_loop_without_anything_else(dtype):
     """Addresses are counted up in integers."""
-    loops = loops_of(peak.build(dtype), peak.SIGNATURE, multiplications(dtype)[0])
-    assert loops
-    assert not [line for loop in loops for line in loop if re.match("v?cvt", line)]
+    found = loops_of(peak.build(dtype), peak.SIGNATURE, multiplications(dtype)[0])
+    assert found
+    assert not [line for loop in found for line in loop if re.match("v?cvt", line)]
 
 
 @pytest.mark.skipif(not _cpu.has_amx(), reason="not compiled for AMX: test_instruction_sets.py has a process that is")
-@pytest.mark.parametrize("which, products", [("wide", 4), ("narrow", 2)])
+@pytest.mark.parametrize("which, products", [("full", 4), ("column_edge", 2)])
 def test_amx_loops_hold_little_else(which, products):
-    loops = loops_of(amx.build(which, tile.BFLOAT16), panels.SIGNATURE, "tdpbf16ps")
-    assert max(sum("tdpbf16ps" in line for line in loop) for loop in loops) % products == 0
-    for loop in loops:
+    found = loops_of(amx.build(which, tile.BFLOAT16), loops.SIGNATURE, "tdpbf16ps")
+    assert max(sum("tdpbf16ps" in line for line in loop) for loop in found) % products == 0
+    for loop in found:
         assert sum("tileloadd" in line for line in loop) <= 2 * sum("tdpbf16ps" in line for line in loop)
         assert not [line for line in loop if re.search(r"[xyz]mm", line)]

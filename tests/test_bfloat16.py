@@ -11,10 +11,10 @@ from fastbp import _cpu, _operands
 from fastbp.kernels import blocking, tile
 
 NAN, INF = np.float32(np.nan), np.float32(np.inf)
-WIDE = blocking.tiles(tile.BFLOAT16).wide
+WIDE = blocking.tiles(tile.BFLOAT16).full
 COLUMNS = WIDE.vecs * WIDE.lanes
 SHAPES = [(1, 1, 1), (1, 2, 3), (2, 1, 5), (3, 7, COLUMNS + 1), (WIDE.rows + 1, COLUMNS, 2 * COLUMNS - 1), (64, 33, 17),
-          (101, 333, 77), (5, 2 * blocking.DEPTH + 3, 20), (blocking.ROWS + 1, 20, 30), (2001, 9, 65),
+          (101, 333, 77), (5, 2 * blocking.KC + 3, 20), (blocking.TASK_ROWS + 1, 20, 30), (2001, 9, 65),
           (0, 3, 4), (3, 0, 4), (3, 4, 0)]
 
 pytestmark = pytest.mark.filterwarnings("ignore:precision 'bfloat16' is not faster here:RuntimeWarning")

@@ -212,7 +212,7 @@ def test_the_peak_is_of_as_many_multiply_adds_as_it_says(dtype):
 
 
 def test_the_peak_of_bfloat16_is_of_pairs():
-    shape = peak.blocking.tiles(tile.BFLOAT16).wide
+    shape = peak.blocking.tiles(tile.BFLOAT16).full
     assert peak.flops(tile.BFLOAT16) == 2 * 2 * peak.depth(tile.BFLOAT16) * shape.rows * shape.vecs * shape.lanes
 
 

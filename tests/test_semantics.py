@@ -17,7 +17,7 @@ PASSES = [True, True, True, False, False, False, True, False, True, False, True,
 
 def columns(dtype):
     """Numbers of columns that leave every remainder of a vector, and fill the widest tile."""
-    tile = blocking.tiles(numba.from_dtype(dtype)).wide
+    tile = blocking.tiles(numba.from_dtype(dtype)).full
     return [*range(1, tile.lanes + 2), tile.vecs * tile.lanes, tile.vecs * tile.lanes + 1]
 
 

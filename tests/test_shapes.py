@@ -11,7 +11,7 @@ from numpy.testing import assert_array_equal
 import fastbp
 import oracle
 from fastbp import _cpu
-from fastbp.kernels import blocking, turned
+from fastbp.kernels import blocking, transposed
 
 CANARY = 12345.0
 
@@ -110,7 +110,7 @@ class Corner:
 
 
 def wide_tile(dtype):
-    return blocking.tiles(numba.from_dtype(dtype)).wide
+    return blocking.tiles(numba.from_dtype(dtype)).full
 
 
 def around(*sizes):
@@ -140,10 +140,10 @@ def test_small_shapes_without_relu(corner, dtype):
             corner.check_backward(False, n_inputs, n_neurons)
 
 
-DEPTHS = around(blocking.DEPTH, 2 * blocking.DEPTH)
-ROWS = around(blocking.IN_PLACE_ROWS, blocking.STRIP, blocking.INNER_ROWS, blocking.COPIED_STRIP, blocking.PASS_ROWS,
-              blocking.ROWS, 2 * blocking.ROWS)
-ONE_PASS = 4 * blocking.PASS_PARTITION_ROWS
+DEPTHS = around(blocking.KC, 2 * blocking.KC)
+ROWS = around(blocking.UNPACKED_ROWS, blocking.MC, blocking.DOT_ROWS, blocking.COPIED_MC, blocking.FUSED_ROWS,
+              blocking.TASK_ROWS, 2 * blocking.TASK_ROWS)
+ONE_PASS = 4 * blocking.FUSED_PARTITION_ROWS
 
 
 @pytest.mark.parametrize("batch", ROWS)
@@ -154,17 +154,17 @@ def test_both_sides_of_each_block_of_rows(rng, dtype, batch):
     check(rng, 30, batch, 20, dtype)                        # the rows of dweights
 
 
-def test_low_tiles_take_rows_of_which_they_leave_less_empty():
-    low_rows = blocking.low_rows.py_func
-    assert [low_rows(6, 24 + rest) for rest in range(6)] == [0, 7, 8, 3, 4, 0]
-    assert low_rows(6, 5) == low_rows(4, 9) == 0
+def test_row_edge_tiles_take_rows_of_which_they_leave_less_empty():
+    rows = blocking.row_edge_rows
+    assert [rows(6, 24 + rest) for rest in range(6)] == [0, 7, 8, 3, 4, 0]
+    assert rows(6, 5) == rows(4, 9) == 0
 
 
-@pytest.mark.parametrize("rest", range(blocking.HIGH))
-def test_last_rows_in_high_tiles_and_in_low_ones(rng, dtype, rest):
-    """Of B in panels, and of few rows of dinputs as inner products."""
-    check(rng, 4 * blocking.HIGH + rest, 40, 70, dtype)
-    check(rng, 10 * blocking.HIGH + rest, 40, 70, dtype)
+@pytest.mark.parametrize("rest", range(blocking.TALL))
+def test_last_rows_in_full_tiles_and_in_row_edge_ones(rng, dtype, rest):
+    """Of B in micropanels, and of few rows of dinputs as dot products."""
+    check(rng, 4 * blocking.TALL + rest, 40, 70, dtype)
+    check(rng, 10 * blocking.TALL + rest, 40, 70, dtype)
 
 
 @pytest.mark.parametrize("depth", DEPTHS)
@@ -172,20 +172,20 @@ def test_both_sides_of_each_block_of_depth(rng, dtype, depth):
     check(rng, 7, depth, 70, dtype)                         # the depth of the forward pass
     check(rng, 7, 70, depth, dtype)                         # of dinputs
     check(rng, depth, 70, 9, dtype)                         # of dweights
-    check(rng, blocking.IN_PLACE_ROWS + 1, depth, depth, dtype)
+    check(rng, blocking.UNPACKED_ROWS + 1, depth, depth, dtype)
 
 
-@pytest.mark.parametrize("batch", [ONE_PASS - 1, ONE_PASS, ONE_PASS + 1, ONE_PASS + blocking.PASS_ROWS - 1,
-                                   (blocking.PASS_PARTITIONS + 1) * blocking.PASS_PARTITION_ROWS + 5])
+@pytest.mark.parametrize("batch", [ONE_PASS - 1, ONE_PASS, ONE_PASS + 1, ONE_PASS + blocking.FUSED_ROWS - 1,
+                                   (blocking.FUSED_PARTITIONS + 1) * blocking.FUSED_PARTITION_ROWS + 5])
 @pytest.mark.parametrize("n_inputs, n_neurons", [(1, 1), (3, 130), (131, 2), (66, 67)])
 def test_where_the_backward_pass_becomes_one_pass(rng, dtype, batch, n_inputs, n_neurons):
     check(rng, batch, n_inputs, n_neurons, dtype)
 
 
-@pytest.mark.parametrize("batch", [*around(blocking.TURNED_ROWS, turned.ROWS), 3 * blocking.PASS_PARTITION_ROWS + 5])
+@pytest.mark.parametrize("batch", [*around(blocking.TRANSPOSED_ROWS, transposed.ROWS), 3 * blocking.FUSED_PARTITION_ROWS + 5])
 def test_layers_of_few_inputs_and_neurons(rng, dtype, batch):
     """In frames, and where each row of a result follows the one before; weights by rows, by columns and otherwise."""
-    few = blocking.TURNED * wide_tile(dtype).lanes
+    few = blocking.TRANSPOSED_VECTORS * wide_tile(dtype).lanes
     for n_inputs, n_neurons in ((1, 1), (2, 1), (1, 5), (3, 4), (few // 3, few // 3), (few // 2 + 1, few // 2 - 1),
                                 (few - 1, 1), (few, 1)):
         check(rng, batch, n_inputs, n_neurons, dtype)
@@ -200,23 +200,23 @@ def test_layers_of_few_inputs_and_neurons(rng, dtype, batch):
 def test_many_rows_of_a_layer_too_wide_for_one_pass(rng, dtype):
     """Too wide by its weights, and dz is too large to be kept whole."""
     n_neurons = blocking.DZ_BYTES // (ONE_PASS * dtype.itemsize) + 7
-    n_inputs = blocking.PASS_WEIGHTS // (n_neurons * dtype.itemsize) + 1
+    n_inputs = blocking.FUSED_WEIGHTS // (n_neurons * dtype.itemsize) + 1
     check(rng, ONE_PASS + 1, n_inputs, n_neurons, dtype)
 
 
-@pytest.mark.parametrize("batch", [1, blocking.IN_PLACE_ROWS, blocking.STRIP + 1])
+@pytest.mark.parametrize("batch", [1, blocking.UNPACKED_ROWS, blocking.MC + 1])
 def test_both_sides_of_each_block_of_columns(rng, dtype, batch):
-    for columns in around(_cpu.caches().l3 // (blocking.BLOCK_PART * blocking.DEPTH * dtype.itemsize)):
+    for columns in around(_cpu.caches().l3 // (blocking.NC_L3_PART * blocking.KC * dtype.itemsize)):
         check(rng, batch, columns, 20, dtype)
         check(rng, batch, 20, columns, dtype)
 
 
-@pytest.mark.parametrize("batch", around(blocking.FAR_ROWS))
+@pytest.mark.parametrize("batch", around(blocking.FAR_UNPACKED_ROWS))
 def test_few_rows_of_weights_that_lie_in_memory(rng, dtype, batch):
-    check(rng, batch, 1000, _cpu.caches().l3 // (blocking.FAR_PART * 1000 * dtype.itemsize) + 5, dtype)
+    check(rng, batch, 1000, _cpu.caches().l3 // (blocking.FAR_L3_PART * 1000 * dtype.itemsize) + 5, dtype)
 
 
-@pytest.mark.parametrize("batch", [1, 2, 7, blocking.IN_PLACE_ROWS + 1, ONE_PASS + 1])
+@pytest.mark.parametrize("batch", [1, 2, 7, blocking.UNPACKED_ROWS + 1, ONE_PASS + 1])
 @pytest.mark.parametrize("order", ["F", "strided", "reversed"])
 def test_inputs_that_are_read_by_columns_or_copied(rng, dtype, batch, order):
     """Not in frames, which would change how they lie in memory."""

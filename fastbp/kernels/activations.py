@@ -1,6 +1,6 @@
 """What a layer applies to its sums z, and what backpropagation needs of it.
 
-    name            y                                       dy/dz, from s
+    name            y                                       dy/dz, from what it saves, s
     identity        z                                       1
     relu            z where z > 0, else 0                   1 where s > 0, else 0               s = y
     leaky_relu      z where z > 0, else 0.01 z              1 where s > 0, else 0.01            s = y
@@ -30,23 +30,29 @@ from .matrix import MATRIX
 NAMES = "identity", "relu", "leaky_relu", "sigmoid", "tanh", "gelu"
 IDENTITY, RELU, LEAKY_RELU, SIGMOID, TANH, GELU = range(len(NAMES))
 
+# The slope of leaky_relu for z <= 0.
 LEAK = 0.01
+
+# The constants of gelu's u.
 _GELU_SCALE, _GELU_CUBE = math.sqrt(2 / math.pi), 0.044715
+
 _LOG2_E = 1 / math.log(2)
 
-# A dtype's exp: what is under the first or above the second bound is 0 or inf; ln 2 in two parts, the first with so few bits
-# that n times it is exact (Cody and Waite, Software Manual for the Elementary Functions, 1980); the terms of the series that
-# count up to ln(2) / 2; and the number that leaves the integer part of a smaller one in its last bits.
+# The constants of a dtype's exp: two bounds, below and above which it is 0 and inf; ln 2 in two parts, the first with so few
+# bits that n times it is exact (Cody and Waite, Software Manual for the Elementary Functions, 1980); how many terms of the
+# series count up to ln(2) / 2; and a number that, added to a smaller one, leaves the integer part of that in its last bits.
 _EXP = {
     types.float32: (-104.0, 89.0, 0.693359375, -2.12194440054690582767e-4, 7, 1.5 * 2**23),
     types.float64: (-746.0, 710.0, 0.693145751953125, 1.42860682030941723212e-6, 13, 1.5 * 2**52),
 }
-_TANH_IS_1, _GELU_IS_LINEAR = 20.0, 30.0          # from these on, to the last bit
+
+# From these |z| on tanh is 1 and gelu is z or 0, to the last bit.
+_TANH_IS_1, _GELU_IS_LINEAR = 20.0, 30.0
 
 
 @cache
 def exponentials(dtype):
-    """(exp, expm1) of tiles of a Numba float type, off by at most 2 units in the last place (expm1: 3).
+    """Return (exp, expm1) for tiles of a Numba float type, off by at most 2 units in the last place (expm1: 3).
 
     expm1 is inf from half the largest number on.
     """
@@ -55,7 +61,7 @@ def exponentials(dtype):
 
     @inlined
     def reduced(x):
-        """x = n ln(2) + r: exp(r) - 1, and n as times_power takes it."""
+        """Return exp(r) - 1 and n, as times_power takes it, of x = n ln(2) + r."""
         x = clamped(x, least, most)
         shifted = x * _LOG2_E + magic
         n = shifted - magic
@@ -77,7 +83,7 @@ def exponentials(dtype):
 
 @cache
 def functions(dtype):
-    """(sigmoid, tanh) of tiles of a Numba float type."""
+    """Return (sigmoid, tanh) for tiles of a Numba float type."""
     exp, expm1 = exponentials(dtype)
 
     @inlined
@@ -96,14 +102,14 @@ def _build(dtype):
     row = blocking.tiles(dtype).row
     sigmoid, tanh = functions(dtype)
 
-    def activate(kind, y, slope):
-        """y = the activation of y, and for gelu slope = its derivative, unless that is missing; both Matrix."""
+    def activate(kind, y, saved):
+        """Write the activation of y over y, both Matrix, and for gelu its derivative to `saved`, unless that is missing."""
         size, width = tile.itemsize(row), tile.width(row)
         rows, cols = y.rows, y.cols
-        if y.row_step == cols * size and (slope.data == 0 or slope.row_step == cols * size):
+        if y.row_step == cols * size and (saved.data == 0 or saved.row_step == cols * size):
             rows, cols = 1, rows * cols
         for i in range(rows):
-            address, slopes = y.data + i * y.row_step, slope.data + i * slope.row_step
+            address, derivatives = y.data + i * y.row_step, saved.data + i * saved.row_step
             for j in range(0, cols, width):
                 z = tile.load(row, address + j * size, 0, 1, cols - j)
                 result = z
@@ -118,10 +124,10 @@ def _build(dtype):
                     square = near * near
                     share = sigmoid(2.0 * _GELU_SCALE * near * (1.0 + _GELU_CUBE * square))
                     result = clamped(z, -_GELU_IS_LINEAR, math.inf) * share     # -inf * 0 would be a NaN
-                    if slope.data != 0:
+                    if saved.data != 0:
                         inner = 2.0 * _GELU_SCALE * (1.0 + 3.0 * _GELU_CUBE * square)
                         derivative = share + near * share * (1.0 - share) * inner
-                        tile.store(derivative, slopes + j * size, 0, 1, cols - j)
+                        tile.store(derivative, derivatives + j * size, 0, 1, cols - j)
                 tile.store(result, address + j * size, 0, 1, cols - j)
         return _link.OK
 
@@ -132,14 +138,14 @@ activate = _link.units("activate", types.intp(types.intp, MATRIX, MATRIX), _buil
 
 
 @inlined
-def passed_back(kind, dvalues, s):
-    """dvalues * dy/dz, of tiles; the ReLU's 0 is assigned, so that an inf there becomes 0."""
+def passed_back(kind, dvalues, saved):
+    """Return dvalues * dy/dz, all tiles. The ReLU's 0 is assigned, so that an inf there becomes 0."""
     if kind == RELU:
-        return tile.mask(dvalues, s)
+        return tile.mask(dvalues, saved)
     if kind == LEAKY_RELU:
-        return where_above(s, 0.0, dvalues, LEAK * dvalues)
+        return where_above(saved, 0.0, dvalues, LEAK * dvalues)
     if kind == SIGMOID:
-        return dvalues * (s * (1.0 - s))
+        return dvalues * (saved * (1.0 - saved))
     if kind == TANH:
-        return dvalues * (1.0 - s * s)
-    return dvalues * s
+        return dvalues * (1.0 - saved * saved)
+    return dvalues * saved

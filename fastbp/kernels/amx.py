@@ -1,4 +1,4 @@
-"""Panels of B over rows of A in Intel's AMX tile registers: bfloat16 products, in the place of panels.py.
+"""Micropanels of B over rows of A in Intel's AMX tile registers: bfloat16 products, in the place of loops 2 and 1 of loops.py.
 
 There are eight registers of 16 rows of 64 bytes. Four hold a block of 32 x 32 of C, two 32 rows of A, 16 pairs of bfloat16
 each, and two 16 rows of B, 32 pairs each. One instruction multiplies 16 x 32 by 32 x 16 numbers:
@@ -16,52 +16,57 @@ from numba.extending import intrinsic
 from .. import _link
 from .._jit import kernel
 from . import blocking, tile
-from .product import Product, finish
+from .problem import GemmProblem, epilogue
 from .records import read
 from .tile import BYTES
 from .vector import I8, I64, const
 
-ROWS, ROW_BYTES = 16, 64        # of a tile register
-PALETTE = 1                     # the only one: eight registers of that size
+# Rows of a tile register, and bytes of a row.
+ROWS, ROW_BYTES = 16, 64
+
+# The only palette: eight registers of that size.
+PALETTE = 1
 
 VOID, POINTER = ir.VoidType(), I8.as_pointer()
 
 
 def build(which, dtype):
+    """Return the function of loops 2 and 1 of a product for "full" or "column_edge" blocks, as loops.build_micropanels does."""
     shape = getattr(blocking.tiles(dtype), which)
     row = shape._replace(rows=1)
 
-    def panels(job_address, scratch, copied, i_start, i_end, j_start, j_end, p, p_end):
-        """As of panels.py."""
-        job = read(job_address, Product)
+    def micropanels(job_address, scratch, copied, i_start, i_end, j_start, j_end, p, p_end):
+        problem = read(job_address, GemmProblem)
         height, width, size, depth = tile.height(shape), tile.width(shape), tile.itemsize(shape), p_end - p
         block = room(shape)
         configure()
-        for j in range(j_start, j_end, width):
-            b = job.b + j * job.b_col + p * width * size
-            for i in range(i_start, i_end, height):
-                a, a_row, c = job.a + i * job.a_row + p * size, job.a_row, job.c + i * job.c_row + j * size
+        for j in range(j_start, j_end, width):                                  # LOOP 2: B (KC, NR), C (MC, NR)
+            b = problem.b + j * problem.b_col_step + p * width * size
+            for i in range(i_start, i_end, height):                             # LOOP 1: A (MR, KC), C (MR, NR)
+                a, a_row_step = problem.a + i * problem.a_row_step + p * size, problem.a_row_step
+                c = problem.c + i * problem.c_row_step + j * size
                 if i >= copied:
-                    a, a_row = scratch + (i - copied) * depth * size, depth * size
-                multiply(shape, a, a_row, b, depth, i_end - i, block)
+                    a, a_row_step = scratch + (i - copied) * depth * size, depth * size
+                multiply(shape, a, a_row_step, b, depth, i_end - i, block)
                 for r in range(min(height, i_end - i)):
                     acc = tile.load(row, block + r * width * size, 0, 1, width)
-                    finish(acc, job, c + r * job.c_row, 1, j, p, p_end)
+                    epilogue(acc, problem, c + r * problem.c_row_step, 1, j, p, p_end)
         release()
         return _link.OK
 
-    return panels
+    return micropanels
 
 
 @kernel
-def copy_rows(tiles, shape, job, scratch, i_start, i_end, p, p_end):
-    """Copy a strip of A, if its columns are contiguous, by rows; returns the first row that is copied."""
+def copy_rows(tiles, shape, problem, scratch, i_start, i_end, p, p_end):
+    """Copy an MC block of A, if its columns are contiguous, by rows; return the first row that is copied."""
     size, lanes, depth = tile.itemsize(shape), tile.lanes(shape), p_end - p
-    if job.a_step == size:
+    if problem.a_col_step == size:
         return i_end
     for k in range(0, depth, lanes):
         for i in range(i_start, i_end, lanes):
-            block = tile.load(tiles.square, job.a + i * size + (p + k) * job.a_step, job.a_step, depth - k, job.rows - i)
+            address = problem.a + i * size + (p + k) * problem.a_col_step
+            block = tile.load(tiles.square, address, problem.a_col_step, depth - k, problem.rows - i)
             tile.store(tile.transpose(block), scratch + ((i - i_start) * depth + k) * size, depth * size, lanes, depth - k)
     return i_start
 
@@ -104,7 +109,7 @@ def release(typing_context):
 
 @intrinsic
 def room(typing_context, shape):
-    """The address of memory for a block of that shape, on the stack."""
+    """Return the address of memory for a block of that shape, on the stack."""
     def generate(c, b, sig, args):
         return b.ptrtoint(cgutils.alloca_once(b, ir.ArrayType(I8, shape.rows * shape.vecs * shape.lanes * shape.size)), I64)
     return BYTES(shape), generate
@@ -112,7 +117,7 @@ def room(typing_context, shape):
 
 @intrinsic
 def multiply(typing_context, shape, a, a_row, b_address, depth, rows, block):
-    """The block of C at `block` = A B: A by rows a_row bytes apart, B a panel; of few rows only the upper half."""
+    """Write A B to the address `block`: A by rows a_row bytes apart, B a micropanel; for few rows only the upper half."""
     def generate(c, b, sig, args):
         halves = shape.vecs * shape.lanes * shape.size // ROW_BYTES
         with b.if_else(b.icmp_signed(">", args[5], const(ROWS))) as (more, few):

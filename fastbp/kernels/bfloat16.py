@@ -1,99 +1,121 @@
 """A dense layer whose products multiply bfloat16: float32 matrices, rounded on the way into a product and summed in float32.
 
-As dense.py: the same units, arguments and refusals. Everything but the operands of the products is float32, and dbiases is
-the sum of what is not rounded. The batch is gone over in blocks, so that what is rounded stays in the caches.
+The units, arguments and refusals are those of passes.py. Everything but the operands of the products is float32, and dbiases
+is the sum of what is not rounded. The batch is gone over in blocks, so that what is rounded stays in the caches.
 """
+from typing import NamedTuple
+
 from numba import types
 
 from .. import _link
-from .._jit import kernel
-from . import activations, blocking, columns, gemm, packing, record, tile
+from .._jit import formula, kernel
+from . import activations, blocking, columns, loops, packing, record, tile
 from .activations import RELU
 from .columns import mask_job
-from .dense import backward_fits, forward_fits
 from .matrix import BACKWARD, FORWARD, Matrix, from_row, transposed
 from .parallel import REGION_BYTES, add, barrier, begin, run_queue
-from .product import activated, packed, product_job, scratch_bytes
+from .passes import backward_fits, forward_fits
+from .problem import activated, gemm_problem, packed_b, scratch_bytes
+from .records import replace
 from .rounding import across_rows, along_rows, round_rows
-from .workspace import ALIGNMENT, acquire, release
+from .workspace import COUNTING, acquire, release, take
 
-SIZE = 4                        # bytes of a float32, and of a pair
-BITS = 16                       # of a factor
+# Bytes of a float32, and of a pair of bfloat16.
+SIZE = 4
 
-
-@kernel
-def pairs_of(tiles, numbers):
-    """Pairs that hold so many numbers along the depth of a product, and zeros where it takes more at a time."""
-    return blocking.round_up(blocking.blocks(numbers, 2), tile.step(tiles.wide))
+# Bits of a factor of a product.
+BITS = 16
 
 
-@kernel
-def left(data, rows, cols):
-    """A Matrix at an address, of the left_bytes, as A of a product."""
-    return Matrix(data, rows, cols, blocking.spread(cols * SIZE), SIZE)
+@formula
+def pairs_of(machine, numbers):
+    """Return how many pairs hold so many numbers along K, with zeros where tiles take more at a time."""
+    return blocking.round_up(blocking.blocks(numbers, 2), machine.step)
 
 
 @kernel
-def left_bytes(tiles, rows, cols):
-    """Of whole tiles: one reads all of its rows, whether it uses them or not."""
-    return blocking.round_up(rows, tile.height(tiles.wide)) * blocking.spread(cols * SIZE)
+def as_a(data, rows, cols):
+    """Return a Matrix of pairs at an address, laid out as A of a product, of a_bytes."""
+    return Matrix(data=data, rows=rows, cols=cols, row_step=blocking.spread(cols * SIZE), col_step=SIZE)
 
 
 @kernel
-def matrix_bytes(rows, cols):
-    return blocking.round_up(rows * cols * SIZE, ALIGNMENT)
+def a_bytes(machine, rows, cols):
+    """Return the bytes of A: whole tiles, as a tile reads all of its rows, whether it uses them or not."""
+    return blocking.round_up(rows, machine.height) * blocking.spread(cols * SIZE)
 
 
 @kernel
 def compact(data, rows, cols):
-    """A Matrix at an address, its rows one after another."""
-    return Matrix(data, rows, cols, cols * SIZE, SIZE)
+    """Return a Matrix of pairs at an address, its rows one after another."""
+    return Matrix(data=data, rows=rows, cols=cols, row_step=cols * SIZE, col_step=SIZE)
+
+
+# ---- forward
+
+
+class ForwardMemory(NamedTuple):
+    """Addresses of a forward pass's memory."""
+
+    queue: int
+    bias: int
+    packed: int                 # micropanels of the weights
+    weights: int                # the weights rounded
+    x: int                      # a block of x rounded
+    scratch: int
+    end: int
+
+
+@kernel
+def forward_memory(arena, machine, weights, rows, threads):
+    """Return the ForwardMemory for Matrix weights (K, N) and blocks of so many rows."""
+    pairs, neurons = pairs_of(machine, weights.rows), weights.cols
+    queue, arena = take(arena, REGION_BYTES)
+    bias, arena = take(arena, packing.row_bytes(machine, neurons))
+    packed, arena = take(arena, packing.packed_bytes(machine, pairs, neurons))
+    rounded, arena = take(arena, pairs * neurons * SIZE)
+    x, arena = take(arena, a_bytes(machine, rows, pairs))
+    scratch, arena = take(arena, threads * scratch_bytes(machine))
+    return ForwardMemory(queue=queue, bias=bias, packed=packed, weights=rounded, x=x, scratch=scratch, end=arena)
 
 
 def _build_forward(dtype):
-    tiles = blocking.tiles(tile.BFLOAT16)
-    round_pairs, pack = round_rows[dtype].address, packing.pack[dtype].address
-    product = gemm.product[dtype].address
+    tiles, machine = blocking.tiles(tile.BFLOAT16), blocking.machine(tile.BFLOAT16)
+    round_pairs, pack, gemm = round_rows[dtype].address, packing.pack[dtype].address, loops.gemm[dtype].address
     activate, activate_unbound = activations.activate[types.float32].address, activations.activate[types.float32].unbound
-    narrow, narrow_unbound = gemm.narrow[dtype].address, gemm.narrow[dtype].unbound
+    edge, edge_unbound = loops.column_edge_tiles[dtype].address, loops.column_edge_tiles[dtype].unbound
 
-    def forward(x, weights, biases, y, slope, activation, most_threads):
-        """y, and for gelu slope."""
-        if not forward_fits(x, weights, biases, y, slope, SIZE) or x.col_step != SIZE or weights.col_step != SIZE:
+    def forward(x, weights, biases, y, saved, activation, most_threads):
+        """Compute y, and for gelu what it saves."""
+        if not forward_fits(x, weights, biases, y, saved, SIZE) or x.col_step != SIZE or weights.col_step != SIZE:
             return _link.REFUSED
-        if blocking.has_narrow(tiles, y.cols) and narrow() == 0:
-            return narrow_unbound()
+        if blocking.has_column_edge(machine, y.cols) and edge() == 0:
+            return edge_unbound()
         if activation > RELU and activate() == 0:
             return activate_unbound()
-        neurons, pairs = y.cols, pairs_of(tiles, x.cols)
-        threads = min(most_threads, blocking.product_threads(1, x, weights))
+        here, neurons, pairs = blocking.with_caches(machine), y.cols, pairs_of(machine, x.cols)
+        threads = min(most_threads, blocking.threads(blocking.layer_work(1, x.rows, x.cols, neurons)))
         block = blocking.rounded_rows(x.rows, x.cols)
-        bias_bytes = packing.row_bytes(tiles, neurons)
-        panels_bytes, weights_bytes = packing.packed_bytes(tiles, pairs, neurons), matrix_bytes(pairs, neurons)
-        x_bytes = left_bytes(tiles, block, pairs)
-        memory, slot = acquire(REGION_BYTES + bias_bytes + panels_bytes + weights_bytes + x_bytes
-                               + threads * scratch_bytes(tiles))
+        memory, slot = acquire(forward_memory(COUNTING, here, weights, block, threads).end)
         if memory == 0:
             return _link.NO_MEMORY
-        bias = packing.copy_bias(tiles, biases, memory + REGION_BYTES)
-        panels = memory + REGION_BYTES + bias_bytes
-        rounded_weights = compact(panels + panels_bytes, pairs, neurons)
-        begin(memory)
-        add(memory, round_pairs(), across_rows(weights, rounded_weights))
-        barrier(memory)
-        add(memory, pack(), packing.pack_job(tiles, rounded_weights, panels))
-        rounded_x = panels + panels_bytes + weights_bytes
-        scratch = rounded_x + x_bytes
-        right = packed(panels, pairs * SIZE)
+        room = forward_memory(memory, here, weights, block, threads)
+        bias = packing.copy_bias(tiles, biases, room.bias)
+        rounded_weights = compact(room.weights, pairs, neurons)                 # (K / 2, N)
+        begin(room.queue)
+        add(room.queue, round_pairs(), across_rows(weights, rounded_weights))
+        barrier(room.queue)
+        add(room.queue, pack(), packing.pack_job(machine, rounded_weights, room.packed))
         for i in range(0, x.rows, block):
             rows = min(block, x.rows - i)
-            a = left(rounded_x, rows, pairs)
-            add(memory, round_pairs(), along_rows(from_row(x, i, rows), a))
-            barrier(memory)
-            slope_block = from_row(slope, i, rows) if slope.data != 0 else slope
-            job = product_job(tiles, a, right, from_row(y, i, rows), 0, bias, scratch, threads)
-            add(memory, product(), activated(job, activation, slope_block))
-            run_queue(memory, threads)
+            rounded_x = as_a(room.x, rows, pairs)                               # (rows, K / 2)
+            add(room.queue, round_pairs(), along_rows(from_row(x, i, rows), rounded_x))
+            barrier(room.queue)
+            saved_block = from_row(saved, i, rows) if saved.data != 0 else saved
+            right = packed_b(room.packed, pairs * SIZE)
+            problem = gemm_problem(here, rounded_x, right, from_row(y, i, rows), room.scratch, threads)
+            add(room.queue, gemm(), activated(replace(problem, bias=bias), activation, saved_block))
+            run_queue(room.queue, threads)
         release(slot)
         return _link.OK
 
@@ -103,94 +125,116 @@ def _build_forward(dtype):
 forward = _link.units("forward", FORWARD, _build_forward, [tile.BFLOAT16])
 
 
-def _build_backward(dtype):
-    tiles, by_results = blocking.tiles(tile.BFLOAT16), _by_results(dtype)
-    narrow, narrow_unbound = gemm.narrow[dtype].address, gemm.narrow[dtype].unbound
+# ---- backward
 
-    def backward(dvalues, s, x, weights, dinputs, dweights, dbiases, activation, most_threads):
-        """dinputs, dweights and dbiases."""
+
+class BackwardMemory(NamedTuple):
+    """Addresses of a backward pass's memory: of weights.T, then of a block of rows."""
+
+    queue: int
+    packed_weights: int         # micropanels of weights.T, if they are needed
+    weights: int                # the weights rounded, until they are packed: in the place of what follows
+    dz: int
+    dz_along: int               # dz rounded along its rows
+    dz_across: int              # dz rounded across its rows
+    packed_dz: int              # micropanels of dz_across
+    x_across: int               # x rounded across its rows
+    scratch: int
+    end: int
+
+
+@kernel
+def backward_memory(arena, machine, weights, has_dinputs, rows, threads):
+    """Return the BackwardMemory for Matrix weights (K, N) and blocks of so many rows."""
+    inputs, neurons = weights.rows, weights.cols
+    half, pairs = pairs_of(machine, rows), pairs_of(machine, neurons)
+    queue, arena = take(arena, REGION_BYTES)
+    packed_weights, arena = take(arena, packing.packed_bytes(machine, pairs, inputs) if has_dinputs else 0)
+    rounded, beyond_weights = take(arena, inputs * pairs * SIZE)
+    dz, arena = take(arena, rows * neurons * SIZE)
+    dz_along, arena = take(arena, a_bytes(machine, rows, pairs))
+    dz_across, arena = take(arena, half * neurons * SIZE)
+    packed_dz, arena = take(arena, packing.packed_bytes(machine, half, neurons))
+    x_across, arena = take(arena, half * inputs * SIZE)
+    scratch, arena = take(max(arena, beyond_weights), threads * scratch_bytes(machine))
+    return BackwardMemory(queue=queue, packed_weights=packed_weights, weights=rounded, dz=dz, dz_along=dz_along,
+                          dz_across=dz_across, packed_dz=packed_dz, x_across=x_across, scratch=scratch, end=arena)
+
+
+def _build_backward(dtype):
+    machine, separate = blocking.machine(tile.BFLOAT16), _separate(dtype)
+    edge, edge_unbound = loops.column_edge_tiles[dtype].address, loops.column_edge_tiles[dtype].unbound
+
+    def backward(dvalues, saved, x, weights, dinputs, dweights, dbiases, activation, most_threads):
+        """Compute dinputs, dweights and dbiases."""
         rows, inputs, neurons = x.rows, weights.rows, weights.cols
-        if not backward_fits(dvalues, s, x, weights, dinputs, dweights, dbiases, SIZE):
+        if not backward_fits(dvalues, saved, x, weights, dinputs, dweights, dbiases, SIZE):
             return _link.REFUSED
         if x.col_step != SIZE or weights.col_step != SIZE:
             return _link.REFUSED
-        if (blocking.has_narrow(tiles, neurons) or blocking.has_narrow(tiles, inputs)) and narrow() == 0:
-            return narrow_unbound()
-        threads = min(most_threads, blocking.product_threads(2, x, weights))
-        block = blocking.rounded_rows(rows, inputs + 3 * neurons)
-        panels_bytes = packing.packed_bytes(tiles, pairs_of(tiles, neurons), inputs) if dinputs.data != 0 else 0
-        memory, slot = acquire(REGION_BYTES + panels_bytes + block_bytes(tiles, block, inputs, neurons)
-                               + threads * scratch_bytes(tiles))
-        if memory == 0:
-            return _link.NO_MEMORY
-        by_results(dvalues, s, x, weights, dinputs, dweights, dbiases, activation, threads, block, panels_bytes, memory)
-        release(slot)
-        return _link.OK
+        if (blocking.has_column_edge(machine, neurons) or blocking.has_column_edge(machine, inputs)) and edge() == 0:
+            return edge_unbound()
+        threads = min(most_threads, blocking.threads(blocking.layer_work(2, rows, inputs, neurons)))
+        return separate(dvalues, saved, x, weights, dinputs, dweights, dbiases, activation, threads)
 
     return record.backward(backward, BITS)
 
 
-@kernel
-def block_bytes(tiles, block, inputs, neurons):
-    """What is kept of a block: dz, rounded along and across its rows, and its panels, and x rounded; before it, the weights."""
-    half, pairs = pairs_of(tiles, block), pairs_of(tiles, neurons)
-    of_block = (matrix_bytes(block, neurons) + left_bytes(tiles, block, pairs) + matrix_bytes(half, neurons)
-                + packing.packed_bytes(tiles, half, neurons) + matrix_bytes(half, inputs))
-    return max(of_block, matrix_bytes(inputs, pairs))
-
-
-def _by_results(dtype):
-    tiles = blocking.tiles(tile.BFLOAT16)
+def _separate(dtype):
+    machine = blocking.machine(tile.BFLOAT16)
     round_pairs, pack = round_rows[dtype].address, packing.pack[dtype].address
-    mask, product = columns.mask[types.float32].address, gemm.product[tile.BFLOAT16].address
+    mask, gemm = columns.mask[types.float32].address, loops.gemm[dtype].address
 
     @kernel
-    def by_results(dvalues, s, x, weights, dinputs, dweights, dbiases, activation, threads, block, panels_bytes, memory):
-        inputs, neurons = weights.rows, weights.cols
-        pairs, half = pairs_of(tiles, neurons), pairs_of(tiles, block)
-        panels = memory + REGION_BYTES
-        begin(memory)
-        if panels_bytes > 0:
-            rounded_weights = compact(panels + panels_bytes, inputs, pairs)
-            add(memory, round_pairs(), along_rows(weights, rounded_weights))
-            barrier(memory)
-            add(memory, pack(), packing.pack_job(tiles, transposed(rounded_weights), panels))
-            barrier(memory)                             # dz is written where the rounded weights are
-        of_dz = panels + panels_bytes
-        of_dz_along = of_dz + matrix_bytes(block, neurons)
-        of_dz_across = of_dz_along + left_bytes(tiles, block, pairs)
-        dz_panels = of_dz_across + matrix_bytes(half, neurons)
-        of_x = dz_panels + packing.packed_bytes(tiles, half, neurons)
-        scratch = panels + panels_bytes + block_bytes(tiles, block, inputs, neurons)
+    def separate(dvalues, saved, x, weights, dinputs, dweights, dbiases, activation, threads):
+        """Compute each result by a product of its own, block of rows by block of rows."""
+        here, inputs, neurons = blocking.with_caches(machine), weights.rows, weights.cols
+        block, has_dinputs = blocking.rounded_rows(x.rows, inputs + 3 * neurons), dinputs.data != 0
+        memory, slot = acquire(backward_memory(COUNTING, here, weights, has_dinputs, block, threads).end)
+        if memory == 0:
+            return _link.NO_MEMORY
+        room = backward_memory(memory, here, weights, has_dinputs, block, threads)
+        pairs = pairs_of(machine, neurons)
+        begin(room.queue)
+        if has_dinputs:
+            rounded_weights = compact(room.weights, inputs, pairs)                                  # (K, N / 2)
+            add(room.queue, round_pairs(), along_rows(weights, rounded_weights))
+            barrier(room.queue)
+            add(room.queue, pack(), packing.pack_job(machine, transposed(rounded_weights), room.packed_weights))
+            barrier(room.queue)                         # dz is written where the rounded weights are
         i = 0
         while True:                                     # once for an empty batch as well: its dweights are zeros
             rows, later = min(block, x.rows - i), int(i > 0)
-            half = pairs_of(tiles, rows)
-            dz, dz_along = compact(of_dz, rows, neurons), left(of_dz_along, rows, pairs)
-            dz_across, x_across = compact(of_dz_across, half, neurons), compact(of_x, half, inputs)
-            s_block = from_row(s, i, rows) if s.data != 0 else s
-            add(memory, mask(), mask_job(tiles, from_row(dvalues, i, rows), activation, s_block, dz, 0, dbiases.data, later))
-            barrier(memory)
-            add(memory, round_pairs(), across_rows(dz, dz_across))
-            add(memory, round_pairs(), across_rows(from_row(x, i, rows), x_across))
-            if dinputs.data != 0:
-                add(memory, round_pairs(), along_rows(dz, dz_along))
-            barrier(memory)
-            add(memory, pack(), packing.pack_job(tiles, dz_across, dz_panels))
-            barrier(memory)
-            of_weights = product_job(tiles, transposed(x_across), packed(dz_panels, half * SIZE), dweights, later, 0,
-                                     scratch, threads)
-            add(memory, product(), of_weights)
-            if dinputs.data != 0:
-                of_inputs = product_job(tiles, dz_along, packed(panels, pairs * SIZE), from_row(dinputs, i, rows), 0, 0,
-                                        scratch, threads)
-                add(memory, product(), of_inputs)
-            run_queue(memory, threads)
+            half = pairs_of(machine, rows)
+            dz, dz_along = compact(room.dz, rows, neurons), as_a(room.dz_along, rows, pairs)        # (rows, N), (rows, N / 2)
+            dz_across = compact(room.dz_across, half, neurons)                                      # (rows / 2, N)
+            x_across = compact(room.x_across, half, inputs)                                         # (rows / 2, K)
+            saved_block = from_row(saved, i, rows) if saved.data != 0 else saved
+            of_dz = mask_job(here, from_row(dvalues, i, rows), activation, saved_block, dz, dbiases.data)
+            add(room.queue, mask(), replace(of_dz, accumulate=later))
+            barrier(room.queue)
+            add(room.queue, round_pairs(), across_rows(dz, dz_across))
+            add(room.queue, round_pairs(), across_rows(from_row(x, i, rows), x_across))
+            if has_dinputs:
+                add(room.queue, round_pairs(), along_rows(dz, dz_along))
+            barrier(room.queue)
+            add(room.queue, pack(), packing.pack_job(machine, dz_across, room.packed_dz))
+            barrier(room.queue)
+            right = packed_b(room.packed_dz, half * SIZE)
+            of_dweights = gemm_problem(here, transposed(x_across), right, dweights, room.scratch, threads)
+            add(room.queue, gemm(), replace(of_dweights, accumulate=later))
+            if has_dinputs:
+                right = packed_b(room.packed_weights, pairs * SIZE)
+                of_dinputs = gemm_problem(here, dz_along, right, from_row(dinputs, i, rows), room.scratch, threads)
+                add(room.queue, gemm(), of_dinputs)
+            run_queue(room.queue, threads)
             i += rows
             if i >= x.rows:
                 break
+        release(slot)
+        return _link.OK
 
-    return by_results
+    return separate
 
 
 backward = _link.units("backward", BACKWARD, _build_backward, [tile.BFLOAT16])

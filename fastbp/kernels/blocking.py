@@ -1,10 +1,12 @@
-"""Sizes: one table of register tiles, and the cost model that cuts a product for the caches of this machine.
+"""Sizes: the one table of register tiles, blocks and thresholds, and the formulas that cut a product for this machine's caches.
 
-Tiles. A tile of rows x vecs needs rows * vecs accumulators, vecs registers for a row of B and one for an element of A:
-29 of AVX-512's 32 registers, 15 of AVX2's 16. Without FMA a product needs a register of its own. The narrow tile is for
-what is left of the columns. Its sums are fewer than two FMA units of latency 4 could add to at a time, but it has as many
-rows as the wide one, so that both read the same copy of A. The flat tile is for one or two rows, of which a wide one would
-be empty for the most part: then only the speed of reading B counts.
+A full tile of rows x vecs needs rows * vecs registers for its sums, vecs for a row of B and one for an element of A: 29 of
+AVX-512's 32, 15 of AVX2's 16. Without FMA a product needs one more. What is left of the columns goes into column-edge tiles.
+Their sums are fewer than two FMA units of latency 4 can add to at a time, but they have as many rows as a full tile, so that
+both read the same copy of A. Unpacked-B tiles are for one or two rows, which would leave a full tile empty for the most part:
+then only the speed of reading B counts.
+
+Formulas are plain functions of integers and of a Machine: compiled code and Python (`python -m fastbp plan`) call the same.
 """
 from functools import cache, partial
 from typing import NamedTuple
@@ -12,306 +14,441 @@ from typing import NamedTuple
 from numba import types
 
 from .. import _cpu, _state
-from .._jit import kernel
+from .._jit import formula, kernel
 from . import team, tile
+from .records import replace
 from .vector import CACHE_LINE
 
-#            instruction set: (rows, vecs) wide, narrow, flat, and the bytes of a vector
+# The tiles of an instruction set: (rows, vecs) of a full, a column-edge and an unpacked-B tile, and the bytes of a vector.
 TILES = {
     "avx512":   ((6, 4), (6, 1), (2, 8), 64),
     "avx2":     ((6, 2), (6, 1), (2, 4), 32),
     "baseline": ((4, 2), (4, 1), (2, 4), 16),
 }
 
-HIGH, LOW = 6, 4                # rows of a tile, and of those for the last rows that would leave one of these empty in part
-DEPTH = 512                     # of a panel of B: tiles amortise loading C, and a panel stays in L2
-CHAIN = 256                     # terms of a sum in a register: to round no worse than OpenBLAS takes 2 to 3 % of the time
-STRIP_PART = 5                  # of L2 for a strip of A and C, the rows that all panels of B go over in turn
-STRIP = 24                      # rows of one, or a multiple: whole tiles of any kind
-COPIED_STRIP = 48               # the least where A is copied, so that a row of its source is read in one stretch,
-AHEAD = 8                       # and which row, after the one being read, to ask for
-SHALLOW_DEPTH = 32              # up to this depth C of a strip stays in L1, as writing C takes longer than reading B
-LONG_ROW = 1536                 # bytes of a row of C from which on, at the depth of few neurons, tiles go along rows
-BLOCK_PART = 16                 # of L3 for a block of B, that all strips of a task go over
-UNROLL = 4                      # steps of the innermost loop: fewer leave 3 % of peak to counting, more gain nothing
-ROWS = 384                      # of a task
-IN_PLACE_ROWS = 12              # up to these rows, reading B in place beats packing it; up to
-FAR_ROWS = 32                   # if B is so large that packing it takes the way to memory and back:
-FAR_PART = 8                    # of L3 or more
-FLAT_DEPTH = 8                  # of a block of B in place: rows of B are read along, whole pages at a time
-PASS_ROWS = 192                 # of a block in the one-pass backward: deep enough to amortise going over all dweights, and
-PASS_WEIGHTS = 2 << 20          # bytes of them at most: they and weights.T stay in L3
-PASS_PARTITIONS = 16            # of the batch, each with dweights of its own, and
-PASS_PARTITION_ROWS = 1024      # the least rows of one, so that adding them up at the end costs under 2 %
-INNER_ROWS = 32                 # up to these rows, dinputs as inner products beats packing weights.T, and up to
-INNER_BLOCK_PART = 4            # of L2 for the rows of B that all rows of A go over
-FEW_NEURONS = 4                 # or fewer: dweights.T = dz.T @ x, with x in place, beats copying x, and for
-FEW_INPUTS = 2                  # vectors of inputs or more, inner products with the columns of weights
-TURNED_ROWS = 64                # rows or more of a layer with inputs and neurons that make up at most
-TURNED = 3                      # vectors are better turned, so that vectors hold numbers of many rows
-INNER_PART = 4                  # a vector's lanes over INNER_PART columns, it beats a tile that is empty for the most part,
-INNER_DEPTH = 4                 # if the rows of weights are that many vectors long
-DZ_BYTES = 16 << 20             # of dz in memory at a time, where it is not a whole batch: it stays in L3
-ROUNDED_BYTES = 8 << 20         # of what is rounded to bfloat16 at a time
-ELEMENT_WORK = 8                # multiply-adds that take as long as copying an element,
-ROW_WORK = 128                  # and as what is left of a product for a row of a layer of a few inputs and neurons
-PLAIN_WORK = 128                # multiply-adds up to which plain loops are faster than tiles
-THREAD_WORK = 1 << 19           # multiply-adds that are worth a thread: some 10 us, twice what waking one takes,
-TEAM_WORK = 1 << 15             # and that are worth one that is at hand
-SHARDS = 2                      # of a training step's batch, 0.75 to 1 of the time of threads within each pass, with
-SHARD_ROWS = 64                 # rows each or more, and for networks of up to
-SHARD_PARAMETERS = 1024         # numbers for each row: each shard packs all weights, and has gradients of its own to add up
-BLOCK_WORK = 1 << 18            # multiply-adds for a block of dweights: some 10 us, what a thread may wait for the last one,
-UPDATE_WORK = 32                # of which the update of an element takes as long as so many,
-COPY_COLS = 24                  # and copying x as so many columns of dz do;
-BLOCK_TILES = 4                 # and rows of tiles of dweights that L2 has room for, or they are not computed in blocks
-MOST_THREADS = 1 << 20         # where a caller sets no bound
-TASKS_A_THREAD = 4              # tasks to aim at, so that a thread that was held up leaves its work to the others
-
-
-# Of pairs of bfloat16, without an instruction for their dot product: the halves of A and B need registers of their own.
+# The tiles of pairs of bfloat16 without an instruction for their dot product: both halves of A and B need registers.
 SPLIT_TILES = {
     "avx512":   ((4, 4), (4, 1), (2, 4), 64),
     "avx2":     ((3, 2), (3, 1), (2, 2), 32),
     "baseline": ((2, 2), (2, 1), (1, 2), 16),
 }
 
-
-# Of pairs of bfloat16 in AMX tile registers: rows, columns of a wide tile and of a narrow one, and pairs of the depth a step.
+# The blocks of pairs of bfloat16 in AMX tile registers: rows, columns of a full and of a column-edge tile, pairs of K a step.
 AMX_TILES = 32, 32, 16, 16
+
+# ---- blocks of a product
+
+# Rows of a tile that row-edge tiles stand in for, and rows of a row-edge tile.
+TALL, SHORT = 6, 4
+
+# Steps of the innermost loop in one iteration. Fewer leave 3 % of the peak to counting, more gain nothing.
+UNROLL = 4
+
+# K of a KC block: tiles amortise loading C, and a micropanel of B stays in L2.
+KC = 512
+
+# Terms of a sum in a register. Rounding no worse than OpenBLAS takes 2 to 3 % of the time.
+CHAIN = 256
+
+# Rows of a task.
+TASK_ROWS = 384
+
+# The part of L2, one in so many, for an MC block of A and C, over which all micropanels of B go in turn.
+MC_L2_PART = 5
+
+# Rows of an MC block, or a multiple: whole tiles of any kind.
+MC = 24
+
+# Least rows of an MC block where A is copied, so that a row of its source is read in one stretch.
+COPIED_MC = 48
+
+# Rows that a copy of A asks for ahead of the one it reads.
+AHEAD = 8
+
+# Largest K at which C of an MC block stays in L1, as writing C takes longer than reading B.
+SHALLOW_K = 32
+
+# Bytes of a row of C from which on, for a K of a skinny layer, tiles go along rows.
+LONG_ROW = 1536
+
+# The part of L3, one in so many, for an NC block of B, over which all MC blocks of a task go.
+NC_L3_PART = 16
+
+# K of a KC block of B in place: rows of B are read along, whole pages at a time.
+UNPACKED_KC = 8
+
+# The part of L2, one in so many, for the rows of B that all rows of A go over by dot products.
+DOT_L2_PART = 4
+
+# Tasks to aim at for each thread, so that a thread that was held up leaves its work to the others.
+TASKS_A_THREAD = 4
+
+# ---- choices (dense/select.py)
+
+# Multiply-adds up to which naive loops are faster than tiles.
+NAIVE_WORK = 128
+
+# Neurons up to which a layer is skinny: dweights.T = dz.T @ x with x in place beats copying x.
+SKINNY_NEURONS = 4
+
+# Vectors of inputs from which on dot products with the columns of weights pay for a skinny layer.
+SKINNY_INPUTS = 2
+
+# Rows from which on a small layer is better transposed, so that vectors hold numbers of many rows.
+TRANSPOSED_ROWS = 64
+
+# Vectors that the inputs and neurons of such a layer make up at most.
+TRANSPOSED_VECTORS = 3
+
+# Rows up to which reading B in place beats packing it.
+UNPACKED_ROWS = 12
+
+# Rows up to which it does so if B is so large that packing takes it to memory and back.
+FAR_UNPACKED_ROWS = 32
+
+# The part of L3, one in so many, from which on B is that large.
+FAR_L3_PART = 8
+
+# Rows up to which dinputs as dot products with the rows of weights beat packing weights.T.
+DOT_ROWS = 32
+
+# Lanes of a vector for each input up to which dot products beat a tile that is empty for the most part, at any number of rows.
+DOT_LANES = 4
+
+# Vectors that the rows of weights are long at least for dot products.
+DOT_VECTORS = 4
+
+# ---- the fused backward pass
+
+# Rows of a block: enough to amortise going over all dweights.
+FUSED_ROWS = 192
+
+# Bytes of dweights at most: they and weights.T stay in L3.
+FUSED_WEIGHTS = 2 << 20
+
+# Partitions of the batch at most, each with dweights of its own.
+FUSED_PARTITIONS = 16
+
+# Least rows of a partition, so that adding the partitions up at the end costs under 2 %.
+FUSED_PARTITION_ROWS = 1024
+
+# ---- memory
+
+# Bytes of dz in memory at a time, where that is not a whole batch: it stays in L3.
+DZ_BYTES = 16 << 20
+
+# Bytes of float32 that are rounded to bfloat16 at a time.
+ROUNDED_BYTES = 8 << 20
+
+# ---- work, in multiply-adds
+
+# Multiply-adds that take as long as copying an element.
+ELEMENT_WORK = 8
+
+# Multiply-adds that take as long as the rest of a product for a row of a layer of a few inputs and neurons.
+ROW_WORK = 128
+
+# Multiply-adds that are worth a thread: some 10 us, twice what waking one takes.
+THREAD_WORK = 1 << 19
+
+# Multiply-adds that are worth a thread of a team, which is at hand.
+TEAM_WORK = 1 << 15
+
+# Threads where a caller sets no bound.
+MOST_THREADS = 1 << 20
+
+# ---- training steps
+
+# Number of shards that a small network's batch is split into. Splitting takes 0.75 to 1 times as long as threading each pass.
+SHARDS = 2
+
+# Least rows of a shard.
+SHARD_ROWS = 64
+
+# Parameters for each row of the batch up to which it is split: each shard packs all weights, and has gradients to add up.
+SHARD_PARAMETERS = 1024
+
+# Multiply-adds of a block of dweights: some 10 us, which is how long a thread may wait for the last one.
+BLOCK_WORK = 1 << 18
+
+# Multiply-adds that take as long as the update of an element of dweights.
+UPDATE_WORK = 32
+
+# Columns of dz that take as long to multiply as x to copy.
+COPY_COLS = 24
+
+# Rows of tiles of dweights that L2 must have room for, if dweights are to be computed in blocks.
+BLOCK_TILES = 4
 
 
 class Tiles(NamedTuple):
-    """The shapes of one dtype: three for products, one row of two for copying, a square one for transposing.
+    """The shapes of a dtype's tiles: three for products, two of one row for copying, a square one for transposing.
 
-    `column` is a row of vectors with room for as many elements as a wide tile has rows.
+    `column` is one row of vectors with room for as many elements as a full tile has rows.
     """
 
-    wide: tile.Shape
-    narrow: tile.Shape
-    flat: tile.Shape
+    full: tile.Shape
+    column_edge: tile.Shape
+    unpacked: tile.Shape
     row: tile.Shape
-    narrow_row: tile.Shape
+    edge_row: tile.Shape
     square: tile.Shape
     column: tile.Shape
 
 
+class Machine(NamedTuple):
+    """What sizes and choices depend on beside the operands: the sizes of a dtype's tiles, and the caches."""
+
+    itemsize: int               # bytes of an element
+    lanes: int                  # elements of a vector
+    step: int                   # elements of K that are multiplied at a time
+    height: int                 # rows of a full tile
+    width: int                  # columns of a full tile
+    edge_width: int             # columns of a column-edge tile
+    unpacked_height: int        # rows of an unpacked-B tile
+    unpacked_width: int         # columns of an unpacked-B tile
+    l1: int                     # bytes of a core's first data cache
+    l2: int                     # bytes of a core's second cache
+    l3: int                     # bytes of the shared cache
+
+
 @cache
 def tiles(dtype):
-    """The Tiles of a Numba float type, or of BFLOAT16, on the instruction set that Numba compiles for."""
+    """Return the Tiles of a Numba float type, or of BFLOAT16, on the instruction set that Numba compiles for."""
     table = SPLIT_TILES if dtype is tile.BFLOAT16 and not _cpu.has_bfloat16_dot() else TILES
-    wide, narrow, flat, vector = table[_cpu.instruction_set()]
+    full, edge, unpacked, vector = table[_cpu.instruction_set()]
     lanes, step = vector * 8 // dtype.bitwidth, 1
     if by_amx(dtype):
-        rows, wide_cols, narrow_cols, step = AMX_TILES
-        wide, narrow = (rows, wide_cols // lanes), (rows, narrow_cols // lanes)
+        rows, full_cols, edge_cols, step = AMX_TILES
+        full, edge = (rows, full_cols // lanes), (rows, edge_cols // lanes)
     shape = partial(tile.Shape, dtype, lanes=lanes, step=step)
-    return Tiles(shape(*wide), shape(*narrow), shape(*flat), shape(1, wide[1]), shape(1, narrow[1]), shape(lanes, 1),
-                 shape(1, -(-wide[0] // lanes)))
+    return Tiles(full=shape(*full), column_edge=shape(*edge), unpacked=shape(*unpacked), row=shape(1, full[1]),
+                 edge_row=shape(1, edge[1]), square=shape(lanes, 1), column=shape(1, -(-full[0] // lanes)))
 
 
-def by_amx(dtype):
-    """Whether products of that dtype are computed in AMX tile registers."""
-    return dtype is tile.BFLOAT16 and _cpu.has_amx()
+@cache
+def machine(dtype):
+    """Return the Machine of a dtype as `tiles` takes it. Its caches are 0: compiled code, which is kept, asks `with_caches`."""
+    shapes = tiles(dtype)
+    full, edge, unpacked = shapes.full, shapes.column_edge, shapes.unpacked
+    return Machine(itemsize=dtype.bitwidth // 8, lanes=full.lanes, step=full.step, height=full.rows,
+                   width=full.vecs * full.lanes, edge_width=edge.vecs * edge.lanes, unpacked_height=unpacked.rows,
+                   unpacked_width=unpacked.vecs * unpacked.lanes, l1=0, l2=0, l3=0)
 
 
 @kernel
-def spread(row_bytes):
-    """The distance of rows of so many bytes, where it is free: multiples of 1 KiB would share a few sets of the cache."""
-    return row_bytes + CACHE_LINE if row_bytes % 1024 == 0 else row_bytes
+def with_caches(machine):
+    """Return the Machine with the caches of the computer that it runs on."""
+    return replace(machine, l1=_state.word(_state.L1), l2=_state.word(_state.L2), l3=_state.word(_state.L3))
+
+
+def by_amx(dtype):
+    """Return whether products of a dtype are computed in AMX tile registers."""
+    return dtype is tile.BFLOAT16 and _cpu.has_amx()
+
+
+def row_edge(shape):
+    """Return the shape of row-edge tiles beside tiles of that shape; the shape itself where there are none."""
+    return shape._replace(rows=SHORT) if shape.rows == TALL else shape
+
+
+# ---- integers
+
+
+@formula
+def blocks(n, block):
+    """Return how many blocks cover n."""
+    return (n + block - 1) // block
+
+
+@formula
+def round_up(n, multiple):
+    """Return the least multiple that is not below n."""
+    return blocks(n, multiple) * multiple
+
+
+@formula
+def even_block(n, most, multiple):
+    """Return the size of equal blocks of n, a multiple, of at most `most` each."""
+    return max(1, round_up(blocks(n, max(1, blocks(n, most))), multiple))
+
+
+# ---- threads
+
+
+@formula
+def worth(multiply_adds, least):
+    """Return how many threads a job is worth, of which each is to have so many multiply-adds at least."""
+    return max(1, multiply_adds // least)
 
 
 @kernel
 def threads(multiply_adds):
-    """How many threads a job of that size is worth."""
+    """Return on how many threads a job of that size runs."""
     least = THREAD_WORK if team.own() == 0 else TEAM_WORK
-    return min(_state.word(_state.THREADS), max(1, multiply_adds // least))
+    return min(_state.word(_state.THREADS), worth(multiply_adds, least))
+
+
+@formula
+def layer_work(products, rows, inputs, neurons):
+    """Return the multiply-adds that so many of a layer's products take as long as."""
+    return products * rows * (inputs * neurons + ROW_WORK)
+
+
+# ---- one product
+
+
+class Cut(NamedTuple):
+    """How a product is cut."""
+
+    kc: int                     # K of a KC block
+    mc: int                     # rows of an MC block
+
+
+@formula
+def cut(machine, a, cols, is_packed):
+    """Return the Cut of a product of Matrix a (M, K) and B (K, cols), packed or in place."""
+    row_bytes = max(1, cols * machine.itemsize)
+    kc = even_block(a.cols, KC, max(UNROLL, machine.step))
+    if not is_packed:
+        return Cut(kc=min(kc, max(UNPACKED_KC, machine.l1 // 2 // row_bytes)), mc=MC)
+    if a.cols <= SKINNY_NEURONS and row_bytes >= LONG_ROW:
+        return Cut(kc=kc, mc=machine.height)
+    if a.cols <= SHALLOW_K:
+        return Cut(kc=kc, mc=max(1, machine.l1 // row_bytes // machine.height) * machine.height)
+    unit = max(MC, machine.height)
+    mc = min(TASK_ROWS, machine.l2 // MC_L2_PART // (kc * machine.itemsize + row_bytes) // unit * unit)
+    return Cut(kc=kc, mc=max(unit if a.col_step == machine.itemsize else round_up(COPIED_MC, unit), mc))
+
+
+@formula
+def most_mc_bytes(machine):
+    """Return the bytes of the largest MC block of A that `cut` chooses."""
+    return machine.l2 // MC_L2_PART + round_up(COPIED_MC, machine.height) * KC * machine.itemsize
+
+
+class Grid(NamedTuple):
+    """The block of C that a task computes."""
+
+    rows: int
+    cols: int
+
+
+@formula
+def grid(machine, rows, cols, threads, is_copied):
+    """Return the Grid of a product: its tasks are few and large, but enough for every thread.
+
+    Where rows of A are copied, each task of the same rows would copy them again: then rows are split before columns.
+    """
+    most_cols = max(machine.width, machine.l3 // NC_L3_PART // (KC * machine.itemsize))
+    task_rows = round_up(min(rows, TASK_ROWS), machine.height)
+    task_cols = round_up(min(cols, most_cols), machine.width)
+    if threads > 1:
+        wanted = threads * TASKS_A_THREAD
+        if is_copied:
+            task_rows = min(task_rows, round_up(max(COPIED_MC, blocks(rows, wanted)), machine.height))
+        have = blocks(rows, task_rows)
+        if have < wanted and cols > machine.width:
+            task_cols = round_up(blocks(cols * have, wanted), machine.width)
+            have *= blocks(cols, task_cols)
+        if have < wanted:
+            task_rows = round_up(blocks(task_rows * have, wanted), machine.height)
+    return Grid(rows=max(task_rows, machine.height), cols=max(task_cols, machine.width))
+
+
+@formula
+def dot_block(machine, columns, row_bytes):
+    """Return how many rows of B, of so many bytes each, dot products go over at a time: a multiple of `columns`."""
+    return max(columns, machine.l2 // DOT_L2_PART // max(1, row_bytes) // columns * columns)
+
+
+@formula
+def column_edge(machine, j, j_end):
+    """Return the column from which on a column-edge micropanel is wide enough for what is left of the columns j … j_end."""
+    return j + (j_end - j + machine.edge_width - 1) // machine.width * machine.width
+
+
+@formula
+def has_column_edge(machine, cols):
+    """Return whether the last of so many columns are in a column-edge micropanel."""
+    return column_edge(machine, 0, cols) < cols
+
+
+@formula
+def row_edge_rows(height, rows):
+    """Return how many of so many rows, the last ones, row-edge tiles take.
+
+    They leave less of a tile empty than tiles of `height`: 8 rows are 4 + 4, and 4 are 4.
+    """
+    rest = rows % height
+    if height != TALL or rows < height or rest == 0:
+        return 0
+    if rest + height <= 2 * SHORT:
+        return rest + height
+    return rest if rest <= SHORT else 0
+
+
+@formula
+def spread(row_bytes):
+    """Return the distance of rows of so many bytes, where it is free: multiples of 1 KiB would share a few cache sets."""
+    return row_bytes + CACHE_LINE if row_bytes % 1024 == 0 else row_bytes
+
+
+# ---- one pass
+
+
+class Partitions(NamedTuple):
+    """How a batch is cut."""
+
+    count: int
+    rows: int                   # rows of each but the last
+
+
+@formula
+def partitions(rows):
+    """Return the Partitions of a fused or transposed backward pass: of the batch's size alone, never of the threads."""
+    count = max(1, min(FUSED_PARTITIONS, rows // FUSED_PARTITION_ROWS))
+    rows_each = round_up(blocks(rows, count), FUSED_ROWS)
+    return Partitions(count=blocks(rows, rows_each), rows=rows_each)
+
+
+@formula
+def dz_rows(rows, row_bytes):
+    """Return how many rows of dz to keep: all, or as many whole KC blocks as DZ_BYTES hold."""
+    return min(rows, max(1, DZ_BYTES // max(1, KC * row_bytes)) * KC)
+
+
+@formula
+def rounded_rows(rows, cols):
+    """Return how many rows to round to bfloat16 at a time, an even number: all, or as many as ROUNDED_BYTES hold."""
+    return max(2, min(rows + rows % 2, max(1, ROUNDED_BYTES // max(1, 2 * TASK_ROWS * cols)) * TASK_ROWS))
+
+
+# ---- one training step
 
 
 def shards(batch, parameters):
-    """Into how many shards to cut a batch of a training step (training.py): of sizes alone, never of the threads."""
+    """Return into how many shards to split a batch of a training step: of sizes alone, never of the threads."""
     return max(1, min(SHARDS, batch // SHARD_ROWS)) if parameters <= batch * SHARD_PARAMETERS else 1
 
 
 def in_blocks(batch, row_bytes):
-    """Whether dweights of a training step are better computed in blocks: a batch's dz, with rows of so many bytes, and a block
-    stay in L2.
+    """Return whether dweights of a training step are better computed in blocks.
+
+    So they are if a block and a batch's dz, with rows of so many bytes, stay in L2.
     """
-    return max(batch, BLOCK_TILES * HIGH) * row_bytes <= _state.words[_state.L2]
+    return max(batch, BLOCK_TILES * TALL) * row_bytes <= _state.words[_state.L2]
 
 
 def block_rows(dtype, batch, neurons):
-    """Rows of dweights in a block: whole tiles."""
-    height = tiles(dtype).wide.rows
+    """Return the rows of dweights in a block: whole tiles."""
+    height = tiles(dtype).full.rows
     return max(1, round(BLOCK_WORK / (batch + UPDATE_WORK) / (neurons + COPY_COLS) / height)) * height
 
 
-@kernel
-def product_threads(products, x, weights):
-    """How many threads so many of the products of a layer are worth."""
-    return threads(products * x.rows * (weights.rows * weights.cols + ROW_WORK))
-
-
-@kernel
-def by_inner(shape, rows, weights):
-    """Whether `rows` rows of dinputs = dz @ weights.T are better computed by inner products with the rows of weights."""
-    few = rows <= INNER_ROWS or weights.rows * INNER_PART <= tile.lanes(shape)
-    return few and weights.cols >= INNER_DEPTH * tile.lanes(shape) and weights.col_step == tile.itemsize(shape)
-
-
-@kernel
-def in_place(shape, rows, cols, far_bytes):
-    """Whether B is better left in place, for a product of so many rows and columns in flat tiles of that shape.
-
-    `far_bytes` are those of B that were not just written, but lie in memory.
-    """
-    most_rows = FAR_ROWS if far_bytes >= _state.word(_state.L3) // FAR_PART else IN_PLACE_ROWS
-    return rows <= most_rows and cols >= tile.width(shape)
-
-
-@kernel
-def on_its_side(shape, x, weights):
-    """Whether so few numbers make a row that vectors better hold those of many rows, in a backward pass."""
-    few = x.cols + weights.cols <= TURNED * tile.lanes(shape)
-    return few and x.rows >= TURNED_ROWS and x.col_step == tile.itemsize(shape) and weights.col_step == tile.itemsize(shape)
-
-
-@kernel
-def few_neurons(shape, x, neurons):
-    """Whether x of a layer with so few neurons is better read in vectors than number by number."""
-    return neurons <= FEW_NEURONS and x.cols >= FEW_INPUTS * tile.lanes(shape) and x.col_step == tile.itemsize(shape)
-
-
-@kernel
-def in_one_pass(rows, weights_bytes):
-    """Whether a backward pass goes over the batch once."""
-    return rows >= 4 * PASS_PARTITION_ROWS and weights_bytes <= PASS_WEIGHTS
-
-
-@kernel
-def partitions(rows):
-    """(count, rows of each) of a one-pass backward over a batch: of its size alone, never of the threads."""
-    count = max(1, min(PASS_PARTITIONS, rows // PASS_PARTITION_ROWS))
-    rows_each = round_up(blocks(rows, count), PASS_ROWS)
-    return blocks(rows, rows_each), rows_each
-
-
-@kernel
-def dz_rows(rows, row_bytes):
-    """Rows of dz to keep: all, or as many whole depth blocks as DZ_BYTES hold."""
-    return min(rows, max(1, DZ_BYTES // max(1, DEPTH * row_bytes)) * DEPTH)
-
-
-@kernel
-def rounded_rows(rows, cols):
-    """Rows to round to bfloat16 at a time, an even number: all, or as many as ROUNDED_BYTES hold."""
-    return max(2, min(rows + rows % 2, max(1, ROUNDED_BYTES // max(1, 2 * ROWS * cols)) * ROWS))
-
-
-class Cut(NamedTuple):
-    """How a product is cut: the depth of a block, and the rows of a strip of A and C."""
-
-    depth: int
-    strip: int
-
-
-@kernel
-def cut(shape, a, cols, packed):
-    """The Cut for A, a Matrix, and B of `cols` columns, packed or not."""
-    size, row_bytes = tile.itemsize(shape), max(1, cols * tile.itemsize(shape))
-    depth = even_block(a.cols, DEPTH, max(UNROLL, tile.step(shape)))
-    if not packed:
-        return Cut(min(depth, max(FLAT_DEPTH, _state.word(_state.L1) // 2 // row_bytes)), STRIP)
-    if a.cols <= FEW_NEURONS and row_bytes >= LONG_ROW:
-        return Cut(depth, tile.height(shape))
-    if a.cols <= SHALLOW_DEPTH:
-        return Cut(depth, max(1, _state.word(_state.L1) // row_bytes // tile.height(shape)) * tile.height(shape))
-    unit = max(STRIP, tile.height(shape))
-    strip = min(ROWS, _state.word(_state.L2) // STRIP_PART // (depth * size + row_bytes) // unit * unit)
-    return Cut(depth, max(unit if a.col_step == size else round_up(COPIED_STRIP, unit), strip))
-
-
-@kernel
-def most_strip_bytes(shape):
-    """Of a strip of A."""
-    return _state.word(_state.L2) // STRIP_PART + round_up(COPIED_STRIP, tile.height(shape)) * DEPTH * tile.itemsize(shape)
-
-
-@kernel
-def even_block(n, most, multiple):
-    """The size of equal blocks of at most `most`, a multiple of `multiple`."""
-    return max(1, round_up(blocks(n, max(1, blocks(n, most))), multiple))
-
-
-@kernel
-def grid(shape, rows, cols, threads, copied):
-    """(row_block, col_block) of the tasks of a product: few and large, but enough for every thread.
-
-    Where rows of A are copied, each task of the same rows would copy them again: then rows are split before columns.
-    """
-    most_cols = max(tile.width(shape), _state.word(_state.L3) // BLOCK_PART // (DEPTH * tile.itemsize(shape)))
-    row_block, col_block = round_up(min(rows, ROWS), tile.height(shape)), round_up(min(cols, most_cols), tile.width(shape))
-    if threads > 1:
-        wanted = threads * TASKS_A_THREAD
-        if copied:
-            row_block = min(row_block, round_up(max(COPIED_STRIP, blocks(rows, wanted)), tile.height(shape)))
-        have = blocks(rows, row_block)
-        if have < wanted and cols > tile.width(shape):
-            col_block = round_up(blocks(cols * have, wanted), tile.width(shape))
-            have *= blocks(cols, col_block)
-        if have < wanted:
-            row_block = round_up(blocks(row_block * have, wanted), tile.height(shape))
-    return max(row_block, tile.height(shape)), max(col_block, tile.width(shape))
-
-
-@kernel
-def inner_block(columns, row_bytes):
-    """How many rows of B, of so many bytes each, to go over at a time by inner products: a multiple of `columns`."""
-    return max(columns, _state.word(_state.L2) // INNER_BLOCK_PART // max(1, row_bytes) // columns * columns)
-
-
-@kernel
-def first_narrow(tiles, j, j_end):
-    """The column from which on a narrow panel is wide enough for what is left of the columns j … j_end."""
-    return j + (j_end - j + tile.width(tiles.narrow) - 1) // tile.width(tiles.wide) * tile.width(tiles.wide)
-
-
-def low(shape):
-    """The shape of low tiles beside those of that shape; the same where there are none."""
-    return shape._replace(rows=LOW) if shape.rows == HIGH else shape
-
-
-@kernel
-def low_rows(height, rows):
-    """How many of so many rows, the last ones, low tiles take, because they leave less of them empty: 8 for 4 + 4, or 4."""
-    rest = rows % height
-    if height != HIGH or rows < height or rest == 0:
-        return 0
-    if rest + height <= 2 * LOW:
-        return rest + height
-    return rest if rest <= LOW else 0
-
-
-@kernel
-def has_narrow(tiles, cols):
-    """Whether the last of so many columns are in a narrow panel."""
-    return first_narrow(tiles, 0, cols) < cols
-
-
-@kernel
-def blocks(n, block):
-    """How many blocks cover n."""
-    return (n + block - 1) // block
-
-
-@kernel
-def round_up(n, multiple):
-    return blocks(n, multiple) * multiple
-
-
 def describe():
-    """What show_config prints of this file."""
+    """Return what show_config prints of this file."""
     shapes = {str(t): tiles(t) for t in (types.float32, types.float64)}
-    rows = {f"{name} tiles": ", ".join(f"{t.rows} x {t.vecs * t.lanes}" for t in (s.wide, s.narrow, s.flat))
+    rows = {f"{name} tiles": ", ".join(f"{t.rows} x {t.vecs * t.lanes}" for t in (s.full, s.column_edge, s.unpacked))
             for name, s in shapes.items()}
-    return rows | {"blocking": f"depth {DEPTH}, rows {ROWS}; one-pass backward {PASS_ROWS} rows"}
+    return rows | {"blocking": f"depth {KC}, rows {TASK_ROWS}; one-pass backward {FUSED_ROWS} rows"}

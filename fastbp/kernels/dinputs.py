@@ -1,57 +1,81 @@
 """The backward pass of a layer but for dweights, which an optimiser computes in blocks where it needs them (dweights.py)."""
+from typing import NamedTuple
+
 from numba import types
 
 from .. import _link
-from . import blocking, columns, gemm, inner, packing, record
-from .dense import right_of_weights
+from .._jit import kernel
+from . import blocking, columns, dot, loops, packing, record, select
+from .columns import mask_job
 from .matrix import MATRIX, only_if, transposed
 from .parallel import REGION_BYTES, add, barrier, begin, run_queue
-from .product import product_job, scratch_bytes
+from .passes import b_of_weights
+from .problem import gemm_problem, scratch_bytes
 from .record import Call
-from .workspace import acquire, release
+from .records import replace
+from .workspace import COUNTING, acquire, release, take
+
+
+class Memory(NamedTuple):
+    """Addresses of the memory of a pass."""
+
+    queue: int
+    weights: int                # micropanels of weights.T, if they are needed
+    scratch: int
+    end: int
+
+
+@kernel
+def memory_of(arena, machine, weights, is_packed, threads):
+    """Return the Memory of a layer; is_packed: whether weights.T are."""
+    queue, arena = take(arena, REGION_BYTES)
+    packed, arena = take(arena, packing.packed_bytes(machine, weights.cols, weights.rows) if is_packed else 0)
+    scratch, arena = take(arena, threads * scratch_bytes(machine))
+    return Memory(queue=queue, weights=packed, scratch=scratch, end=arena)
 
 
 def _build(dtype):
-    tiles = blocking.tiles(dtype)
+    machine, precision = blocking.machine(dtype), dtype.bitwidth
     pack, mask = packing.pack[dtype].address, columns.mask[dtype].address
-    product, inner_products = gemm.product[dtype].address, inner.inner[dtype].address
-    narrow_unbound, inner_unbound = gemm.narrow[dtype].unbound, inner.inner[dtype].unbound
-    narrow, precision = gemm.narrow[dtype].address, dtype.bitwidth
+    gemm, dot_products = loops.gemm[dtype].address, dot.dot[dtype].address
+    edge, edge_unbound = loops.column_edge_tiles[dtype].address, loops.column_edge_tiles[dtype].unbound
+    dot_unbound = dot.dot[dtype].unbound
 
-    def backward_inputs(dvalues, s, weights, dinputs, dbiases, panels, activation):
-        """dz in panels at an address, its column sums dbiases, and unless that is missing, dinputs and dz in place of dvalues.
+    def backward_inputs(dvalues, saved, weights, dinputs, dbiases, micropanels, activation):
+        """Write dz in micropanels at an address, its column sums dbiases and, unless that is missing, dinputs.
 
-        All but `panels` as for dense.backward.
+        Then dz takes the place of dvalues. Arguments are Matrix as for passes.backward, but for `micropanels`.
         """
         begun = record.begin()
         rows, inputs, neurons = dvalues.rows, weights.rows, weights.cols
-        if (blocking.has_narrow(tiles, neurons) or blocking.has_narrow(tiles, inputs)) and narrow() == 0:
-            return narrow_unbound()
-        by_inner = dinputs.data != 0 and blocking.by_inner(tiles.wide, rows, weights)
-        if by_inner and inner_products() == 0:
-            return inner_unbound()
-        is_packed = dinputs.data != 0 and not by_inner
+        if (blocking.has_column_edge(machine, neurons) or blocking.has_column_edge(machine, inputs)) and edge() == 0:
+            return edge_unbound()
+        here = blocking.with_caches(machine)
+        by_dot = dinputs.data != 0 and select.dinputs_product(here, rows, weights) == select.DOT
+        if by_dot and dot_products() == 0:
+            return dot_unbound()
+        is_packed = dinputs.data != 0 and not by_dot
         threads = blocking.threads(dinputs.rows * inputs * neurons + rows * neurons * blocking.ELEMENT_WORK)
-        copy_bytes = packing.packed_bytes(tiles, neurons, inputs) if is_packed else 0
-        memory, slot = acquire(REGION_BYTES + copy_bytes + threads * scratch_bytes(tiles))
+        memory, slot = acquire(memory_of(COUNTING, here, weights, is_packed, threads).end)
         if memory == 0:
             return _link.NO_MEMORY
-        copy = memory + REGION_BYTES
-        begin(memory)
+        room = memory_of(memory, here, weights, is_packed, threads)
+        begin(room.queue)
         if is_packed:
-            add(memory, pack(), packing.pack_job(tiles, transposed(weights), copy))
+            add(room.queue, pack(), packing.pack_job(machine, transposed(weights), room.weights))
         dz = only_if(int(dinputs.data != 0), dvalues)
-        add(memory, mask(), columns.mask_job(tiles, dvalues, activation, s, dz, panels, dbiases.data, 0))
-        if dinputs.data != 0:
-            barrier(memory)
-            right = right_of_weights(tiles, weights, by_inner, copy)
-            job = product_job(tiles, dz, right, dinputs, 0, 0, copy + copy_bytes, threads)
-            add(memory, inner_products() if by_inner else product(), job)
-        run_queue(memory, threads)
+        of_dz = mask_job(here, dvalues, activation, saved, dz, dbiases.data)
+        add(room.queue, mask(), replace(of_dz, micropanels=micropanels))
+        if dinputs.data != 0:                           # dinputs (M, K) = dz (M, N) weights.T (N, K)
+            barrier(room.queue)
+            right = b_of_weights(machine, weights, by_dot, room.weights)
+            problem = gemm_problem(here, dz, right, dinputs, room.scratch, threads)
+            add(room.queue, dot_products() if by_dot else gemm(), problem)
+        run_queue(room.queue, threads)
         release(slot)
-        dinputs_bytes = dinputs.rows * dinputs.row_step
-        call = Call(rows, inputs, neurons, precision, activation, weights.data, dinputs.data, dinputs_bytes)
-        record.finish_pass(begun, record.DINPUTS, call)
+        record.finish_pass(begun, record.DINPUTS, Call(
+            rows=rows, inputs=inputs, neurons=neurons, precision=precision, activation=activation, weights=weights.data,
+            dinputs=dinputs.data, dinputs_bytes=dinputs.rows * dinputs.row_step))
         return _link.OK
 
     return backward_inputs

@@ -8,7 +8,7 @@ from functools import cache
 from numba import types
 
 from .. import _jit, _link
-from . import bfloat16, dense, losses, relu, step, training
+from . import bfloat16, losses, passes, relu, step, training
 from .blocking import MOST_THREADS
 from .matrix import matrix, only_if
 from .tile import BFLOAT16
@@ -18,7 +18,7 @@ _FLAG = types.intp
 
 def dense_of(dtype):
     """The module with the units of a Numba float type, or of BFLOAT16."""
-    return bfloat16 if dtype is BFLOAT16 else dense
+    return bfloat16 if dtype is BFLOAT16 else passes
 
 
 def _array(dtype, ndim):
@@ -33,23 +33,23 @@ def _bound(unit):
 
 @cache
 def forward(dtype):
-    """forward(x, weights, biases, has_biases, y, slope, has_slope, activation) on 2-D arrays; returns a status."""
+    """forward(x, weights, biases, has_biases, y, saved, has_saved, activation) on 2-D arrays; returns a status."""
     unit, a = _bound(dense_of(dtype).forward[dtype]), _array(dtype, 2)
 
-    def entry(x, weights, biases, has_biases, y, slope, has_slope, activation):
+    def entry(x, weights, biases, has_biases, y, saved, has_saved, activation):
         return _link.call(unit(), (matrix(x), matrix(weights), only_if(has_biases, matrix(biases)), matrix(y),
-                                   only_if(has_slope, matrix(slope)), activation, MOST_THREADS))
+                                   only_if(has_saved, matrix(saved)), activation, MOST_THREADS))
 
     return _jit.entry(entry, types.intp(a, a, a, _FLAG, a, a, _FLAG, _FLAG), f"python_forward-{dtype}")
 
 
 @cache
 def backward(dtype):
-    """backward(dvalues, s, has_s, x, weights, dinputs, has_dinputs, dweights, dbiases, activation) on 2-D arrays: a status."""
+    """backward(dvalues, saved, has_saved, x, weights, dinputs, has_dinputs, dweights, dbiases, activation) -> status."""
     unit, a = _bound(dense_of(dtype).backward[dtype]), _array(dtype, 2)
 
-    def entry(dvalues, s, has_s, x, weights, dinputs, has_dinputs, dweights, dbiases, activation):
-        return _link.call(unit(), (matrix(dvalues), only_if(has_s, matrix(s)), matrix(x), matrix(weights),
+    def entry(dvalues, saved, has_saved, x, weights, dinputs, has_dinputs, dweights, dbiases, activation):
+        return _link.call(unit(), (matrix(dvalues), only_if(has_saved, matrix(saved)), matrix(x), matrix(weights),
                                    only_if(has_dinputs, matrix(dinputs)), matrix(dweights), matrix(dbiases), activation,
                                    MOST_THREADS))
 

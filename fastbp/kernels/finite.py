@@ -11,7 +11,7 @@ from . import blocking, tile
 from .arithmetic import number, total
 from .optimizers import ADAM, Update, added, array_at, put_sum
 from .parallel import TASK, run
-from .product import Product
+from .problem import GemmProblem
 from .records import read
 from .workspace import load
 
@@ -66,13 +66,13 @@ def _build_norms(dtype):
     def factors(product, part, parts):
         """Return the squares in a part of x and of dz, which the gradient is the product of."""
         first, end = part * product.depth // parts, (part + 1) * product.depth // parts
-        x, rows, cols = product.a + first * product.a_step, end - first, product.rows
-        if product.a_step == cols * size:
+        x, rows, cols = product.a + first * product.a_col_step, end - first, product.rows
+        if product.a_col_step == cols * size:
             rows, cols = 1, rows * cols
         of_x = 0.0
         for i in range(rows):
-            of_x += squares(row, x + i * product.a_step, cols)
-        panels = product.depth * blocking.round_up(product.cols, tile.width(tiles.narrow))
+            of_x += squares(row, x + i * product.a_col_step, cols)
+        panels = product.depth * blocking.round_up(product.cols, tile.width(tiles.column_edge))
         first, end = part * panels // parts, (part + 1) * panels // parts
         return of_x, squares(row, product.b + first * size, end - first)
 
@@ -86,7 +86,7 @@ def _build_norms(dtype):
         start, end = part * array.count // parts, (part + 1) * array.count // parts
         offset, count = start * size, end - start
         if array.product != 0:
-            first, second = factors(read(array.product, Product), part, parts)
+            first, second = factors(read(array.product, GemmProblem), part, parts)
             put_sum(job, slot, 0, first)
             put_sum(job, slot, 1, second)
         else:
@@ -114,7 +114,7 @@ def numbers_of(job, array):
     """Return how many numbers tell the norm of an array's gradient: its own, or those that it is a product of."""
     if array.product == 0:
         return array.count * job.shards
-    product = read(array.product, Product)
+    product = read(array.product, GemmProblem)
     return product.depth * (product.rows + product.cols)
 
 

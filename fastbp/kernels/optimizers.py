@@ -18,7 +18,7 @@ from .._jit import kernel
 from . import blocking, dweights, tile
 from .arithmetic import number, put_number, sqrt, total
 from .parallel import TASK
-from .product import Product
+from .problem import GemmProblem
 from .record import Call
 from .records import read
 from .workspace import load
@@ -93,12 +93,12 @@ class Rates(NamedTuple):
 
 
 @kernel
-def gradient_of(tiles, job, array, block, worker):
+def gradient_of(machine, job, array, block, worker):
     """The address of an array's gradient; or where it would begin, if only this block of it is there."""
     if array.product == 0:
         return array.gradient
-    memory = job.scratch + worker * dweights.worker_bytes(tiles, job.block_bytes)
-    return dweights.block_at(tiles, job.multiply, array.product, block, memory, job.block_bytes)
+    memory = job.scratch + worker * dweights.worker_bytes(blocking.with_caches(machine), job.block_bytes)
+    return dweights.block_at( job.multiply, array.product, block, memory, job.block_bytes)
 
 
 @kernel
@@ -132,8 +132,7 @@ def added(job, first, end, which):
 
 
 def _build(dtype):
-    tiles = blocking.tiles(dtype)
-    row = tiles.row
+    row, machine = blocking.tiles(dtype).row, blocking.machine(dtype)
 
     def update(job_address, worker, task):
         job = read(job_address, Update)
@@ -143,7 +142,7 @@ def _build(dtype):
         if array.penalised == 0:
             l2, decay = 0.0, 0.0
         block = task - array.first_task
-        first_gradient = gradient_of(tiles, job, array, block, worker)
+        first_gradient = gradient_of(machine, job, array, block, worker)
         start, end = block * array.chunk, min((block + 1) * array.chunk, array.count)
         before, after = tile.zeros(row), tile.zeros(row)
         for j in range(start, end, tile.width(row)):
@@ -204,5 +203,5 @@ def call_of(job, precision):
     for k in range(job.count):
         array = read(job.arrays + k * ARRAY_BYTES, Array)
         count += array.count
-        rows = max(rows, read(array.product, Product).depth if array.product != 0 else 0)
+        rows = max(rows, read(array.product, GemmProblem).depth if array.product != 0 else 0)
     return Call(rows, count, 1, precision, STATES[job.kind], 0, 0, 0)

@@ -5,27 +5,27 @@ from numba import types
 
 from .. import _jit
 from . import blocking, tile
+from .loops import microkernel
 from .matrix import matrix
-from .panels import add_products
 
 BYTES = 24 << 10                # of A and B, which stay in L1: a shorter depth leaves 3 % to the loop around it
 
 
 def depth(dtype):
     """Of the product."""
-    shape = blocking.tiles(dtype).wide
+    shape = blocking.tiles(dtype).full
     return BYTES // ((shape.rows + shape.vecs * shape.lanes) * dtype.bitwidth // 8) // blocking.UNROLL * blocking.UNROLL
 
 
 def flops(dtype):
     """Floating-point operations of a repeat."""
-    shape = blocking.tiles(dtype).wide
+    shape = blocking.tiles(dtype).full
     return 2 * depth(dtype) * shape.rows * shape.vecs * shape.lanes * (2 if dtype is tile.BFLOAT16 else 1)
 
 
 def room(dtype):
     """Bytes that `peak` reads, and writes."""
-    shape = blocking.tiles(dtype).wide
+    shape = blocking.tiles(dtype).full
     width = shape.vecs * shape.lanes
     return (depth(dtype) * (shape.rows + width) + shape.rows * width) * dtype.bitwidth // 8
 
@@ -34,7 +34,7 @@ SIGNATURE = types.intp(types.Array(types.uint8, 1, "C"), types.intp)
 
 
 def build(dtype):
-    shape, steps = blocking.tiles(dtype).wide, depth(dtype)
+    shape, steps = blocking.tiles(dtype).full, depth(dtype)
 
     def repeat(memory, repeats):
         size, height, width = tile.itemsize(shape), tile.height(shape), tile.width(shape)
@@ -43,7 +43,7 @@ def build(dtype):
         rows = tile.in_registers(tile.multiples(shape, size))
         acc = tile.zeros(shape)
         for _ in range(repeats):
-            acc = add_products(acc, steps, a, rows, height * size, b, width * size)
+            acc = microkernel(acc, steps, a, rows, height * size, b, width * size)
         tile.store(acc, b + steps * width * size, width * size, height, width)
         return 0
 

@@ -9,14 +9,15 @@ from .parallel import REGION_BYTES, TASK, run
 from .records import read
 from .workspace import acquire, release
 
-CHUNK = 1 << 15                 # elements of a task
+# Elements of a task.
+CHUNK = 1 << 15
 
 
 class Relu(NamedTuple):
-    """The job of out = dvalues where z lets the gradient pass, else 0, `count` contiguous elements each."""
+    """The job of out = dvalues where z lets the gradient pass, else 0: addresses of contiguous elements."""
 
     tasks: int
-    count: int
+    count: int                  # elements
     dvalues: int
     z: int
     out: int
@@ -45,15 +46,17 @@ def _build(dtype):
     chunk, bits = relu_chunk[dtype].address, dtype.bitwidth
 
     def relu(dvalues, z, out, count):
-        """Three addresses; `out` may be one of the others, but not overlap them otherwise."""
+        """Compute `count` elements at three addresses; `out` may be one of the others, but not overlap them otherwise."""
         begun = record.begin()
         memory, slot = acquire(REGION_BYTES)
         if memory == 0:
             return _link.NO_MEMORY
         threads = blocking.threads(count * blocking.ELEMENT_WORK)
-        run(chunk(), Relu(blocking.blocks(count, CHUNK), count, dvalues, z, out), memory, threads)
+        job = Relu(tasks=blocking.blocks(count, CHUNK), count=count, dvalues=dvalues, z=z, out=out)
+        run(chunk(), job, memory, threads)
         release(slot)
-        record.finish_pass(begun, record.RELU, record.Call(count, 1, 1, bits, 1, 0, 0, 0))
+        record.finish_pass(begun, record.RELU, record.Call(rows=count, inputs=1, neurons=1, precision=bits, activation=1,
+                                                           weights=0, dinputs=0, dinputs_bytes=0))
         return _link.OK
 
     return relu

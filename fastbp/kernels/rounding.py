@@ -1,4 +1,4 @@
-"""float32 matrices rounded to bfloat16, two numbers in the place of one: what follows one another along the depth of a product.
+"""float32 matrices rounded to pairs of bfloat16: two numbers that follow one another along K, in the place of one.
 
     along rows       row i:  (a0 a1) (a2 a3) …        A of a product that reads it by rows, and B once it is transposed
     across rows      row q:  (a0 b0) (a1 b1) …        of the rows a = 2q and b = 2q + 1: B as it is, and A by columns
@@ -13,42 +13,43 @@ from .. import _link
 from .._jit import kernel
 from . import blocking, tile
 from .parallel import TASK
-from .records import read
+from .records import read, replace
 
-ROWS = 64                       # of the target, that a task writes
+# Rows of the target that a task writes.
+ROWS = 64
 
 
 class Round(NamedTuple):
-    """The job. A task is ROWS rows of the target."""
+    """The job of rounding a matrix. A task is ROWS rows of the target."""
 
     tasks: int
     rows: int
     cols: int
-    source: int
-    source_row: int
-    target: int
-    target_row: int
+    source: int                 # address
+    source_row_step: int        # bytes
+    target: int                 # address
+    target_row_step: int        # bytes
     target_rows: int
-    target_cols: int
-    across: int
+    target_cols: int            # pairs
+    across: int                 # 1: across rows, 0: along rows
 
 
 @kernel
 def along_rows(source, target):
-    """The Round of a Matrix whose rows are contiguous into one of half as many columns, or more."""
-    return Round(blocking.blocks(target.rows, ROWS), source.rows, source.cols, source.data, source.row_step,
-                 target.data, target.row_step, target.rows, target.cols, 0)
+    """Return the Round of a Matrix whose rows are contiguous into one of half as many columns, or more."""
+    return Round(tasks=blocking.blocks(target.rows, ROWS), rows=source.rows, cols=source.cols, source=source.data,
+                 source_row_step=source.row_step, target=target.data, target_row_step=target.row_step, target_rows=target.rows,
+                 target_cols=target.cols, across=0)
 
 
 @kernel
 def across_rows(source, target):
-    """The Round of a Matrix whose rows are contiguous into one of half as many rows, or more."""
-    return Round(blocking.blocks(target.rows, ROWS), source.rows, source.cols, source.data, source.row_step,
-                 target.data, target.row_step, target.rows, target.cols, 1)
+    """Return the Round of a Matrix whose rows are contiguous into one of half as many rows, or more."""
+    return replace(along_rows(source, target), across=1)
 
 
 def _build(dtype):
-    one = blocking.tiles(types.float32).narrow_row
+    one = blocking.tiles(types.float32).edge_row
     two = one._replace(vecs=2)
 
     def round_rows(job_address, worker, task):
@@ -68,18 +69,20 @@ round_rows = _link.units("round", TASK, _build, [tile.BFLOAT16])
 
 @kernel
 def round_row(two, job, i):
-    size, target = tile.itemsize(two), job.target + i * job.target_row
+    """Write row i of the target: pairs along a row."""
+    size, target = tile.itemsize(two), job.target + i * job.target_row_step
     for j in range(0, 2 * job.target_cols, tile.width(two)):
-        numbers = tile.load(two, job.source + i * job.source_row + j * size, 0, 1, job.cols - j)
+        numbers = tile.load(two, job.source + i * job.source_row_step + j * size, 0, 1, job.cols - j)
         tile.store(tile.pairs_along(numbers), target + j // 2 * size, 0, 1, job.target_cols - j // 2)
 
 
 @kernel
 def round_two_rows(one, job, i):
-    size, first, target = tile.itemsize(one), job.source + 2 * i * job.source_row, job.target + i * job.target_row
-    rows = job.rows - 2 * i
+    """Write row i of the target: pairs across two rows."""
+    size, target = tile.itemsize(one), job.target + i * job.target_row_step
+    first, rows = job.source + 2 * i * job.source_row_step, job.rows - 2 * i
     for j in range(0, job.cols, tile.width(one)):
         cols = job.cols - j
         numbers = tile.load(one, first + j * size, 0, rows, cols)                           # zeros if there is no such row
-        below = tile.load(one, first + job.source_row + j * size, 0, rows - 1, cols)
+        below = tile.load(one, first + job.source_row_step + j * size, 0, rows - 1, cols)
         tile.store(tile.pairs_across(numbers, below), target + j * size, 0, 1, cols)

@@ -38,21 +38,21 @@ def gather(source, source_row, order, target, row_bytes, rows):
 
 
 def _build_shard(dtype):
-    tiles, loss = blocking.tiles(dtype), losses.loss[dtype].address
+    tiles, machine, loss = blocking.tiles(dtype), blocking.machine(dtype), losses.loss[dtype].address
     drop, drop_unbound = dropout.drop[dtype].address, dropout.drop[dtype].unbound
 
     @kernel
     def layer_of(job, k, first):
         """Layer k, its buffers from row `first` of the batch on."""
         layer = read(job.layers + k * LAYER_BYTES, Layer)
-        offset = first * layer.neurons * tile.itemsize(tiles.wide)
+        offset = first * layer.neurons * tile.itemsize(tiles.full)
         slope = layer.slope + offset if layer.slope != 0 else 0
         return Layer(*layer[:9], layer.y + offset, slope, layer.dvalues + offset, *layer[12:])
 
     @kernel
     def dense(data, rows, cols):
         """The Matrix at an address, its rows one after another."""
-        size = tile.itemsize(tiles.wide)
+        size = tile.itemsize(tiles.full)
         return Matrix(data, rows, cols, cols * size, size)
 
     @kernel
@@ -102,7 +102,7 @@ def _build_shard(dtype):
                 dvalues, weights = dense(layer.dvalues, rows, layer.neurons), dense(layer.weights, layer.inputs, layer.neurons)
                 dbiases = dense(layer.dbiases + distance, 1, layer.neurons)
                 if layer.product != 0:              # there is one shard then: these are all rows of the batch
-                    write(layer.product, dweights.product_of(tiles, inputs, layer.dz, layer.neurons, layer.row_block))
+                    write(layer.product, dweights.product_of(machine, inputs, layer.dz, layer.neurons, layer.row_block))
                     status = _link.call(layer.backward, (dvalues, s, weights, before, dbiases, layer.dz, layer.activation))
                 else:
                     gradient = dense(layer.dweights + distance, layer.inputs, layer.neurons)
@@ -116,7 +116,7 @@ def _build_shard(dtype):
     def losses_of(job, rows, first, start, sums, task, memory):
         """Losses and gradients of rows from `first` of the batch, row `start` of the data, on."""
         last = layer_of(job, job.count - 1, first)
-        row_bytes = last.neurons * tile.itemsize(tiles.wide)
+        row_bytes = last.neurons * tile.itemsize(tiles.full)
         if last.dvalues != last.y:
             copy(last.dvalues, last.y, rows * row_bytes)
         targets, row = job.targets + start * job.targets_bytes, job.targets_bytes
@@ -134,8 +134,8 @@ def _build_shard(dtype):
         job = read(task.training, Training)
         first = number * task.rows_each
         rows, start = min(task.rows_each, task.rows - first), task.start + first
-        row = job.inputs * tile.itemsize(tiles.wide)
-        x = Matrix(job.x + start * job.x_row, rows, job.inputs, job.x_row, tile.itemsize(tiles.wide))
+        row = job.inputs * tile.itemsize(tiles.full)
+        x = Matrix(job.x + start * job.x_row, rows, job.inputs, job.x_row, tile.itemsize(tiles.full))
         if job.order != 0:
             x = dense(gather(job.x, job.x_row, job.order + 8 * start, job.gathered + first * row, row, rows), rows, job.inputs)
         if job.upper == job.count:

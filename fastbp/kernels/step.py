@@ -18,7 +18,7 @@ from .workspace import acquire, copy, load, release
 
 
 def _build_step(dtype):
-    tiles, precision, size = blocking.tiles(dtype), dtype.bitwidth, dtype.bitwidth // 8
+    tiles, machine, precision, size = blocking.tiles(dtype), blocking.machine(dtype), dtype.bitwidth, dtype.bitwidth // 8
     update, norms = optimizers.update[dtype].address, finite.norms[dtype].address
 
     @kernel
@@ -76,7 +76,7 @@ def _build_step(dtype):
         """One step of the Update at an address, whose `l2` is set."""
         begun, job = record.begin(), read(address, Update)
         threads = blocking.threads(job.tasks * CHUNK * blocking.ELEMENT_WORK)
-        scratch = threads * dweights.worker_bytes(tiles, job.block_bytes) if job.block_bytes > 0 else 0
+        scratch = threads * dweights.worker_bytes(blocking.with_caches(machine), job.block_bytes) if job.block_bytes > 0 else 0
         memory, slot = acquire(REGION_BYTES + scratch)
         if memory == 0:
             return _link.NO_MEMORY

@@ -9,7 +9,7 @@ from numba import types
 
 from .. import _link
 from .._jit import kernel
-from . import blocking, gemm, losses, team
+from . import blocking, loops, losses, team
 from . import step as optimizer_step
 from .arithmetic import number, put_number
 from .finite import LOSS
@@ -24,7 +24,7 @@ _SHARDS, _MULTIPLY = map(Update._fields.index, ("shards", "multiply"))
 
 
 def _build_steps(dtype):
-    work, optimize, product = (units[dtype].address for units in (shard, optimizer_step.step, gemm.product))
+    work, optimize, product = (units[dtype].address for units in (shard, optimizer_step.step, loops.gemm))
 
     @kernel
     def weight_of(job, start, rows):

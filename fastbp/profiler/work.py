@@ -8,11 +8,11 @@ Communications of the ACM 52, 2009).
 from typing import NamedTuple
 
 from ..kernels.columns import Mask, Sum
-from ..kernels.product import Product
+from ..kernels.problem import GemmProblem
 from ..kernels.record import BACKWARD, DINPUTS, FORWARD, UPDATE, Call
 
-_B, _C, _ACCUMULATE = map(Product._fields.index, ("b", "c", "accumulate"))
-_S, _COUNT = Mask._fields.index("s"), Sum._fields.index("count")
+_B, _C, _ACCUMULATE = map(GemmProblem._fields.index, ("b", "c", "accumulate"))
+_S, _COUNT = Mask._fields.index("saved"), Sum._fields.index("count")
 
 
 class Work(NamedTuple):
@@ -53,7 +53,7 @@ def of_job(unit: str, words: list[int], kind: int, call: Call, inside: str) -> t
     kind and call those of the pass. A job that has nothing to do itself has the name "".
     """
     size, (rows, cols) = itemsize(call), words[1:3]
-    if unit in ("product", "inner"):
+    if unit in ("gemm", "dot"):
         return _of_product(unit, words, kind, call, inside)
     if unit == "mask":
         return "mask, dbiases", Work(rows * cols, size * rows * cols * (2 if words[_S] else 1))
@@ -67,7 +67,7 @@ def of_job(unit: str, words: list[int], kind: int, call: Call, inside: str) -> t
         return "dweights, update" if call.rows else "update", of_pass(kind, call)
     if unit == "norms":
         return "look for inf, NaN", Work(0, 0)
-    if unit == "turned_rows":
+    if unit == "transposed_rows":
         arrays = call.rows * (call.inputs * (2 if call.dinputs else 1) + call.neurons * (1 + (call.activation > 0)))
         return "transpose", Work(0, size * arrays)
     return ("relu", of_pass(kind, call)) if unit == "relu_chunk" else ("", Work(0, 0))
@@ -77,9 +77,9 @@ def _of_product(unit, words, kind, call, inside):
     size, pair = itemsize(call), 2 if call.precision == 16 else 1
     rows, cols, depth = words[1], words[2], words[3] * pair
     flops = 2 * rows * cols * depth
-    if inside == "turned_rows":                 # which has read and written the arrays
-        return "dweights, dbiases" if unit == "inner" else "dinputs", Work(flops, 0)
-    in_place = depth * cols if words[_B] == call.weights or (kind == FORWARD and unit == "inner") else 0
+    if inside == "transposed_rows":                 # which has read and written the arrays
+        return "dweights, dbiases" if unit == "dot" else "dinputs", Work(flops, 0)
+    in_place = depth * cols if words[_B] == call.weights or (kind == FORWARD and unit == "dot") else 0
     if kind == FORWARD:
         return "x @ weights", Work(flops, size * (rows * (depth + cols) + in_place))
     if call.dinputs and call.dinputs <= words[_C] < call.dinputs + call.dinputs_bytes:

@@ -14,7 +14,7 @@ import numpy as np
 import fastbp
 import oracle
 from fastbp import _cpu
-from fastbp.kernels import blocking, turned
+from fastbp.kernels import blocking, transposed
 
 from . import child, report, walls_training
 from .memory import Rooms
@@ -32,26 +32,27 @@ _WORK = "import sys; from checks import walls; walls.work(*sys.argv[1:])"
 
 def small(dtype):
     """Every shape from nothing to twice a tile and one more."""
-    tile = blocking.tiles(numba.from_dtype(dtype)).wide
+    tile = blocking.tiles(numba.from_dtype(dtype)).full
     width = 2 * tile.vecs * tile.lanes + 2
     return itertools.product(range(2 * tile.rows + 2), range(width), range(width))
 
 
 def around_blocks(dtype):
     """Both sides of every size of a block, and of where another kernel begins."""
-    b, lanes = blocking, blocking.tiles(numba.from_dtype(dtype)).wide.lanes
-    rows = _around(b.IN_PLACE_ROWS, b.STRIP, b.INNER_ROWS, b.FAR_ROWS, b.COPIED_STRIP, b.TURNED_ROWS, turned.ROWS, b.PASS_ROWS,
-                   b.ROWS, 2 * b.ROWS, *(b.PASS_PARTITION_ROWS * n for n in (1, 2, 4, b.PASS_PARTITIONS)))
-    depths = _around(b.SHALLOW_DEPTH, b.DEPTH, 2 * b.DEPTH, b.LONG_ROW // dtype.itemsize)
-    columns = _around(_cpu.caches().l3 // (b.BLOCK_PART * b.DEPTH * dtype.itemsize))
-    few = _around(b.FEW_NEURONS, b.INNER_PART, b.FEW_INPUTS * lanes, b.TURNED * lanes, b.INNER_DEPTH * lanes)
+    b, lanes = blocking, blocking.tiles(numba.from_dtype(dtype)).full.lanes
+    rows = _around(b.UNPACKED_ROWS, b.MC, b.DOT_ROWS, b.FAR_UNPACKED_ROWS, b.COPIED_MC, b.TRANSPOSED_ROWS, transposed.ROWS,
+                   b.FUSED_ROWS, b.TASK_ROWS, 2 * b.TASK_ROWS,
+                   *(b.FUSED_PARTITION_ROWS * n for n in (1, 2, 4, b.FUSED_PARTITIONS)))
+    depths = _around(b.SHALLOW_K, b.KC, 2 * b.KC, b.LONG_ROW // dtype.itemsize)
+    columns = _around(_cpu.caches().l3 // (b.NC_L3_PART * b.KC * dtype.itemsize))
+    few = _around(b.SKINNY_NEURONS, b.DOT_LANES, b.SKINNY_INPUTS * lanes, b.TRANSPOSED_VECTORS * lanes, b.DOT_VECTORS * lanes)
     yield from itertools.product(rows, (1, 3, 67, 131), (1, 2, 5, 70))
     yield from itertools.product(rows, few, few)
-    yield from itertools.product((1, 2, 7, b.IN_PLACE_ROWS + 1, 100), depths, (1, 9, 70))
-    yield from itertools.product((1, 2, 7, b.IN_PLACE_ROWS + 1, 100), (1, 9, 70), depths)
-    yield from itertools.product((1, 7, b.IN_PLACE_ROWS + 1), depths, depths)
-    yield from itertools.product((1, b.IN_PLACE_ROWS, b.STRIP + 1), columns, (1, 20))
-    yield from itertools.product((1, b.IN_PLACE_ROWS, b.STRIP + 1), (1, 20), columns)
+    yield from itertools.product((1, 2, 7, b.UNPACKED_ROWS + 1, 100), depths, (1, 9, 70))
+    yield from itertools.product((1, 2, 7, b.UNPACKED_ROWS + 1, 100), (1, 9, 70), depths)
+    yield from itertools.product((1, 7, b.UNPACKED_ROWS + 1), depths, depths)
+    yield from itertools.product((1, b.UNPACKED_ROWS, b.MC + 1), columns, (1, 20))
+    yield from itertools.product((1, b.UNPACKED_ROWS, b.MC + 1), (1, 20), columns)
 
 
 def _around(*sizes):

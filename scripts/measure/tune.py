@@ -13,11 +13,11 @@ from fastbp.kernels import blocking
 SHAPES = [(32, 64, 64), (64, 784, 128), (1, 1024, 1024), (8, 1024, 1024), (256, 512, 512), (1024, 1024, 1024), (16384, 64, 64),
           (8192, 784, 128), (50000, 16, 16), (5000, 8, 8)]
 GAIN = 1.02
-FACTORS = {"DEPTH": (0.5, 2), "STRIP_PART": (0.5, 2), "COPIED_STRIP": (0.5, 2), "AHEAD": (0, 2), "SHALLOW_DEPTH": (0.5, 2),
-           "BLOCK_PART": (0.5, 2), "UNROLL": (0.5, 2), "ROWS": (0.5, 2), "IN_PLACE_ROWS": (0.5, 2), "FAR_ROWS": (0.5, 2),
-           "FAR_PART": (0.5, 2), "FLAT_DEPTH": (0.5, 2), "TURNED_ROWS": (0.5, 2), "TURNED": (0.7, 1.4), "PASS_ROWS": (0.5, 2),
-           "PASS_PARTITIONS": (0.5, 2), "INNER_ROWS": (0.5, 2), "INNER_BLOCK_PART": (0.5, 2), "THREAD_WORK": (0.25, 4),
-           "TASKS_A_THREAD": (0.5, 2)}
+FACTORS = {"KC": (0.5, 2), "MC_L2_PART": (0.5, 2), "COPIED_MC": (0.5, 2), "AHEAD": (0, 2), "SHALLOW_K": (0.5, 2),
+           "NC_L3_PART": (0.5, 2), "UNROLL": (0.5, 2), "TASK_ROWS": (0.5, 2), "UNPACKED_ROWS": (0.5, 2),
+           "FAR_UNPACKED_ROWS": (0.5, 2), "FAR_L3_PART": (0.5, 2), "UNPACKED_KC": (0.5, 2), "TRANSPOSED_ROWS": (0.5, 2),
+           "TRANSPOSED_VECTORS": (0.7, 1.4), "FUSED_ROWS": (0.5, 2), "FUSED_PARTITIONS": (0.5, 2), "DOT_ROWS": (0.5, 2),
+           "DOT_L2_PART": (0.5, 2), "THREAD_WORK": (0.25, 4), "TASKS_A_THREAD": (0.5, 2)}
 
 
 def main():
@@ -46,7 +46,7 @@ def tune(name, dtype, threads, turns):
         gain = statistics.geometric_mean(gains)
         each = " ".join(f"{g:.2f}" for g in gains)
         change = f"  <- change {present} to {value}" if gain > GAIN else ""
-        print(f"{dtype} {threads}T {name:16} {present:6} -> {value:6}  {gain:.3f}   {each}{change}", flush=True)
+        print(f"{dtype} {threads}T {name:18} {present:6} -> {value:6}  {gain:.3f}   {each}{change}", flush=True)
 
 
 if __name__ == "__main__":
