@@ -1,4 +1,4 @@
-"""The commands: python -m fastbp demo | explain | profile | config | warmup."""
+"""The commands: python -m fastbp demo | explain | plan | profile | config | warmup."""
 import argparse
 import re
 import sys
@@ -94,6 +94,7 @@ def _warmup(parser):
 COMMANDS = {
     "demo": Command("Train a network on handwritten digits, check its gradients, time its steps.", _module("demo")),
     "explain": Command("Show the chain rule on one neuron, number by number.", _module("explain")),
+    "plan": Command("Show which algorithm, blocks and threads each pass of a layer takes, and why.", _module("plan")),
     "profile": Command("Show where a step of a network on a large batch spends its time.", _module("profiler.command")),
     "config": Command("Print the CPU, instruction set, threads, cache folder and versions in use.", _config),
     "warmup": Command("Compile everything into the disk cache.", _warmup),

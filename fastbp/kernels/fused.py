@@ -9,7 +9,7 @@ from typing import NamedTuple
 from numba import types
 
 from .. import _link
-from .._jit import kernel
+from .._jit import formula, kernel
 from . import blocking, columns, dot, loops, packing, select, skinny
 from .columns import mask_job, sum_job
 from .matrix import MATRIX, Matrix, only_if, transposed
@@ -55,7 +55,7 @@ class FusedBackward(NamedTuple):
     dz_row_step: int
 
 
-@kernel
+@formula
 def dz_row_bytes(machine, neurons):
     """Return the distance of two rows of dz: whole vectors."""
     return blocking.spread(blocking.round_up(neurons, machine.lanes) * machine.itemsize)

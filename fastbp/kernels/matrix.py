@@ -7,31 +7,35 @@ from numba.core import cgutils
 from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
-from .._jit import kernel
+from .._jit import formula, kernel
+from .records import replace
 
 
 class Matrix(NamedTuple):
-    """The address of the first element (0: there is no matrix), its sizes, and its strides in bytes."""
+    """A matrix of any layout."""
 
-    data: int
+    data: int                   # the address of the first element; 0: there is no matrix
     rows: int
     cols: int
-    row_step: int
-    col_step: int
+    row_step: int               # bytes from one row to the next
+    col_step: int               # bytes from one column to the next
 
 
-NO_MATRIX = Matrix(0, 0, 0, 0, 0)
+NO_MATRIX = Matrix(data=0, rows=0, cols=0, row_step=0, col_step=0)
 
 _WORD = ir.IntType(64)
 MATRIX = types.NamedUniTuple(types.intp, 5, Matrix)
 
-# The signatures of units for a whole pass of a layer: its matrices, its activation, and how many threads it may use.
-FORWARD, BACKWARD = types.intp(*[MATRIX] * 5, types.intp, types.intp), types.intp(*[MATRIX] * 7, types.intp, types.intp)
+# The signature of units for a forward pass: (x, weights, biases, y, saved, activation, most threads) -> status.
+FORWARD = types.intp(*[MATRIX] * 5, types.intp, types.intp)
+
+# The same for a backward pass: (dvalues, saved, x, weights, dinputs, dweights, dbiases, activation, most threads) -> status.
+BACKWARD = types.intp(*[MATRIX] * 7, types.intp, types.intp)
 
 
 @intrinsic
 def matrix(typing_context, array):
-    """The Matrix of a 2-D array; a 1-D array is one row, and None no matrix. A stride that is never used is contiguous."""
+    """Return the Matrix of a 2-D array; a 1-D array is one row, None no matrix. A stride that is never used is contiguous."""
     def generate(context, builder, signature, args):
         return _matrix(context, builder, array, args[0])
     return MATRIX(array), generate
@@ -39,7 +43,7 @@ def matrix(typing_context, array):
 
 @intrinsic
 def matrices(typing_context, arrays):
-    """The Matrix of each array in a tuple."""
+    """Return the Matrix of each array in a tuple."""
     if not isinstance(arrays, types.BaseTuple):
         raise TypingError(f"{arrays} was passed, expected a tuple of arrays, as tuple(network.parameters())")
 
@@ -73,33 +77,34 @@ def keep(typing_context, array):
 
 @kernel
 def only_if(given, matrix):
-    """The Matrix, or none if `given` is 0."""
-    return Matrix(matrix.data if given != 0 else 0, matrix.rows, matrix.cols, matrix.row_step, matrix.col_step)
+    """Return the Matrix, or none if `given` is 0."""
+    return replace(matrix, data=matrix.data if given != 0 else 0)
 
 
-@kernel
+@formula
 def transposed(matrix):
-    return Matrix(matrix.data, matrix.cols, matrix.rows, matrix.col_step, matrix.row_step)
+    """Return the transpose of a Matrix, in place."""
+    return Matrix(data=matrix.data, rows=matrix.cols, cols=matrix.rows, row_step=matrix.col_step, col_step=matrix.row_step)
 
 
 @kernel
 def from_row(matrix, i, rows):
-    """`rows` rows of a matrix, the first of them i."""
-    return Matrix(matrix.data + i * matrix.row_step, rows, matrix.cols, matrix.row_step, matrix.col_step)
+    """Return `rows` rows of a Matrix, the first of them i."""
+    return replace(matrix, data=matrix.data + i * matrix.row_step, rows=rows)
 
 
 @kernel
 def from_col(matrix, j):
-    """The columns of a matrix from the j-th on."""
-    return Matrix(matrix.data + j * matrix.col_step, matrix.rows, matrix.cols - j, matrix.row_step, matrix.col_step)
+    """Return the columns of a Matrix from the j-th on."""
+    return replace(matrix, data=matrix.data + j * matrix.col_step, cols=matrix.cols - j)
 
 
 @kernel
 def whole_rows(rows, cols, row_step, itemsize, width):
-    """Of how many of a matrix's rows, from a column with `cols` left, `width` elements may be read.
+    """Return from how many of a matrix's rows `width` elements may be read at a column with `cols` left.
 
-    What lies beyond the end of a row is the next one's: reading it, and not using it, takes half the time of finding out
-    for each vector which of it is the row's.
+    Beyond the end of a row lies the next one. Reading that, and not using it, takes half the time of finding out for each
+    vector which part of it is the row's.
     """
     if cols >= width:
         return rows
@@ -109,18 +114,20 @@ def whole_rows(rows, cols, row_step, itemsize, width):
 
 @kernel
 def first_byte(matrix):
+    """Return the address of the first byte of a Matrix."""
     return matrix.data + min(0, (matrix.rows - 1) * matrix.row_step) + min(0, (matrix.cols - 1) * matrix.col_step)
 
 
 @kernel
 def last_byte(matrix, itemsize):
+    """Return the address of the last byte of a Matrix."""
     rows, cols = matrix.rows - 1, matrix.cols - 1
     return matrix.data + max(0, rows * matrix.row_step) + max(0, cols * matrix.col_step) + itemsize - 1
 
 
 @kernel
 def overlap(a, b, itemsize):
-    """Whether two matrices have bytes in common between their first and their last."""
+    """Return whether two matrices have bytes in common between their first and their last."""
     if a.data == 0 or b.data == 0 or a.rows * a.cols == 0 or b.rows * b.cols == 0:
         return False
     return first_byte(a) <= last_byte(b, itemsize) and first_byte(b) <= last_byte(a, itemsize)
@@ -128,7 +135,7 @@ def overlap(a, b, itemsize):
 
 @kernel
 def any_overlap(operands, results, itemsize):
-    """Whether a result overlaps an operand or another result."""
+    """Return whether a result overlaps an operand or another result."""
     for i in range(len(results)):
         for operand in operands:
             if overlap(results[i], operand, itemsize):
