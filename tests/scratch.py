@@ -4,7 +4,9 @@ Scratch memory comes from Numba's allocator. In this process compiled code finds
 around exactly what is asked for, know what was not given back, and can refuse. Nothing of that is in the package.
 """
 import ctypes
+import functools
 import json
+import time
 import warnings
 
 import numpy as np
@@ -14,15 +16,19 @@ from numba.core.runtime import rtsys
 
 import fastbp
 from fastbp import _link, _state
+from fastbp.kernels.parallel import TASK
 from fastbp.kernels.workspace import ALIGNMENT
 from fastbp.training import Run
 
 THREADS = 3
 CANARY = 0xA5                   # The value of each byte around scratch memory.
 MARGIN = 1 << 16                # Bytes of canaries behind it, besides as many as further threads might take for theirs.
-REPEATS = 3                     # Calls of each case: in a single one the other threads may come too late to take part.
 REQUESTS = 6                    # Memory is refused from each of a call's first requests on, up to this one.
+LATE_TASKS = 2 * THREADS        # So many tasks of a job begin late, so that each thread has one, however busy the machine is.
+PAUSE = 1e-3                    # Seconds that they begin late.
 SLOTS = range(_state.SLOTS, _state.SLOTS + _state.SLOT_COUNT * _state.SLOT_WORDS, _state.SLOT_WORDS)
+
+_TASK = ctypes.CFUNCTYPE(*[ctypes.c_int64] * 4)
 
 
 class Allocator:
@@ -72,6 +78,31 @@ class Allocator:
             changed = np.flatnonzero(part != CANARY)
             if changed.size:
                 self.faults.append(f"{changed.size} bytes {where} {size} bytes of scratch memory were written")
+
+
+class LateTasks:
+    """Tasks that begin late; `workers` are the numbers of the threads that had one."""
+
+    def __init__(self):
+        self.workers = set()
+
+    def delay(self, call):
+        """Make a call, with functions that wait for a moment in the places of all units that do tasks."""
+        words = {unit._word: _state.words[unit._word] for unit in _link._units.values() if unit._signature == TASK}
+        late = {word: _TASK(functools.partial(self._late, _TASK(address))) for word, address in words.items() if address}
+        try:
+            for word, function in late.items():
+                _state.words[word] = ctypes.cast(function, ctypes.c_void_p).value
+            call()
+        finally:
+            for word in late:
+                _state.words[word] = words[word]
+
+    def _late(self, work, job, worker, task):
+        if task < LATE_TASKS:
+            time.sleep(PAUSE)
+        self.workers.add(worker)
+        return work(job, worker, task)
 
 
 def passes(rows, inputs, neurons, *, order="C", dinputs=True, **options):
@@ -182,7 +213,8 @@ def predict(dtype):
 
 # Batch, inputs and neurons that take each algorithm of a layer.
 SIZES = {"naive": (2, 3, 4), "skinny": (3000, 130, 2), "in place": (9, 400, 500), "dot": (20, 300, 300),
-         "packed": (600, 90, 70), "blocks": (500, 700, 900), "fused": (8192, 40, 40), "fused, skinny": (8192, 130, 2), "transposed": (8192, 5, 4)}
+         "packed": (600, 90, 70), "blocks": (130, 700, 900), "fused": (8192, 40, 40), "fused, skinny": (8192, 130, 2),
+         "transposed": (8192, 5, 4)}
 
 # Operands in Fortran order have their rows copied. All units must be among what these calls need.
 CASES = {
@@ -190,7 +222,7 @@ CASES = {
     **{f"{name}, no dinputs": passes(*SIZES[name], dinputs=False) for name in ("packed", "fused", "transposed")},
     **{activation: passes(600, 90, 70, activation=activation) for activation in ("relu", "gelu")},
     "refused": refused_passes, "losses": losses, "update": update, "relu function": relu, "predict": predict,
-    "blocks of dweights": fit(64, 300, 200), "shards": fit(300, 20, 30), "one shard": fit(300, 700, 600), "apart": apart(300),
+    "blocks of dweights": fit(64, 300, 200), "shards": fit(300, 20, 30), "apart": apart(300),
     "loss refused": fit(64, 40, 30, value=np.nan, is_refused=True),
     "step refused": fit(64, 40, 30, lambda: fastbp.SGD(1e300), is_refused=True),
     "shards, step refused": fit(300, 20, 30, lambda: fastbp.SGD(1e300), is_refused=True),
@@ -199,28 +231,33 @@ ROUNDED = {f"{name}, bfloat16": passes(*SIZES[name], precision="bfloat16") for n
     "fit, bfloat16": fit(64, 300, 200, precision="bfloat16")}
 
 
-def faults_of(call, allocator):
+def faults_of(call, allocator, tasks):
     """Return {how it was called: what was wrong}: with memory of each request's own, as all slots are taken, and with slots."""
     found = {}
+
+    def look(how, busy, first_refused=None, run=call):
+        allocator.refuse, is_done = first_refused, True
+        try:
+            run()
+        except MemoryError:
+            is_done = False
+        is_refused = first_refused is not None and allocator.asked >= first_refused
+        if is_done == is_refused:
+            allocator.faults.append("a call without memory returned" if is_done else "a call with memory was refused")
+        if any(_state.words[slot] != busy for slot in SLOTS):
+            allocator.faults.append("a slot is not as it was before")
+        empty_slots(allocator, busy)
+        if faults := allocator.end():
+            found[how] = faults
+        return is_refused
+
     for way, busy in (("memory of its own", 1), ("slots", 0)):
         empty_slots(allocator, busy)
-        for first_refused in [*[None] * (REPEATS if busy else 1), *range(1, REQUESTS + 1)]:
-            allocator.refuse = first_refused
-            try:
-                call()
-                is_done = True
-            except MemoryError:
-                is_done = False
-            is_refused = first_refused is not None and allocator.asked >= first_refused
-            if is_done == is_refused:
-                allocator.faults.append("a call without memory returned" if is_done else "a call with memory was refused")
-            if any(_state.words[slot] != busy for slot in SLOTS):
-                allocator.faults.append("a slot is not as it was before")
-            empty_slots(allocator, busy)
-            if faults := allocator.end():
-                found[way if first_refused is None else f"{way}, none from request {first_refused} on"] = faults
-            if first_refused and not is_refused:
-                break
+        look(way, busy)
+        all(look(f"{way}, no memory from request {first} on", busy, first) for first in range(1, REQUESTS + 1))
+    empty_slots(allocator, 1)
+    look("memory of its own, late tasks", 1, run=lambda: tasks.delay(call))
+    empty_slots(allocator, 0)
     return found
 
 
@@ -232,18 +269,18 @@ def empty_slots(allocator, busy):
 
 
 def main():
-    """Print {case: faults}, and the units that no case has bound."""
+    """Print {case: faults}, the units that no case has bound, and the workers that took part, of how many."""
     warnings.filterwarnings("ignore", "precision 'bfloat16' is not faster here")
     fastbp.set_num_threads(THREADS)
-    allocator = Allocator()
+    allocator, tasks, faults = Allocator(), LateTasks(), {}
     allocator.install()
-    faults = {}
     for dtype in map(np.dtype, ("float32", "float64")):
         for name, prepare in (CASES | (ROUNDED if dtype == np.float32 else {})).items():
-            faults[f"{name}, {dtype}"] = faults_of(prepare(dtype), allocator)
+            faults[f"{name}, {dtype}"] = faults_of(prepare(dtype), allocator, tasks)
     bound = set(_link.bound().values())
     unbound = [unit.name for unit in _link._units.values() if unit not in bound]
-    print(json.dumps({"faults": {name: found for name, found in faults.items() if found}, "unbound": unbound}))
+    print(json.dumps({"faults": {name: found for name, found in faults.items() if found}, "unbound": unbound,
+                      "workers": sorted(tasks.workers), "threads": _state.words[_state.THREADS]}))
 
 
 if __name__ == "__main__":

@@ -466,8 +466,7 @@ def test_the_first_of_equal_shares_is_the_label(dtype, shares, label):
 @pytest.mark.parametrize("target, is_wanted", [(0, False), (0.5, False), (0.5 + 2**-23, True), (1, True)])
 def test_answers_at_exactly_half(dtype, score, is_yes, target, is_wanted):
     """A score of 0 is a no, as a sigmoid of 0.5 is to scikit-learn; so is a target of 0.5."""
-    scores = np.array([[score, score]], dtype)
-    assert BinaryCrossEntropy().evaluate(scores, np.array([[target, 1 - is_yes]]))[1] == (is_yes == is_wanted)
+    assert BinaryCrossEntropy().evaluate(np.array([[score]], dtype), [[target]])[1] == (is_yes == is_wanted)
 
 
 @pytest.mark.parametrize("rows, outputs", [(7, 3), (5000, 10), (1000, 130)])
