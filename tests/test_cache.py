@@ -18,6 +18,7 @@ from numba.core import config
 
 import fastbp
 from fastbp import _ahead, _cache, _private, _source
+from test_source import FIRST, FOLDERS
 
 if os.name == "posix":
     import grp
@@ -263,6 +264,15 @@ def here(monkeypatch, root):
     yield forget
     monkeypatch.undo()
     forget()
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_the_key_depends_on_the_source_in_any_folder(here, monkeypatch, package, folder):
+    before, path = _cache.key(), package / FIRST[folder]
+    path.write_bytes(path.read_bytes() + b"# edited")
+    monkeypatch.setattr(_cache, "_FILES", _source.look(package))
+    here()
+    assert _cache.key() != before
 
 
 @pytest.mark.parametrize("flag, value", [("CPU_NAME", "haswell"), ("CPU_FEATURES", "-avx2"), ("OPT", 1),

@@ -12,6 +12,7 @@ from test_gradients import central_differences
 LOSSES = (SoftmaxCrossEntropy, BinaryCrossEntropy, MeanSquaredError)
 ROWS = (1, 63, 64, 65, 1000)                        # a task has 64
 OUTPUTS = (1, 2, 3, 10, 1000)
+INF, NAN = np.inf, np.nan
 EPS = {np.dtype(np.float32): 2**-23, np.dtype(np.float64): 2**-52}
 
 
@@ -416,6 +417,56 @@ def test_what_is_right(dtype):
     assert BinaryCrossEntropy().evaluate(scores, answers)[1] == 8
     assert BinaryCrossEntropy().accuracy(8, 4, 3) == 8 / 12
     assert MeanSquaredError().accuracy(0, 4, 3) is None
+
+
+def is_right(scores, label):
+    """Whether a label is a row's answer: no class before it scores as much, and none after it more; NaN is no answer."""
+    z = scores[label]
+    return bool((scores[:label] < z).all() and z == z and not (scores[label + 1:] > z).any())
+
+
+@pytest.mark.parametrize("row, answer", [
+    ([1, 1, 0], 0), ([0, 1, 1], 1), ([1, 0, 1], 0), ([2, 2, 2], 0), ([0, -0.0, 0], 0), ([-INF, -INF, -INF], 0),
+    ([-INF, 0, 0], 1), ([0, -INF, 0], 0), ([INF, INF, 0], 0), ([0, INF, INF], 1), ([NAN, 1, 2], None), ([1, NAN, 2], None),
+    ([2, NAN, 1], 0), ([1, 2, NAN], 1), ([NAN, NAN, NAN], None)])
+def test_the_first_of_equal_scores_is_the_answer(dtype, row, answer):
+    """As of np.argmax. A NaN is no answer, nor is what comes after it."""
+    scores = np.array([row], dtype)
+    if not np.isnan(scores).any():
+        assert scores.argmax() == answer
+    for label in range(3):
+        assert is_right(scores[0], label) == (label == answer)
+        for targets in labels_and_shares(np.array([label]), 3):
+            assert SoftmaxCrossEntropy().evaluate(scores, targets)[1] == (label == answer)
+
+
+@pytest.mark.parametrize("classes", [1, 2, 3, 16, 17, 130])
+def test_ties_of_any_classes(rng, dtype, classes):
+    """Rows of few different scores, many of them equal, -inf, or NaN."""
+    scores = rng.choice([-np.inf, 0, 1, 2], (1000, classes)).astype(dtype)
+    labels = np.where(rng.random(1000) < 0.5, scores.argmax(axis=1), rng.integers(0, classes, 1000))
+    right = (scores.argmax(axis=1) == labels).sum()
+    assert right == sum(map(is_right, scores, labels))
+    for targets in labels_and_shares(labels, classes):
+        assert SoftmaxCrossEntropy().evaluate(scores, targets)[1] == right
+    scores[rng.random(scores.shape) < 0.1] = np.nan
+    for targets in labels_and_shares(labels, classes):
+        assert SoftmaxCrossEntropy().evaluate(scores, targets)[1] == sum(map(is_right, scores, labels))
+
+
+@pytest.mark.parametrize("shares, label", [([0.5, 0.5, 0], 0), ([0, 0.5, 0.5], 1), ([1, 1, 1], 0), ([0, 0, 0], 0),
+                                           ([0, 2, 2], 1)])
+def test_the_first_of_equal_shares_is_the_label(dtype, shares, label):
+    right = [SoftmaxCrossEntropy().evaluate(np.eye(3, dtype=dtype)[[k]], np.array([shares]))[1] for k in range(3)]
+    assert right == [k == label for k in range(3)] and np.argmax(shares) == label
+
+
+@pytest.mark.parametrize("score, is_yes", [(0, False), (-0.0, False), (1e-40, True), (-1e-40, False), (INF, True),
+                                           (-INF, False), (NAN, False)])
+@pytest.mark.parametrize("target, is_wanted", [(0, False), (0.5, False), (0.5 + 2**-23, True), (1, True)])
+def test_answers_at_exactly_half(dtype, score, is_yes, target, is_wanted):
+    """A score of 0 is a no, as a sigmoid of 0.5 is to scikit-learn; so is a target of 0.5."""
+    assert BinaryCrossEntropy().evaluate(np.array([[score]], dtype), [[target]])[1] == (is_yes == is_wanted)
 
 
 @pytest.mark.parametrize("rows, outputs", [(7, 3), (5000, 10), (1000, 130)])
