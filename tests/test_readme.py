@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from measure import contest
 
-from fastbp.__main__ import COMMANDS, _join_negative
+from fastbp.__main__ import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 PAGES = {path.relative_to(ROOT).as_posix(): path.read_text()
-         for path in (ROOT / "README.md", *sorted((ROOT / ".docs").glob("*.md")), *sorted((ROOT / ".github").glob("*.md")))}
+         for path in (ROOT / "README.md", *sorted((ROOT / ".docs").glob("*.md")))}
 README = PAGES["README.md"]
 LONGEST = 250                   # lines of the README
 PATIENCE = 300                  # seconds until a process that hangs is given up
@@ -34,15 +34,15 @@ for path in sys.argv[1:]:
 
 
 def blocks(page, language=""):
-    """The code of a page's blocks of that language."""
+    """Return the code of a page's blocks of that language."""
     return [code for found, code in re.findall(r"^```(\w*)\n(.*?)^```$", PAGES[page], re.MULTILINE | re.DOTALL)
             if found == language]
 
 
 def run(folder, *arguments):
-    """What Python prints, in that folder; it must succeed, without a warning."""
-    answer = subprocess.run([sys.executable, "-W", "error", *arguments], cwd=folder, text=True, capture_output=True,
-                            timeout=PATIENCE, check=False, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    """Return what Python prints in that folder; it must succeed."""
+    answer = subprocess.run([sys.executable, *arguments], cwd=folder, text=True, capture_output=True, timeout=PATIENCE,
+                            check=False, env=os.environ | {"PYTHONPATH": str(ROOT)})
     assert answer.returncode == 0, answer.stderr
     return answer.stdout
 
@@ -54,7 +54,7 @@ def test_every_example_runs_alone(tmp_path):
             paths.append(tmp_path / f"{Path(page).stem}_{number}.py")
             paths[-1].write_text(code)
     assert sum(path.stem.startswith("README") for path in paths) == 6, "one for each kind of user, the suite's are commands"
-    run(tmp_path, "-c", RUN, *paths)
+    run(tmp_path, "-W", "error", "-c", RUN, *paths)
 
 
 def test_the_program_for_dask(tmp_path):
@@ -68,21 +68,21 @@ def test_the_program_for_dask(tmp_path):
 
 
 def commands():
-    """(page, line) of the commands in all blocks without a language."""
+    """Return (page, line) of the commands in all blocks without a language."""
     return [(page, line) for page in PAGES for code in blocks(page) for line in code.splitlines()
             if line.startswith(("python -m fastbp", "scripts/"))]
 
 
 @pytest.mark.parametrize("page, line", commands())
 def test_every_command_is_one(page, line):
-    first, *words = shlex.split(line, comments=True)
+    first, *words = shlex.split(re.sub(r"(--\w+) -", r"\1=-", line), comments=True)      # --weights -3,1 as main takes it
     if first.startswith("scripts/"):
         assert os.access(ROOT / first, os.X_OK)
         return
     _, _, name, *options = words
     parser = argparse.ArgumentParser(exit_on_error=False)
     COMMANDS[name].prepare(parser)
-    parser.parse_args(_join_negative(options))
+    parser.parse_args(options)
 
 
 def test_the_readme_names_every_command_and_both_scripts():
@@ -93,13 +93,13 @@ def test_the_readme_names_every_command_and_both_scripts():
 
 
 def anchors(text):
-    """The names that GitHub gives the headings of a page."""
+    """Return the names that GitHub gives the headings of a page."""
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in re.findall(r"^#+ (.*)$", text, re.MULTILINE)}
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", [*PAGES, ".github/CONTRIBUTING.md", ".github/CHANGELOG.md"])
 def test_every_link_leads_somewhere(page):
-    for link in re.findall(r"\]\((?!https?:)([^)]*)\)", PAGES[page]):
+    for link in re.findall(r"\]\((?!https?:)([^)]*)\)", (ROOT / page).read_text()):
         path, _, anchor = link.partition("#")
         target = (ROOT / page).parent / path if path else ROOT / page
         assert target.exists(), link
