@@ -1,4 +1,4 @@
-"""Compare a training step of one layer with NumPy's, PyTorch's and JAX's, and write the tables into the pages if asked.
+"""Compare a training step of one layer with NumPy's, PyTorch's and JAX's, and write the table into the README if asked.
 
 A ratio is the time of the fastest of the others over fastbp's: above 1, fastbp is faster.
 """

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
+BENCHMARKS = Path(__file__).parents[2] / ".docs" / "benchmarks.md"
 PEERS = ("numpy", "torch", "jax")
 PACKAGES = ("fastbp", "numba", "sklearn", *PEERS)
-ROOT = Path(__file__).parents[2]
-README, BENCHMARKS = ROOT / "README.md", ROOT / ".docs" / "benchmarks.md"       # the pages that have tables of measurements
+README = Path(__file__).parents[2] / "README.md"
 SECONDS = 0.05                  # of steps in a turn
 MOST_STEPS = 1000
 QUIET = 0.12                    # seconds between turns: OpenBLAS's threads go on spinning for 0.1 after its last product
