@@ -85,9 +85,11 @@ def test_every_command_is_one(page, line):
     parser.parse_args(options)
 
 
-def test_the_readme_names_every_command_and_both_scripts():
+def test_the_readme_names_every_command_page_and_script():
     for name in COMMANDS:
         assert f"python -m fastbp {name}" in README
+    for page in set(PAGES) - {"README.md"}:
+        assert f"({page}" in README
     assert "scripts/demo " in README and "scripts/test " in README
     assert len(README.splitlines()) <= LONGEST
 
