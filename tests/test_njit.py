@@ -1,6 +1,5 @@
-"""The functions inside a user's own compiled code: @njit, prange, a disk cache, and the example of the README."""
+"""The functions inside a user's own compiled code: @njit, prange, a disk cache."""
 import os
-import re
 import subprocess
 import sys
 import textwrap
@@ -327,21 +326,3 @@ def run(command, cwd, **environment):
                             env=os.environ | environment | {"PYTHONPATH": str(ROOT)})
     assert answer.returncode == 0, answer.stderr
     return answer.stdout
-
-
-def test_the_examples_of_the_readme(tmp_path):
-    """All its Python blocks, in order and in one namespace, as a reader would try them."""
-    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
-    assert any("@numba.njit" in block for block in blocks), "the README shows no example of nopython mode"
-    (tmp_path / "readme.py").write_text("\n".join(blocks))
-    run([sys.executable, "readme.py"], cwd=tmp_path)
-
-
-def test_the_program_of_the_readme(tmp_path):
-    """Its Dask workers are processes, which import the file that they are started from."""
-    program, = re.findall(r"^```py\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
-    (tmp_path / "readme.py").write_text(program)
-    losses, right = run([sys.executable, "readme.py"], cwd=tmp_path).splitlines()
-    first, last = map(float, losses.split())
-    assert last < first and float(right) > 0.5
-    assert (tmp_path / "training.safetensors").exists()

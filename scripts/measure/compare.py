@@ -14,14 +14,17 @@ SHAPES = [(1, 4, 3), (3, 4, 3), (300, 2, 64), (32, 64, 64), (200, 64, 100), (64,
 def main():
     parser = contest.options(__doc__)
     parser.add_argument("--shapes", nargs="+", metavar="BATCH,INPUTS,NEURONS", help="default: a list from toy to transformer")
-    parser.add_argument("--readme", action="store_true", help="write the table into README.md")
+    parser.add_argument("--readme", action="store_true",
+                        help="write the tables into .docs/benchmarks.md, and the first dtype's on most threads into README.md")
     chosen = parser.parse_args()
     shapes = [tuple(map(int, shape.split(","))) for shape in chosen.shapes] if chosen.shapes else SHAPES
     peers = contest.installed(chosen.peers)
+    counts = contest.thread_counts(chosen.threads)
     tables = [table(shapes, peers, dtype, threads, chosen.precision or dtype, chosen.turns)
-              for dtype in chosen.dtype for threads in contest.thread_counts(chosen.threads)]
+              for dtype in chosen.dtype for threads in counts]
     if chosen.readme:
-        contest.write_readme("compare", "\n".join([contest.machine() + ". Microseconds a step:", *tables]))
+        for page, shown in ((contest.README, [tables[counts.index(max(counts))]]), (contest.BENCHMARKS, tables)):
+            contest.write(page, "compare", "\n".join([contest.machine() + ". Microseconds a step:\n", *shown]))
 
 
 def table(shapes, peers, dtype, threads, precision, turns):

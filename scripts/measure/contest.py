@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+BENCHMARKS = Path(__file__).parents[2] / ".docs" / "benchmarks.md"
 PEERS = ("numpy", "torch", "jax")
 PACKAGES = ("fastbp", "numba", "sklearn", *PEERS)
 README = Path(__file__).parents[2] / "README.md"
@@ -193,14 +194,14 @@ def machine():
     return _config.machine({"sklearn": "scikit-learn"}.get(name, name) for name in PACKAGES if importlib.util.find_spec(name))
 
 
-def write_readme(script, text):
-    """Put the text between the README's marks of a script."""
+def write(page, script, text):
+    """Put the text between a page's marks of a script; exit with a message unless there is one place for it."""
     start, end = f"<!-- written by scripts/{script} --readme -->", "<!-- end -->"
-    readme, count = re.subn(f"{re.escape(start)}.*?{re.escape(end)}", lambda _: f"{start}\n{text}{end}", README.read_text(),
-                            flags=re.S)
+    written, count = re.subn(f"{re.escape(start)}.*?{re.escape(end)}", lambda _: f"{start}\n{text}{end}", page.read_text(),
+                             flags=re.S)
     if count != 1:
-        raise SystemExit(f"{README} has {count} places between {start} and {end}, expected one")
-    README.write_text(readme)
+        raise SystemExit(f"{page} has {count} places between {start} and {end}, expected one")
+    page.write_text(written)
 
 
 def options(description):

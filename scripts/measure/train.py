@@ -113,13 +113,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--turns", type=int, default=9, help="of each implementation (default: 9)")
     parser.add_argument("--jobs", nargs="+", choices=JOBS, default=list(JOBS), metavar="JOB", help="default: all")
-    parser.add_argument("--readme", action="store_true", help="write the table into README.md")
+    parser.add_argument("--readme", action="store_true", help="write the table into .docs/benchmarks.md")
     chosen = parser.parse_args()
     lines = fits(chosen.jobs, contest.installed(PEERS), chosen.turns)
     lines.append(optimizer())
     print(lines[-1], flush=True)
     if chosen.readme:
-        contest.write_readme("train", "\n".join([contest.machine() + ".", "", *lines, ""]).replace(" *", ""))
+        contest.write(contest.BENCHMARKS, "train", "\n".join([contest.machine() + ".", "", *lines, ""]).replace(" *", ""))
 
 
 def fits(jobs, peers, turns):
