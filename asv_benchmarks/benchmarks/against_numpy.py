@@ -16,7 +16,7 @@ from .base import THREADS, Benchmark, function, normal
 
 SHAPES = {f"{rows} x {n_inputs} -> {n_neurons}": (rows, n_inputs, n_neurons) for rows, n_inputs, n_neurons in [
     (32, 64, 64), (1, 1024, 1024), (128, 784, 128), (256, 512, 512), (4096, 784, 256), (100_000, 16, 16)]}
-TURNS = int(os.environ.get("FASTBP_BENCH_TURNS", 11))
+TURNS = int(os.environ.get("FASTBP_BENCH_TURNS", 11))           # fastbp and NumPy take this many turns each.
 SECONDS = 0.02                  # A turn of fastbp or NumPy takes about this many seconds.
 QUIET = 0.12                    # Seconds before a turn with threads: OpenBLAS's and TBB's spin for 0.1 s after a product.
 

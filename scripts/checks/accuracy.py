@@ -21,10 +21,10 @@ MOST_WORK = 1 << 30             # Layers with more multiply-adds are left out, a
 MOST_ELEMENTS = 10**8           # Layers with more elements in one array are left out, too.
 LOOKED_AT = 20_000              # Only the first rows of forward and dinputs are compared, up to this number.
 CHUNK = 1 << 16                 # This many rows are converted to longdouble at a time.
-ENOUGH = 200                    # A small layer is drawn several times, until there are this many elements of dbiases,
-MOST_DRAWN = 2_000_000          # or this many rows.
-BY_CHANCE = 1.15                # Errors are no larger than by chance up to this many times NumPy's root mean square,
-IN_THE_LAST_PLACE = 0.35        # plus this many units in the last place; rounding the exact result alone leaves 0.29.
+ENOUGH = 200                    # Small layers are drawn several times, for about this many elements of dbiases in all.
+MOST_DRAWN = 2_000_000          # No layer is drawn again if its draws would have more rows than this in all.
+BY_CHANCE = 1.15                # A root mean square above this times NumPy's plus IN_THE_LAST_PLACE is more than chance.
+IN_THE_LAST_PLACE = 0.35        # Units in the last place that are always allowed: rounding the exact result leaves 0.29.
 
 
 def operands(rng, kind, rows, layer, dtype):

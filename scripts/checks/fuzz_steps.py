@@ -8,7 +8,8 @@ from . import formulas
 from .random_arrays import FLOATS, OTHERS, SIZES, Fuzzer, described, differing, draw_dtype, numbers, restored, result_dtype
 
 LOSSES = fastbp.SoftmaxCrossEntropy, fastbp.BinaryCrossEntropy, fastbp.MeanSquaredError
-LABELS = tuple(dtype for dtype in OTHERS if dtype.kind in "iu")
+LABELS = tuple(dtype for dtype in OTHERS if dtype.kind in "iu")         # Labels of classes may have these dtypes.
+# The operands that spoilt() makes.
 OPERAND_KINDS = "complex", "of objects", "masked", "of longdouble", "a text", "a set"
 
 

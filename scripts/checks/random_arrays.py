@@ -13,8 +13,10 @@ import fastbp
 from . import bounds
 from .memory import Rooms, extent
 
-FLOATS = np.dtype(np.float32), np.dtype(np.float64)
+FLOATS = np.dtype(np.float32), np.dtype(np.float64)     # The dtypes that kernels compute in.
+# The dtypes that functions convert.
 OTHERS = tuple(map(np.dtype, (np.float16, np.int8, np.uint8, np.int16, np.int32, np.int64, np.uint64, np.bool_)))
+# Sizes of dimensions, many of them beside multiples of vectors and tiles.
 SIZES = 0, 1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 13, 15, 16, 17, 23, 24, 25, 31, 32, 33, 47, 48, 49, 63, 64, 65, 95, 97, 128, 130
 
 

@@ -30,8 +30,8 @@ from asv.util import load_json
 
 ROOT = Path(__file__).parents[2]
 SUITE = ROOT / "asv_benchmarks"
-FACTOR = 1.15                   # A time of more than this many times the old one is a regression,
-MEASUREMENTS = 3                # if this many measurements agree on it.
+FACTOR = 1.15                   # A benchmark is slower if it takes over this many times as long.
+MEASUREMENTS = 3                # A benchmark is reported if all of this many measurements find it slower.
 # The chart that is looked at on the site.
 CHART = "against_numpy.TimeOverNumPys.track_forward?x-axis-scale=even&p-threads=1"
 # The files that asv's page loads from other sites, and their paths in the npm packages of asv_benchmarks/site/.

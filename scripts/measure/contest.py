@@ -19,8 +19,8 @@ import numpy as np
 PEERS = ("numpy", "torch", "jax")
 PACKAGES = ("fastbp", "numba", "sklearn", *PEERS)
 README = Path(__file__).parents[2] / "README.md"
-SECONDS = 0.05                  # A turn takes about this many seconds,
-MOST_STEPS = 1000               # and at most this many steps.
+SECONDS = 0.05                  # A turn takes about this many seconds.
+MOST_STEPS = 1000               # A turn has at most this many steps.
 QUIET = 0.12                    # Seconds between turns: OpenBLAS's threads spin for 0.1 s after its last product.
 
 
