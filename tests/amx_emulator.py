@@ -45,9 +45,9 @@ def main(folder, *arguments):
     from fastbp import _cpu
     emulator = load(folder)
     if not _cpu.request_amx():
-        _cpu.request_amx = lambda: True                 # Linux would answer so on a CPU with AMX
+        _cpu.request_amx = lambda: True                 # what the kernel would say of a CPU that has it
     assert _cpu.has_amx(), f"compiles for {_cpu.target()}, expected AMX"
-    # pytest's fault handler is left out, as it would replace the handler of SIGILL.
+    # Without pytest's fault handler, which would take SIGILL for itself.
     status = pytest.main(["-q", "-x", "-p", "no:cacheprovider", "-p", "no:faulthandler", *arguments])
     emulated = emulator.amx_emulator_count()
     print(f"tile products emulated: {emulated}")

@@ -1,4 +1,4 @@
-"""A layer's passes on Dask arrays: their results, their number of tasks, and what they refuse before they compute."""
+"""A layer's passes on Dask arrays: what they compute, in how many tasks, and what is refused before that."""
 import warnings
 
 import dask

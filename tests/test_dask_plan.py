@@ -1,4 +1,4 @@
-"""The plan of a training on Dask: which rows a step takes, and which worker sends what to which."""
+"""Which rows a step of a training on Dask takes, and who sends what to whom."""
 import dask.array as da
 import numpy as np
 import pytest
