@@ -1,4 +1,4 @@
-"""Steps of all kinds give the same bits in other processes, in chunks, from files, and with other load on the machine."""
+"""The same bits of steps of all kinds: in other processes, in chunks, from files, and with other load on the machine."""
 from checks import bits
 
 
