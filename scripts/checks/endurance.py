@@ -74,8 +74,8 @@ def run(small_steps, large_steps, seed):
     rng = np.random.default_rng(seed)
     faults, taken = [], 0
     for steps_by_name, steps in zip(kinds(rng), (small_steps, large_steps), strict=True):
-        for name, (share, step) in steps_by_name.items():
-            count = max(10, round(share * steps))
+        for name, (part, step) in steps_by_name.items():
+            count = max(10, round(part * steps))
             warm = max(5, round(WARM * count))
             _repeat(step, warm)
             before = held()

@@ -48,7 +48,7 @@ def loss(name, z, t, weights):
     z, t: scores and targets (rows, outputs). weights: of the rows. The rounding error of a number is relative to its size: the
     sum of the absolute values of its terms.
     """
-    outputs, share = z.shape[1], weights / weights.sum()
+    outputs, row_weights = z.shape[1], (weights / weights.sum())[:, np.newaxis]
     if name == "SoftmaxCrossEntropy":
         most, total = z.max(axis=1, keepdims=True), t.sum(axis=1, keepdims=True)
         powers = np.exp(z - most)
@@ -65,9 +65,8 @@ def loss(name, z, t, weights):
     else:
         each, sizes, right = (z - t) ** 2, (abs(z) + abs(t)) ** 2, 0
         gradient, bounds = 2 * (z - t) / outputs, 2 * (abs(z) + abs(t)) / outputs
-    column = share[:, np.newaxis]
-    means = [float((column * a).sum() / a.shape[1]) for a in (each, sizes)]
-    return means[0], right, column * gradient, means[1], column * bounds
+    means = [float((row_weights * a).sum() / a.shape[1]) for a in (each, sizes)]
+    return means[0], right, row_weights * gradient, means[1], row_weights * bounds
 
 
 class Optimizer:

@@ -145,20 +145,20 @@ class Walled(Calls):
         self._rooms.give_back()
 
 
-def work(which, dtype, at_end, share, shares):
-    """Check one of `shares` parts of the shapes. Print each shape before it is checked."""
+def work(which, dtype, at_end, first, jobs):
+    """Check the shapes number first, first + jobs, … Print each shape before it is checked."""
     dtype, rng = np.dtype(dtype), np.random.default_rng(0)
     walled = Walled(dtype, at_end == "1")
-    for shape in itertools.islice(SHAPES[which](dtype), int(share), None, int(shares)):
+    for shape in itertools.islice(SHAPES[which](dtype), int(first), None, int(jobs)):
         print(*shape, flush=True)
         walled.check(shape, rng)
 
 
-def run(which, dtypes=("float32", "float64"), shares=1):
-    """Check shapes in processes of their own; return (faults, shapes checked). A shape counts once for each dtype and wall."""
+def run(which, dtypes=("float32", "float64"), jobs=1):
+    """Check shapes in `jobs` processes at once; return (faults, shapes checked). A shape counts for each dtype and wall."""
     faults, checked = [], 0
     for dtype, at_end in itertools.product(dtypes, (1, 0)):
-        processes = [child.start(_WORK, which, dtype, at_end, share, shares) for share in range(shares)]
+        processes = [child.start(_WORK, which, dtype, at_end, first, jobs) for first in range(jobs)]
         for process in processes:
             status, output, errors = child.finish(process, patience=1 << 20)
             shapes = output.splitlines()
@@ -175,7 +175,7 @@ def main(arguments):
     chosen = parser.parse_args(arguments)
     faults, checked = [], 0
     for which in chosen.shapes:
-        found, count = run(which, shares=chosen.jobs)
+        found, count = run(which, jobs=chosen.jobs)
         print(f"{which}: {count:,} shapes", flush=True)
         faults, checked = faults + found, checked + count
     return report.close(faults, shapes=checked)
