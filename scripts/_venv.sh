@@ -1,13 +1,14 @@
-# Sourced by the other scripts, with bash: defines root, python and set_up, which readies the environment in .venv.
+# Defines root, python and set_up for the other scripts, which source this file with bash.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 python=$root/.venv/bin/python
 
-# set_up [EXTRA]: installs the project, editable, with that extra. Does nothing if this was done and nothing changed.
-# Python compiles the modules that are imported when they are: all of them would take longer than the rest.
+# set_up [EXTRA]: makes .venv if it is missing, and installs the project there, editable, with that extra. It does nothing if it
+# did so before and nothing has changed since. pip does not compile modules to bytecode (--no-compile): that would take longer
+# than all the rest, and Python compiles each module when it is first imported.
 set_up() {
     local target="$root${1:+[$1]}" stamp="$root/.venv/.fastbp-${1:-base}" state
-    [[ -x $python && -x $root/.venv/bin/pip ]] || make_venv     # pip is what venv installs last
+    [[ -x $python && -x $root/.venv/bin/pip ]] || make_venv     # venv installs pip last: without it .venv is not complete
     state=$(
         cksum < "$root/pyproject.toml"
         grep __version__ "$root/fastbp/__init__.py"

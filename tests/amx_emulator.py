@@ -1,11 +1,10 @@
-"""AMX tile instructions on CPUs without them: amx_emulator.c built and installed in this process, which handles SIGILL.
+"""AMX tile instructions on CPUs without them: builds amx_emulator.c and installs it in this process, as a handler of SIGILL.
 
-On a CPU with AMX the instructions do not trap, and the emulator has nothing to do. Run as a program it runs pytest on its
-arguments in a process that compiles for AMX and has the permission:
+On a CPU with AMX the instructions do not trap, and the emulator has nothing to do. As a program
 
     python amx_emulator.py FOLDER_TO_BUILD_IN [pytest's arguments]
 
-and fails unless tile products were executed, by the CPU or here.
+runs pytest in a process that compiles for AMX and may use it. It fails unless the CPU or the emulator executed tile products.
 """
 import ctypes
 import os
@@ -15,18 +14,19 @@ import subprocess
 import sys
 from pathlib import Path
 
-FEATURES = "+avx,+avx2,+fma,+amx-tile,+amx-bf16"        # with the CPU name haswell: what the tests need of the CPU itself
+# LLVM's features to compile for, with the CPU name haswell. The CPU itself must have those that are not AMX's.
+FEATURES = "+avx,+avx2,+fma,+amx-tile,+amx-bf16"
 
 
 def missing():
-    """Why it cannot be used here, or None."""
+    """Return why the emulator cannot be used here, or None."""
     if not (sys.platform == "linux" and platform.machine() == "x86_64"):
         return "the AMX emulator needs Linux on x86-64"
     return None if shutil.which("cc") else "the AMX emulator needs a C compiler named cc"
 
 
 def load(folder):
-    """The emulator as a library, installed; RuntimeError says why it is not."""
+    """Build the emulator in a folder, install it, and return it as a library. Raise RuntimeError if that fails."""
     library = Path(folder, "amx_emulator.so")
     build = subprocess.run(["cc", "-O2", "-shared", "-fPIC", Path(__file__).with_suffix(".c"), "-o", library],
                            capture_output=True, text=True, check=False)

@@ -1,13 +1,13 @@
-"""What scripts of "Neural Networks from Scratch" stand on: the changes of nnfs.init() to NumPy, its data, the book's formulas.
+"""The basis of scripts of "Neural Networks from Scratch": nnfs.init()'s changes to NumPy, its data, and the book's formulas.
 
-Kinsley and Kukieła, 2020. The formulas are in plain NumPy, in the book's order and so with its roundings; `dot` is looked up in
-NumPy at each call, as whoever wrote `np.dot` finds it there.
+Kinsley and Kukieła, 2020. The formulas are in plain NumPy and in the book's order, so that they round as the book's code does.
+They look np.dot up at each call, so that a replaced one counts.
 """
 import numpy as np
 
 
 def init(replace=setattr):
-    """Make NumPy compute as after nnfs.init(): float32 by default, and products in float64. `replace` is called as setattr."""
+    """Change NumPy as nnfs.init() does: float32 by default, and products in float64. replace: called like setattr."""
     dot, zeros, eye, randn = np.dot, np.zeros, np.eye, np.random.randn
     replace(np, "dot", lambda a, b: dot(a.astype("float64"), b.astype("float64")).astype("float32"))
     replace(np, "zeros", lambda shape, dtype="float32": zeros(shape, dtype))
@@ -17,7 +17,7 @@ def init(replace=setattr):
 
 
 def spiral_data(samples, classes):
-    """Return points on one arm of a spiral for each class, somewhat scattered, (n, 2), and their classes, (n,)."""
+    """Return scattered points (n, 2), on one arm of a spiral for each class, and their classes (n,)."""
     radius, arms = np.linspace(0, 1, samples), []
     for arm in range(classes):
         angle = np.linspace(4 * arm, 4 * (arm + 1), samples) + 0.2 * np.random.randn(samples)
@@ -26,7 +26,7 @@ def spiral_data(samples, classes):
 
 
 def vertical_data(samples, classes):
-    """Return points about the middle of a stripe for each class, (n, 2), and their classes, (n,)."""
+    """Return points (n, 2), around the middle of one stripe for each class, and their classes (n,)."""
     stripes = []
     for stripe in range(classes):
         across, along = 0.1 * np.random.randn(samples), 0.1 * np.random.randn(samples)
@@ -35,7 +35,7 @@ def vertical_data(samples, classes):
 
 
 def sine_data(samples=1000):
-    """Return x from 0 to below 1, (n, 1), and the sine of 2 pi x."""
+    """Return x (n, 1), from 0 to below 1, and sin(2 pi x) (n, 1)."""
     x = np.arange(samples)[:, np.newaxis] / samples
     return x, np.sin(2 * np.pi * x)
 
@@ -45,7 +45,7 @@ def dense(x, weights, biases):
 
 
 def dense_gradients(dvalues, x, weights, biases, penalties=(0, 0, 0, 0)):
-    """Return dinputs, dweights and dbiases; penalties are the factors l1, l2 of the weights and then of the biases."""
+    """Return dinputs, dweights and dbiases; penalties: the factors l1 and l2 of the weights, then those of the biases."""
     dweights, dbiases = np.dot(x.T, dvalues), np.sum(dvalues, axis=0, keepdims=True)
     for gradient, values, l1, l2 in ((dweights, weights, *penalties[:2]), (dbiases, biases, *penalties[2:])):
         if l1 > 0:
@@ -58,6 +58,7 @@ def dense_gradients(dvalues, x, weights, biases, penalties=(0, 0, 0, 0)):
 
 
 def penalty(weights, biases, penalties):
+    """Return the penalty of a layer; penalties: as for dense_gradients."""
     total = 0
     for values, l1, l2 in ((weights, *penalties[:2]), (biases, *penalties[2:])):
         if l1 > 0:
@@ -137,11 +138,11 @@ def absolute_error(output, y):
 
 
 def absolute_error_gradient(output, y):
-    return np.sign(output - y) / output.shape[1] / len(output)         # downhill, unlike the listing's
+    return np.sign(output - y) / output.shape[1] / len(output)         # the listing has the opposite sign, which is wrong
 
 
 class Sgd:
-    """Gradient descent with momentum. As the others below, it has the values and keeps what the next step needs."""
+    """Gradient descent with momentum. Each of these optimisers holds one array and the state for its next step."""
 
     def __init__(self, values, momentum=0.0):
         self.values, self.momentum, self.moved = values, momentum, np.zeros_like(values)

@@ -1,20 +1,21 @@
-"""A headless Chromium, to see a page as a person would: the page after its scripts ran, and a picture of it."""
+"""A headless Chromium, which shows a page as a person would see it: its HTML after its scripts ran, and a picture of it."""
 import os
 import shutil
 import subprocess
 import tempfile
 from pathlib import Path
 
+# The names under which a Chromium may be on the PATH.
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 QUIET = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-dev-shm-usage",
          "--no-first-run", "--hide-scrollbars")
-PAGE_MS = 10_000                # of the page's own clock for its scripts; it runs ahead while the page waits for nothing
-TIMEOUT = 120                   # seconds
-ERROR_PAGE = 'id="main-frame-error"'            # what Chromium shows for a page that it could not load; it ends with 0
+PAGE_MS = 10_000                # A page's scripts have so many milliseconds of virtual time, which runs ahead while they wait.
+TIMEOUT = 120                   # Chromium is killed after this many seconds.
+ERROR_PAGE = 'id="main-frame-error"'            # Chromium's page for one that it cannot load has this; its exit status is 0.
 
 
 def find() -> str | None:
-    """The browser's path: that in FASTBP_CHROMIUM, or the first of NAMES on the PATH; None where there is none."""
+    """Return the path of the browser: the one in FASTBP_CHROMIUM, or the first of NAMES on the PATH, or None."""
     named = os.environ.get("FASTBP_CHROMIUM")
     if named and not shutil.which(named):
         raise RuntimeError(f"FASTBP_CHROMIUM is {named!r}, expected the path of a Chromium")
@@ -22,7 +23,7 @@ def find() -> str | None:
 
 
 def dom(url: str) -> str:
-    """The page's HTML after its scripts ran. RuntimeError, with what the browser said, if there is no page."""
+    """Return a page's HTML after its scripts ran. Raise RuntimeError with the browser's messages if there is no page."""
     html = _run(url, "--dump-dom")
     if not html.strip() or ERROR_PAGE in html:
         raise RuntimeError(f"{url} could not be loaded")
@@ -30,10 +31,10 @@ def dom(url: str) -> str:
 
 
 def screenshot(url: str, path: str | Path, size: tuple[int, int] = (1200, 900)) -> None:
-    """Write a PNG of that width and height in pixels. RuntimeError, with what the browser said, if none was written."""
+    """Write a picture of a page as PNG; size: width and height in pixels. Raise RuntimeError with the browser's messages."""
     path = Path(path).resolve()
     path.unlink(missing_ok=True)
-    dom(url)                    # an error page makes a picture too
+    dom(url)                    # raises for an error page, of which Chromium would make a picture, too
     _run(url, f"--screenshot={path}", f"--window-size={size[0]},{size[1]}")
     if not path.is_file():
         raise RuntimeError(f"no picture of {url} was written to {path}")

@@ -1,6 +1,6 @@
-"""Calls of everything that computes without compiled code, too: python calls.py FILE.npz writes what they return.
+"""Calls of everything that also computes without compiled code; `python calls.py FILE.npz` writes their results.
 
-test_reference.py runs it with NUMBA_DISABLE_JIT=1, and calls `results` itself for the compiled answers.
+test_reference.py runs this file with NUMBA_DISABLE_JIT=1, and calls results() itself for the results of compiled code.
 """
 import sys
 import warnings
@@ -26,19 +26,19 @@ OPTIMIZERS = {"SGD": lambda: fastbp.SGD(0.1, decay=0.1), "momentum": lambda: fas
 
 @numba.njit
 def into(inputs, weights, biases, out):
-    """`out` by position, as compiled code may have it."""
+    """Call two functions in compiled code, the first with `out` by position."""
     fastbp.dense_relu_forward(inputs, weights, biases, out)
     return fastbp.dense_relu_backward(out, out, inputs, weights)
 
 
 def numbers(rng, name, dtype):
-    """Arguments of the function `name`, of both signs, and with zeros for the ReLU."""
+    """Return arguments of the function `name`: numbers of both signs, and zeros for the ReLU."""
     arguments = oracle.operands(rng, name, BATCH, INPUTS, NEURONS, dtype)
     return {key: (a * rng.uniform(1, 2, a.shape)).astype(dtype) for key, a in arguments.items()}
 
 
 def results():
-    """{what was called: the arrays that came back}."""
+    """Make all calls; return {call and number of the result: array}."""
     rng, found = np.random.default_rng(0), {}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "precision 'bfloat16' is not faster here")
@@ -79,7 +79,7 @@ def _layers(rng):
         for dtype, settings in (("float32", {}), ("float64", {"bias": False}), ("float32", {"need_dinputs": False}),
                                 ("float32", {"precision": "bfloat16"})):
             layer = fastbp.Dense(INPUTS, NEURONS, activation=activation, dtype=dtype, rng=1, **settings)
-            for _ in range(2):                                                          # the second time in the same memory
+            for _ in range(2):                                                          # the second pass uses the same memory
                 layer.forward(x.astype(dtype))
                 layer.backward(dvalues.astype(dtype))
             found[f"{activation} {dtype} {settings}"] = layer.output, layer.dinputs, layer.dweights, layer.dbiases

@@ -1,4 +1,4 @@
-"""What all tests share: seeded numbers, both dtypes, the number of threads put back, and what this machine cannot test."""
+"""Fixtures and settings of all tests: seeded numbers, both dtypes, the number of threads, and a line on what is not tested."""
 import signal
 
 import hypothesis
@@ -12,7 +12,7 @@ from fastbp import _cpu
 hypothesis.settings.register_profile("fastbp", derandomize=True, deadline=None, max_examples=100, database=None)
 hypothesis.settings.load_profile("fastbp")
 
-signal.signal(signal.SIGINT, signal.default_int_handler)        # a shell has it ignored by what runs in the background
+signal.signal(signal.SIGINT, signal.default_int_handler)        # a process in a shell's background ignores it
 
 
 def pytest_report_header(config):
@@ -35,6 +35,7 @@ def dtype(request):
 
 @pytest.fixture(autouse=True)
 def threads_as_before():
+    """Put the number of threads back after each test."""
     before = fastbp.get_num_threads()
     yield
     fastbp.set_num_threads(before)

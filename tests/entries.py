@@ -1,18 +1,20 @@
-"""Every public entry of fastbp itself once, on small seeded data: {what: result}, to be compared in other surroundings.
+"""One call of each public name of fastbp on small seeded data, to compare the results in other surroundings.
 
-As a script: python entries.py FILE writes the results to an .npz file, after NumPy's creation functions were replaced.
+`python entries.py FILE` replaces NumPy's creation functions, and writes the results to an .npz file.
 """
 import sys
 
 import numpy as np
 
-# What nnfs.init() replaces. Without others, as np.empty, NumPy's own RandomState and scikit-learn write beyond their arrays.
+# The creation functions that nnfs.init() replaces. NumPy's own RandomState and scikit-learn work with these: with float32 from
+# others, such as np.empty, they write beyond their arrays.
 _BY_NNFS = "zeros", "eye"
+# The creation functions that are replaced for fastbp.
 _CREATE = *_BY_NNFS, "ones", "empty", "full", "array", "arange", "linspace", "identity"
 
 
 def with_float32_defaults(function):
-    """The function with float32 for a dtype that the caller does not give, as packages that change NumPy's defaults make it."""
+    """Return a creation function with float32 as the default dtype, as packages that change NumPy's defaults make it."""
     def changed(*args, **kwargs):
         result = function(*args, **kwargs)
         is_given = "dtype" in kwargs or any(isinstance(a, np.dtype | type) for a in args)
@@ -21,7 +23,7 @@ def with_float32_defaults(function):
 
 
 def replace(setattr=setattr, names=_CREATE):
-    """Replace NumPy's creation functions, np.random.randn and np.dot, as nnfs.init() does."""
+    """Replace NumPy's creation functions of these names, np.random.randn and np.dot, as nnfs.init() does."""
     dot, randn = np.dot, np.random.randn
     for name in names:
         setattr(np, name, with_float32_defaults(getattr(np, name)))
@@ -30,7 +32,7 @@ def replace(setattr=setattr, names=_CREATE):
 
 
 def run():
-    """{what: array} of the results of each entry."""
+    """Call each public name; return {call and number of the result: array}."""
     import numba
 
     import fastbp

@@ -1,6 +1,6 @@
-"""A pytest plugin: fastbp's classes in the place of scikit-learn's, so that scikit-learn's own tests are for them.
+"""A pytest plugin that puts fastbp's classes in the place of scikit-learn's, so that scikit-learn's own tests test them.
 
-As a plugin named on the command line it is imported before any test, and so before a test takes a name of the package.
+A plugin that is named on the command line is imported before any test, and so before a test imports a class by name.
 """
 import sklearn.neural_network
 
@@ -14,6 +14,7 @@ _count = 0
 
 
 def _counted(*arguments):
+    """Count the epochs that run as compiled code."""
     global _count
     _count += 1
     return _steps(*arguments)

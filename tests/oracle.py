@@ -1,7 +1,7 @@
-"""The formulas of fastbp/reference.py for what users call, in float64, and operands that make equality exact.
+"""The formulas of fastbp/reference.py for the functions that users call, in float64, and operands with exact results.
 
-Small integers as operands leave no room for rounding: every product and every sum is a whole number that float32 can hold,
-so a right result is equal, not close, in whatever order it was added up.
+With small whole numbers as operands there is no rounding: every product and every sum is a whole number that float32 can hold.
+So a right result is equal, not just close, in whatever order it was added up.
 """
 import numpy as np
 from checks import bounds
@@ -20,23 +20,23 @@ ARGUMENTS = {
 
 
 def integers(rng, shape, dtype):
-    """An array of whole numbers from -3 to 3; zeros among them, for the ReLU."""
+    """Return an array of whole numbers from -3 to 3, with zeros for the ReLU."""
     return rng.integers(-3, 4, shape).astype(dtype)
 
 
 def operands(rng, name, batch, n_inputs, n_neurons, dtype):
-    """Arguments of the function `name`, by name, as small whole numbers."""
+    """Return the arguments of the function `name`, by name, as small whole numbers."""
     shapes = {"inputs": (batch, n_inputs), "weights": (n_inputs, n_neurons), "biases": (1, n_neurons)}
     return {argument: integers(rng, shapes.get(argument, (batch, n_neurons)), dtype) for argument in ARGUMENTS[name]}
 
 
 def results(value):
-    """What a function returned, always as a tuple."""
+    """Return what a function returned, always as a tuple."""
     return value if isinstance(value, tuple) else (value,)
 
 
 def expected(name, arguments):
-    """The tuple of exact results of the function `name`, in float64."""
+    """Return the exact results of the function `name`, a tuple in float64."""
     return results(globals()[name](**arguments))
 
 
@@ -66,7 +66,7 @@ def dense_relu_backward(dvalues, output, inputs, weights):
 
 
 def assert_rounded(result, left, right, extra=None):
-    """`result` is left @ right + extra, up to the rounding of its sums."""
+    """Raise AssertionError unless `result` is left @ right + extra, up to the rounding of its sums."""
     exact, bound = bounds.product(np.asarray(left), np.asarray(right), extra, result.dtype)
     wrong = bounds.differences(result, exact, bound)
     assert not wrong.any(), f"{wrong.sum()} of {wrong.size} elements are beyond the bound"

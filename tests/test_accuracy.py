@@ -1,4 +1,4 @@
-"""Rounding errors of long sums beside NumPy's; scripts/check accuracy has tables of them."""
+"""Rounding errors of long sums beside NumPy's; scripts/check accuracy prints tables of them."""
 import numpy as np
 import pytest
 from checks import accuracy

@@ -1,6 +1,6 @@
-"""The activations beside the ReLU: exp and what follows from it to the last places, and layers of them on every path.
+"""The activations beside the ReLU: exp and all that follows from it, to the last places, and layers of them on every path.
 
-Layers get weights and inputs of few bits, so that the sums before an activation are exact, whatever path adds them up.
+Weights and inputs of the layers have few bits, so that the sums before an activation are exact, whatever path adds them up.
 """
 import copy
 import hashlib

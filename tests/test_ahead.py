@@ -1,4 +1,4 @@
-"""Compiling in two processes: what comes from the other one, and that nothing is missing where there is none."""
+"""Compiling in two processes: compiled code comes from the other process, and nothing is missing without it."""
 import json
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""bfloat16 in AMX tile registers, on any CPU: the instructions are emulated where it has none, in a process of its own."""
+"""bfloat16 in AMX tile registers, on any CPU: a process emulates the instructions where the CPU has none."""
 import os
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The asv suite: what its base class promises holds for every benchmark, and nobody can forget it."""
+"""The asv suite: its base class keeps its promises for every benchmark, and no benchmark can bypass it."""
 import importlib
 import inspect
 import pkgutil

@@ -1,4 +1,4 @@
-"""precision="bfloat16": what rounding the factors and summing in float32 gives, and within the bound that is promised."""
+"""precision="bfloat16": rounded factors that are summed in float32, within the promised bound."""
 import warnings
 
 import numba

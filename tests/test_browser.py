@@ -1,4 +1,4 @@
-"""The headless browser that other tests and scripts/bench look at pages with."""
+"""The headless browser with which other tests and scripts/bench look at pages."""
 import pytest
 
 import browser

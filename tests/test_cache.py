@@ -1,4 +1,4 @@
-"""The disk cache of compiled functions: what is in it, who may use it, and that nothing goes wrong without it."""
+"""The disk cache of compiled functions: what it holds, who may use it, and that everything works without it."""
 import compileall
 import errno
 import json

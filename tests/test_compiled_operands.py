@@ -1,4 +1,4 @@
-"""What compiled code of users' own refuses: every operand that is not as the network needs it, before anything is allocated."""
+"""Operands that users' own compiled code refuses: each that is not as the network needs it, before anything is allocated."""
 from functools import cache
 from pathlib import Path
 

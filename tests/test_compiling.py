@@ -1,4 +1,4 @@
-"""What is seen of compiling: a line on standard error where somebody looks, and what Ctrl-C in it leaves behind."""
+"""Compiling: a line on standard error where somebody can see it, and the state after Ctrl-C."""
 import io
 import os
 import signal

@@ -1,4 +1,4 @@
-"""What show_config prints."""
+"""The output of show_config."""
 import os
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What fastbp finds out about the machine."""
+"""The facts about the machine that fastbp finds out."""
 import os
 import platform
 import subprocess

@@ -1,4 +1,4 @@
-"""The same bits on any number of threads, again and again, from many Python threads at once, after a fork and elsewhere."""
+"""The same bits on any number of threads, repeatedly, from many Python threads at once, and after a fork."""
 import hashlib
 import os
 import select

@@ -1,4 +1,4 @@
-"""Dropout: the layer, and the kernel in training runs, whose draws are written down here once more in NumPy."""
+"""Dropout: the layer, and the kernel in trainings, whose random draws are computed once more in NumPy."""
 import copy
 import pickle
 import re

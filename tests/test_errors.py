@@ -1,4 +1,4 @@
-"""Bad calls: which exception, and a message that names the argument, what it was and what was expected."""
+"""Wrong calls: the class of the exception, and a message that names the argument, what it was and what was expected."""
 import numpy as np
 import pytest
 

@@ -1,4 +1,4 @@
-"""`python -m fastbp explain`: the numbers of the single neuron, and what it says about wrong options."""
+"""`python -m fastbp explain`: the numbers of the single neuron, and its answers to wrong options."""
 import pytest
 
 from fastbp.__main__ import main

@@ -1,4 +1,4 @@
-"""Training: the same as the textbook's, the same bits however many threads, and what ends it."""
+"""Training: the textbook's results, the same bits with any number of threads, and the ways in which it ends."""
 import _thread
 import functools
 import io

@@ -1,4 +1,4 @@
-"""Children that are forked in the middle of what other threads do."""
+"""Child processes that are forked while other threads compute."""
 import os
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What a function takes and returns: dtypes, array-likes, single samples, biases, any number of dimensions, and `out`."""
+"""Arguments and results of the functions: dtypes, array-likes, single samples, biases, dimensions, and `out`."""
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal

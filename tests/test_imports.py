@@ -1,4 +1,4 @@
-"""A package that is imported twice in one process: the second works beside the first, or says why it does not."""
+"""A package that is imported twice in one process: the second copy works beside the first, or says why it does not."""
 import os
 import shutil
 import subprocess

@@ -1,6 +1,6 @@
-"""Tests once more in a process that compiles for another CPU, and fails if it does not.
+"""Tests that run again in a process that compiles for another CPU, and fail if it does not.
 
-For an older one the kernels' results are tested, for a newer one, whose code cannot run here, only its assembly.
+For an older CPU the results of the kernels are tested. Code for a newer CPU cannot run here: only its assembly is tested.
 """
 import os
 import subprocess

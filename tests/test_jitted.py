@@ -1,4 +1,4 @@
-"""A network's functions for @njit code: the same numbers as the network's own, and errors instead of wrong ones."""
+"""A network's functions for @njit code: they give the network's own numbers, and raise errors in place of wrong numbers."""
 from functools import cache
 
 import numba

@@ -1,4 +1,4 @@
-"""What a layer keeps, when it changes, and what it leaves to the caller."""
+"""The attributes of a layer: what it keeps, when it changes them, and what it leaves to the caller."""
 import copy
 import pickle
 import sys

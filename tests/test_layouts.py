@@ -1,4 +1,4 @@
-"""Arrays as they come: any order, stride and alignment, foreign byte order, read-only, repeated, overlapping."""
+"""Arrays of all kinds: any order, stride and alignment, foreign byte order, read-only, repeated, overlapping."""
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st

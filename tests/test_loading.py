@@ -1,4 +1,4 @@
-"""Model files from anybody: a short run of scripts/check loading, which says what is right."""
+"""Model files from anybody: a short run of scripts/check loading, which says what load must do."""
 import pytest
 from checks import loading
 

@@ -1,4 +1,4 @@
-"""Losses and their gradients: against plain NumPy in float64 and central differences, and where scores and targets are odd."""
+"""Losses and their gradients: beside plain NumPy in float64 and central differences, also for unusual scores and targets."""
 import re
 
 import numpy as np

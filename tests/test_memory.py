@@ -1,4 +1,4 @@
-"""Memory that is not ours: the gate for addresses, arrays that cannot be written, and arrays that lie in two places."""
+"""Memory that is not ours: the check of addresses, arrays that cannot be written, and arrays that overlap."""
 import copy
 import pickle
 import threading

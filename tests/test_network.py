@@ -1,4 +1,4 @@
-"""A network: what it is made of, what it computes layer by layer, and what it says of itself."""
+"""A network: its layers, the results of each layer, and its description of itself."""
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal

@@ -1,4 +1,4 @@
-"""The book's classes one by one: against plain NumPy twins, central differences and numbers computed by hand."""
+"""The book's classes one by one: beside plain NumPy, central differences and numbers computed by hand."""
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal

@@ -1,4 +1,4 @@
-"""Under nnfs.init() the book's classes compute what its listings compute, to the last bit, and scripts print the same lines."""
+"""After nnfs.init() the book's classes compute what its listings compute, to the last bit, and scripts print the same lines."""
 import subprocess
 import sys
 from functools import partial

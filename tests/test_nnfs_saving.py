@@ -1,4 +1,4 @@
-"""Models of the book's chapters 20 to 22: their parameters and whole models, to files and back; and calls in a wrong order."""
+"""Models of the book's chapters 20 to 22, saved and loaded: parameters and whole models; and calls in a wrong order."""
 import pickle
 
 import numpy as np

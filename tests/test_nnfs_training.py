@@ -1,4 +1,4 @@
-"""Scripts in the manner of the book's chapters 10 to 19 against one plain NumPy loop that knows none of the book's classes."""
+"""Scripts in the style of the book's chapters 10 to 19, beside one plain NumPy loop that uses none of the book's classes."""
 import re
 from itertools import pairwise
 

@@ -1,4 +1,4 @@
-"""Layers of no neurons or no inputs: what comes after them follows from the biases alone."""
+"""Layers without neurons or inputs: the results of the layers behind them follow from the biases alone."""
 import itertools
 
 import numpy as np

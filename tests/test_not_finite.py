@@ -1,4 +1,4 @@
-"""check_finite: a step is made only if loss, penalty, gradient and all that it computes are finite, else nothing changes."""
+"""check_finite: a step is made only if loss, penalty, gradient and all its results are finite; else nothing changes."""
 import re
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""NumPy's defaults as other packages change them: nnfs.init(), with which scripts of the book begin, makes np.zeros float32."""
+"""NumPy's defaults, changed by other packages: nnfs.init(), with which scripts of the book begin, makes np.zeros float32."""
 import subprocess
 import sys
 import warnings

@@ -1,4 +1,4 @@
-"""Optimisers: their steps against the formulas in plain NumPy, what they remember, and what they refuse."""
+"""Optimisers: their steps beside formulas in plain NumPy, their state, and what they refuse."""
 import copy
 import pickle
 import re

@@ -1,4 +1,4 @@
-"""What is installed, what an import does, and the public names."""
+"""The package: its installed files, the effects of its import, and its public names."""
 import importlib
 import inspect
 import pkgutil

@@ -1,4 +1,4 @@
-"""python -m fastbp profile: its tables, pictures, page and files, and the ceilings that it compares with."""
+"""python -m fastbp profile: its tables, pictures, page and files, and the ceilings with which it compares."""
 import io
 import json
 import re

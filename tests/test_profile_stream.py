@@ -1,4 +1,4 @@
-"""A batch in files: the same results in blocks, files that were there stay, nothing stays of what fails, little memory."""
+"""A batch in files: same results in blocks, existing files stay, failures leave nothing behind, and it takes little memory."""
 import errno
 import os
 import re

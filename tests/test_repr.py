@@ -1,4 +1,4 @@
-"""What networks, layers and histories show of themselves, also after nonsense was assigned to them."""
+"""The texts that networks, layers and histories show for themselves, also after nonsense was assigned to them."""
 import re
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""Saved networks: the same when they are read again, bit for bit, and nothing else passes for one."""
+"""Saved networks: loading gives the same network, bit for bit, and nothing else is taken for a saved network."""
 import errno
 import io
 import json

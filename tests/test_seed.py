@@ -1,4 +1,4 @@
-"""The numbers of the notes that this project grew from, by functions and by layers."""
+"""The numbers in the notes with which this project began, computed with functions and with layers."""
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal

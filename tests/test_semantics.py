@@ -1,4 +1,4 @@
-"""What is not a number, not finite or zero: what the ReLU and its mask do with it, and how far it spreads."""
+"""NaN, infinity and zero: what the ReLU and its mask do with them, and how far they spread."""
 import numba
 import numpy as np
 import pytest

@@ -1,7 +1,7 @@
 """Every shape around the register tile and on both sides of every blocking size, with nothing written out of place.
 
-Each result goes into the middle of a larger frame: NaN where it belongs, canaries around it and behind the end of each row.
-Operands lie in frames of NaN, so that an element read from outside would show in the result.
+Each result lies in the middle of a larger frame: NaN where the result belongs, canaries around it and behind the end of each
+row. Operands lie in frames of NaN, so that an element read from outside would show in the result.
 """
 import numba
 import numpy as np

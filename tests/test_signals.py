@@ -1,4 +1,4 @@
-"""Ctrl-C: never lost, never in the middle of what must be whole, and everything works afterwards."""
+"""Ctrl-C is never lost, never comes in the middle of what must be complete, and everything works afterwards."""
 import signal
 import threading
 from types import SimpleNamespace

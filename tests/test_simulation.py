@@ -1,4 +1,4 @@
-"""The simulated steps of scripts/cluster, against what can be worked out by hand."""
+"""The simulated steps of scripts/cluster, beside numbers that can be worked out by hand."""
 import pytest
 from measure.simulation import Cost, step
 

@@ -1,4 +1,4 @@
-"""Arrays of an estimator of fastbp.sklearn that are not as it made them: lists, memory maps, other dtypes, shared memory."""
+"""Arrays of an estimator that fastbp.sklearn did not make itself: lists, memory maps, other dtypes, shared memory."""
 import copy
 import pickle
 import types

@@ -1,4 +1,4 @@
-"""What somebody's code changes between two epochs of a fit: it counts in fastbp.sklearn as in scikit-learn."""
+"""Changes by users' code between two epochs of a fit: they count in fastbp.sklearn as in scikit-learn."""
 import copy
 import pickle
 from types import MethodType

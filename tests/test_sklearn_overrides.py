@@ -1,4 +1,4 @@
-"""Subclasses and patches of scikit-learn's MLP: what they say counts in fastbp.sklearn, too, and as in scikit-learn."""
+"""Subclasses and patches of scikit-learn's MLP: their changes count in fastbp.sklearn, too, and as in scikit-learn."""
 import functools
 from functools import partial
 from types import MethodType

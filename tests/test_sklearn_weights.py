@@ -1,4 +1,4 @@
-"""Sample weights in fastbp.sklearn that others than scikit-learn refuse: below 0, of sum 0, tiny, huge."""
+"""Sample weights that scikit-learn accepts and others refuse, in fastbp.sklearn: below 0, with a sum of 0, tiny, huge."""
 import warnings
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""Files of named arrays: what is read is what was written, bit by bit, and nothing else passes for it."""
+"""Files of named arrays: reading gives what was written, bit for bit, and nothing else is taken for such a file."""
 import errno
 import io
 import json

@@ -1,4 +1,4 @@
-"""What is printed, on any terminal, in any encoding, into a closed pipe or to a full disk; and progress bars."""
+"""Printing on any terminal, in any encoding, to a closed pipe or a full disk; and progress bars."""
 import errno
 import io
 import json

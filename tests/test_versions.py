@@ -1,4 +1,4 @@
-"""What scripts/check versions runs its environments with; the environments themselves take minutes each."""
+"""The parts of scripts/check versions; the environments themselves take minutes each."""
 import os
 import platform
 

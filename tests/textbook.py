@@ -1,51 +1,24 @@
-"""Training as textbooks have it: networks, losses and optimisers in a few lines of NumPy each, in float64.
+"""Training as in textbooks: networks, losses and optimisers in a few lines of NumPy each, in float64.
 
-(Kinsley and Kukieła, Neural Networks from Scratch in Python, 2020; Kingma and Ba, Adam, ICLR 2015; Loshchilov and Hutter,
-Decoupled weight decay regularization, ICLR 2019; Hendrycks and Gimpel, Gaussian error linear units, arXiv:1606.08415.)
+Kinsley and Kukieła, Neural Networks from Scratch in Python, 2020; Kingma and Ba, Adam, ICLR 2015; Loshchilov and Hutter,
+Decoupled weight decay regularization, ICLR 2019. The activations are those of scripts/checks/formulas.py.
 """
 import numpy as np
+from checks.formulas import ACTIVATIONS, sigmoid, softmax
 
 import fastbp
 
-
-def _sigmoid(z):
-    return 1 / (1 + np.exp(-z))
-
-
-def _gelu_parts(z):
-    scale = np.sqrt(2 / np.pi)
-    return np.tanh(scale * (z + 0.044715 * z**3)), scale * (1 + 3 * 0.044715 * z**2)
-
-
-def _gelu_slope(z):
-    t, inner = _gelu_parts(z)
-    return (1 + t) / 2 + z * (1 - t**2) * inner / 2
-
-
-ACTIVATIONS = {                 # the function, and its derivative
-    "identity": (lambda z: z, np.ones_like),
-    "relu": (lambda z: np.maximum(z, 0), lambda z: (z > 0) * 1.0),
-    "leaky_relu": (lambda z: np.where(z > 0, z, 0.01 * z), lambda z: np.where(z > 0, 1, 0.01)),
-    "sigmoid": (_sigmoid, lambda z: _sigmoid(z) * (1 - _sigmoid(z))),
-    "tanh": (np.tanh, lambda z: 1 - np.tanh(z)**2),
-    "gelu": (lambda z: z * (1 + _gelu_parts(z)[0]) / 2, _gelu_slope),
-}
-
-
-def softmax(z):
-    powers = np.exp(z - z.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)
+# ---- losses: each function takes scores (rows, outputs) and targets, and returns (losses of the rows, gradient, right answers)
 
 
 def softmax_cross_entropy(z, y):
-    """(loss of each row, its gradient, what is right), as the others."""
     shares = np.eye(z.shape[1])[y] if y.ndim == 1 else y
     p = softmax(z)
     return -(shares * np.log(p)).sum(axis=1), p - shares, (z.argmax(axis=1) == shares.argmax(axis=1)).sum()
 
 
 def binary_cross_entropy(z, y):
-    y, p = y.reshape(z.shape), _sigmoid(z)
+    y, p = y.reshape(z.shape), sigmoid(z)
     losses = -(y * np.log(p) + (1 - y) * np.log(1 - p))
     return losses.mean(axis=1), (p - y) / z.shape[1], ((z > 0) == (y > 0.5)).sum() / z.shape[1]
 
@@ -57,6 +30,9 @@ def mean_squared_error(z, y):
 
 LOSSES = {"SoftmaxCrossEntropy": softmax_cross_entropy, "BinaryCrossEntropy": binary_cross_entropy,
           "MeanSquaredError": mean_squared_error}
+
+
+# ---- optimisers: each function updates an array in place; step: from 0
 
 
 def sgd(w, g, state, rate, step, is_weights):
@@ -84,7 +60,8 @@ def adamw(w, g, state, rate, step, is_weights):
     adam(w, g, state, rate, step, is_weights, weight_decay=0.1)
 
 
-OPTIMIZERS = {                  # what fastbp calls it, with settings, and the above
+# Each has fastbp's optimiser, the function above, the learning rate and its decay.
+OPTIMIZERS = {
     "sgd": (lambda: fastbp.SGD(0.1), sgd, 0.1, 0.0),
     "decaying": (lambda: fastbp.SGD(0.2, decay=0.1), sgd, 0.2, 0.1),
     "momentum": (lambda: fastbp.SGD(0.05, momentum=0.9), momentum, 0.05, 0.0),
@@ -95,7 +72,7 @@ OPTIMIZERS = {                  # what fastbp calls it, with settings, and the a
 
 
 def kept(key, count, rate):
-    """Which elements a Dropout keeps: the stream of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014) that begins at a key."""
+    """Return which of `count` elements a Dropout keeps, by SplitMix64 (Steele, Lea and Flood, OOPSLA 2014) from a key on."""
     z = np.uint64(key) + np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -103,10 +80,10 @@ def kept(key, count, rate):
 
 
 class Network:
-    """A copy of a fastbp.Sequential."""
+    """A copy of a fastbp.Sequential in float64."""
 
     def __init__(self, network):
-        self.parts = []             # ("dense", weights, biases, activation) or ("dropout", rate)
+        self.parts = []             # each ["dense", weights, biases or None, activation] or ["dropout", rate]
         for layer in network.layers:
             if isinstance(layer, fastbp.ReLU):
                 self.parts[-1][3] = "relu"
@@ -123,7 +100,7 @@ class Network:
         return [a for part in self.parts if part[0] == "dense" for a in part[1:3] if a is not None]
 
     def forward(self, x, key=None):
-        """The scores, and of each part (inputs, z or the factors of a dropout)."""
+        """Return the scores, and for each part (inputs, z or the factors of a dropout). key: None leaves dropouts out."""
         kept_values = []
         for k, (kind, *part) in enumerate(self.parts):
             if kind == "dropout":
@@ -137,7 +114,10 @@ class Network:
         return x, kept_values
 
     def gradients(self, x, y, weights, key):
-        """(loss, gradients in the order of parameters, what is right) of a batch; the loss with the penalty."""
+        """Return (loss with penalty, gradients, number of right answers) of a batch.
+
+        Gradients are in the order of `parameters`, each (array, its gradient, whether it is weights).
+        """
         scores, kept_values = self.forward(x, key)
         losses, dvalues, right = self.loss(scores, y)
         total = weights.sum() or 1.0
@@ -156,7 +136,7 @@ class Network:
         return (weights * losses).sum() / total + penalty, gradients, right
 
     def fit(self, x, y, *, epochs, batch_size, optimizer, sample_weight=None, shuffle=True, rng=0):
-        """The loss and the accuracy of each epoch."""
+        """Train; return the losses and the accuracies of the epochs."""
         x, y, rng = np.asarray(x, np.float64), np.asarray(y), np.random.default_rng(rng)
         weights = np.ones(len(x)) if sample_weight is None else np.asarray(sample_weight, np.float64)
         key, step, losses, accuracies = int(rng.integers(1 << 62)), 0, [], []

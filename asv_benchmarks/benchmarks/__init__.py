@@ -1,1 +1,1 @@
-"""The benchmarks that airspeed velocity runs, one idea a file. `scripts/bench` is the way in."""
+"""The benchmarks that airspeed velocity runs, one idea a file. `scripts/bench` starts them."""

@@ -1,7 +1,7 @@
-"""fastbp's time over NumPy's in the same process, turn by turn: below 1, fastbp is faster.
+"""Ratios of fastbp's time to NumPy's, in the same process and in turns: below 1, fastbp is faster.
 
-The clock of a machine may change by half between two commits, and with it every time. It changes both of these times,
-so that their ratio still shows what a commit did.
+The clock of a machine may change by half between two commits, and every time with it. It changes both times of a ratio, so that
+the ratio still shows what a commit has changed.
 """
 import math
 import os
@@ -16,9 +16,9 @@ from .base import THREADS, Benchmark, function, normal
 
 SHAPES = {f"{rows} x {n_inputs} -> {n_neurons}": (rows, n_inputs, n_neurons) for rows, n_inputs, n_neurons in [
     (32, 64, 64), (1, 1024, 1024), (128, 784, 128), (256, 512, 512), (4096, 784, 256), (100_000, 16, 16)]}
-TURNS = int(os.environ.get("FASTBP_BENCH_TURNS", 11))
-SECONDS = 0.02                  # of calls in a turn of each
-QUIET = 0.12                    # before it, where there are threads: OpenBLAS's spin for 0.1 after a product, TBB's as well
+TURNS = int(os.environ.get("FASTBP_BENCH_TURNS", 11))           # fastbp and NumPy take this many turns each.
+SECONDS = 0.02                  # A turn of fastbp or NumPy takes about this many seconds.
+QUIET = 0.12                    # Seconds before a turn with threads: OpenBLAS's and TBB's spin for 0.1 s after a product.
 
 
 class TimeOverNumPys(Benchmark):
@@ -60,7 +60,7 @@ class TimeOverNumPys(Benchmark):
 
 
 def ratio(ours, theirs, quiet):
-    """The shortest time of ours over the shortest of theirs: what else runs on the machine only ever adds to one."""
+    """Return our shortest time divided by theirs. Other work on the machine only adds to a time, so the shortest count."""
     shortest = [math.inf, math.inf]
     for _ in range(TURNS):
         for i, call in enumerate((ours, theirs)):
@@ -70,7 +70,7 @@ def ratio(ours, theirs, quiet):
 
 
 def shortest_of_a_turn(call):
-    """Seconds of the shortest of its calls, at least one."""
+    """Return the seconds of the shortest call of a turn, which has at least one."""
     shortest, now = math.inf, time.perf_counter()
     end = now + SECONDS
     while now < end:

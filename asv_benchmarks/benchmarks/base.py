@@ -1,12 +1,13 @@
-"""What all benchmarks share, and what nobody can forget: warm kernels, touched pages, seeded numbers, a time limit.
+"""The base class of all benchmarks, which sees to warm kernels, touched pages, seeded numbers and a time limit.
 
-asv runs these files on older commits too. So they ask for fastbp's functions by name, when they run, and what a commit
-does not have yet is skipped there: `function` raises NotImplementedError.
+asv runs these files on older commits, too. So they look fastbp's functions up by name when they run. A benchmark of what a
+commit does not have yet is skipped there, as `function` raises NotImplementedError.
 """
 import inspect
 import warnings
 from abc import ABC, abstractmethod
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 
@@ -17,9 +18,9 @@ PRECISIONS = ["float32", "float64", "bfloat16"]
 
 
 class Benchmark(ABC):
-    """A class of benchmarks: `prepare` instead of asv's `setup`, and a name for each parameter."""
+    """A class of benchmarks that defines `prepare` in place of asv's `setup`, and has a name for each parameter."""
 
-    timeout = 300               # seconds, of which the first run on a new commit compiles kernels for some
+    timeout = 300               # Seconds; the first run on a new commit spends some of them compiling kernels.
     params = []
     param_names = []
 
@@ -27,7 +28,7 @@ class Benchmark(ABC):
         super().__init_subclass__(**options)
         if "setup" in vars(cls):
             raise TypeError(f"{cls.__name__} defines setup, which is where Benchmark warms up; expected prepare")
-        count = len(cls.params) if cls.params and isinstance(cls.params[0], (list, tuple)) else bool(cls.params)
+        count = len(cls.params) if cls.params and isinstance(cls.params[0], list | tuple) else bool(cls.params)
         if len(cls.param_names) != count:
             raise TypeError(f"{cls.__name__} has the param_names {cls.param_names}, expected {count}, one a parameter")
 
@@ -36,7 +37,7 @@ class Benchmark(ABC):
         """Make the operands, and return the calls that will be measured: functions without arguments."""
 
     def setup(self, *params):
-        """What asv calls first. The second of two calls finds the kernels loaded and all pages of the results touched."""
+        """Make each call twice before asv measures it: the second one finds kernels loaded and pages of results touched."""
         warnings.filterwarnings("ignore", "precision 'bfloat16' is not faster", RuntimeWarning)
         if dict(zip(self.param_names, params, strict=True)).get("threads") == 1:
             function("set_num_threads")(1)
@@ -45,7 +46,7 @@ class Benchmark(ABC):
 
 
 def function(name, **options):
-    """The function or class of fastbp with these keywords set. NotImplementedError if this commit does not have them."""
+    """Return fastbp's function or class with these keywords set. Raise NotImplementedError if this commit lacks one of them."""
     found = getattr(fastbp, name, None)
     if not found or not options.keys() <= inspect.signature(found).parameters.keys():
         raise NotImplementedError(f"this commit has no fastbp.{name}({', '.join(options)})")
@@ -53,10 +54,16 @@ def function(name, **options):
 
 
 def multiplying(precision):
-    """The dtype of the arrays for a precision, and the keywords that ask for it."""
+    """Return the dtype of arrays for a precision of multiplications, and the keywords that select it."""
     return ("float32", {"precision": precision}) if precision == "bfloat16" else (precision, {})
 
 
 def normal(*shape, dtype="float32"):
-    """Standard normal numbers, the same for the same shape."""
+    """Return standard normal numbers, always the same ones for a shape."""
     return np.random.default_rng(shape).standard_normal(shape, dtype)
+
+
+def dense_layers(sizes):
+    """Return DenseReLU layers, and a Dense as the last one, between layers of these sizes."""
+    *hidden, last = pairwise(sizes)
+    return [*(function("DenseReLU", rng=0)(*ends) for ends in hidden), function("Dense", rng=0)(*last)]

@@ -1,4 +1,4 @@
-"""The kernels one by one, and fused, in a layer of 1024 rows, 512 inputs and 256 neurons."""
+"""The kernels of a layer of 1024 rows, 512 inputs and 256 neurons, one by one and fused."""
 from functools import partial
 
 import numpy as np
@@ -9,20 +9,20 @@ ROWS, N_INPUTS, N_NEURONS = 1024, 512, 256
 
 
 class _Layer(Benchmark):
-    """Its operands; `precision` is that of the multiplications."""
+    """The layer's operands; `precision` is that of the multiplications."""
 
     params = [PRECISIONS, THREADS]
     param_names = ["precision", "threads"]
 
     def operands(self, precision):
-        """inputs, weights, biases, dvalues and output, and the keywords of the precision."""
+        """Return inputs, weights, biases, dvalues, output, and the keywords that select the precision."""
         dtype, options = multiplying(precision)
         shapes = (ROWS, N_INPUTS), (N_INPUTS, N_NEURONS), (1, N_NEURONS), (ROWS, N_NEURONS), (ROWS, N_NEURONS)
         return *(normal(*shape, dtype=dtype) for shape in shapes), options
 
 
 class Products(_Layer):
-    """Each product alone: inputs @ weights, dvalues @ weights.T and inputs.T @ dvalues."""
+    """The products alone: inputs @ weights, dvalues @ weights.T and inputs.T @ dvalues."""
 
     def prepare(self, precision, threads):
         inputs, weights, biases, dvalues, _, options = self.operands(precision)
@@ -43,7 +43,7 @@ class Products(_Layer):
 
 
 class NotRounded(_Layer):
-    """What has the same precision whatever that of the multiplications: column sums of dvalues, and the mask of a ReLU."""
+    """The kernels that bfloat16 does not change: column sums of dvalues, and the backward pass of a ReLU alone."""
 
     params = [["float32", "float64"], THREADS]
     param_names = ["dtype", "threads"]
@@ -63,7 +63,7 @@ class NotRounded(_Layer):
 
 
 class Fused(_Layer):
-    """A whole pass through the layer and a ReLU: one kernel forward, and one backward with all three gradients."""
+    """The passes through the layer and a ReLU: one kernel forward, and one backward with all three gradients."""
 
     def prepare(self, precision, threads):
         inputs, weights, biases, dvalues, output, options = self.operands(precision)

@@ -1,4 +1,4 @@
-"""The most memory that a process has held: Python with its libraries, the operands, and a training step."""
+"""The peak memory of a process: Python with its libraries, the operands, and a training step."""
 from .base import function
 from .batches import OneLayer
 
@@ -7,7 +7,7 @@ class Memory(OneLayer):
     params = [[1000, 1_000_000]]
 
     def setup_cache(self):
-        """In a process before this one: compiling takes more memory than the step."""
+        """Compile the kernels in a process before the measured one, as compiling takes more memory than the step."""
         function("warmup")("float32")
 
     setup_cache.timeout = OneLayer.timeout

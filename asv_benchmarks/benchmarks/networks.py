@@ -1,7 +1,5 @@
-"""A training step through all layers of networks as people have them: forward, then backward. No loss, no update."""
-from itertools import pairwise
-
-from .base import Benchmark, function, normal
+"""A training step of typical networks: forward, then backward through all layers, without a loss and an update."""
+from .base import Benchmark, dense_layers, normal
 
 NETWORKS = {
     "controller 4-16-1, 1 row": (1, [4, 16, 1]),
@@ -18,8 +16,7 @@ class Networks(Benchmark):
 
     def prepare(self, network):
         rows, sizes = NETWORKS[network]
-        *hidden, last = pairwise(sizes)
-        self.layers = [*(function("DenseReLU", rng=0)(*ends) for ends in hidden), function("Dense", rng=0)(*last)]
+        self.layers = dense_layers(sizes)
         self.inputs, self.dvalues = normal(rows, sizes[0]), normal(rows, sizes[-1])
         return [self.step]
 

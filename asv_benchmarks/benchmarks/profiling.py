@@ -1,4 +1,4 @@
-"""What fastbp.profile costs: while it is active, and while it is not."""
+"""The cost of fastbp.profile, while it is active and while it is not."""
 import time
 from functools import partial
 
@@ -7,12 +7,12 @@ import numpy as np
 
 from .base import Benchmark, function, normal
 
-TURNS, CALLS = 15, 5
-LOOKS = 1_000_000
+TURNS, CALLS = 15, 5            # A ratio is the median of so many turns, and a time the shortest of so many calls.
+LOOKS = 1_000_000               # A call looks this many times whether a profile is active.
 
 
 class Active(Benchmark):
-    """A step while a profile records it, over one while none does."""
+    """The time of a step while a profile records it, divided by its time without a profile."""
 
     params = [["32 x 64 -> 64", "4096 x 784 -> 256"]]
     param_names = ["shape"]
@@ -35,7 +35,7 @@ class Active(Benchmark):
 
 
 class Inactive(Benchmark):
-    """A look at whether a profile is active, beside an atomic addition, so that no look can be left out."""
+    """The time to look whether a profile is active. An atomic addition beside it keeps LLVM from leaving looks out."""
 
     def prepare(self):
         try:
@@ -65,7 +65,7 @@ class Inactive(Benchmark):
 
 
 def fastest(call):
-    """Seconds, of a few calls."""
+    """Return the seconds of the fastest of a few calls."""
     seconds = []
     for _ in range(CALLS):
         start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""How long a user waits in a new process: for the import, and for the first gradient, import included."""
+"""The time that a user waits in a new process: for the import, and for the first gradient with the import."""
 import os
 import subprocess
 import sys
@@ -15,7 +15,7 @@ layer.backward(layer.forward(numpy.ones((16, 64), numpy.float32)))
 
 
 def seconds(code, **environment):
-    """Of that code in a new process, without the start of Python itself."""
+    """Return the seconds of that code in a new process, without the start of Python itself."""
     timed = f"import time\nstart = time.perf_counter()\n{code}\nprint(time.perf_counter() - start)"
     command = [sys.executable, "-c", timed]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=os.environ | environment)
@@ -26,16 +26,16 @@ class Start(Benchmark):
     unit = "s"
 
     def prepare(self):
-        return [lambda: seconds(IMPORT)]            # the files are in memory then
+        return [lambda: seconds(IMPORT)]            # the system then holds the files in memory
 
     def track_import(self):
         return min(seconds(IMPORT) for _ in range(3))
 
     def track_first_gradient_warm(self):
-        """With the kernels on disk, where the first of these processes leaves them."""
+        """Measure with kernels from the disk, where the first of four processes stores them."""
         return min(seconds(FIRST_GRADIENT) for _ in range(4))
 
     def track_first_gradient_cold(self):
-        """With an empty folder for the kernels, so that all are compiled."""
+        """Measure with an empty folder for kernels, so that all are compiled."""
         with tempfile.TemporaryDirectory() as folder:
             return seconds(FIRST_GRADIENT, FASTBP_CACHE_DIR=folder)

@@ -1,9 +1,7 @@
 """An epoch of a network's training, shuffled, with the loss and the optimiser; and an optimiser's pass alone."""
-from itertools import pairwise
-
 import numpy as np
 
-from .base import Benchmark, function, normal
+from .base import Benchmark, dense_layers, function, normal
 
 NETWORKS = {
     "digits 64-100-10, 1800 rows in batches of 200": (1800, 200, [64, 100, 10]),
@@ -18,9 +16,7 @@ class Training(Benchmark):
 
     def prepare(self, network):
         rows, self.batch, sizes = NETWORKS[network]
-        *hidden, last = pairwise(sizes)
-        layers = [*(function("DenseReLU", rng=0)(*ends) for ends in hidden), function("Dense", rng=0)(*last)]
-        self.network = function("Sequential", loss=function("SoftmaxCrossEntropy")())(layers)
+        self.network = function("Sequential", loss=function("SoftmaxCrossEntropy")())(dense_layers(sizes))
         self.optimizer, self.rng = function("Adam")(), np.random.default_rng(0)
         self.inputs, self.labels = normal(rows, sizes[0]), np.arange(rows) % sizes[-1]
         return [self.epoch]
@@ -34,7 +30,7 @@ class Training(Benchmark):
 
 
 class Optimizers(Benchmark):
-    """Of ten million parameters."""
+    """An optimiser's pass over ten million parameters."""
 
     params = [["SGD", "Adam"]]
     param_names = ["optimizer"]

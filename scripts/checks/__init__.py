@@ -1,1 +1,1 @@
-"""Checks of what the README promises: each a module with a main(arguments); the tests run short ones of the same."""
+"""Checks of what the README promises, each a module with a function main(arguments). The tests run short versions of them."""

@@ -1,4 +1,4 @@
-"""Show that what the README promises holds, one promise at a time; exits with 1 if one does not."""
+"""Checks of what the README promises. A check tries to break one promise, and exits with 1 if it does."""
 import argparse
 import importlib
 import pkgutil
@@ -19,6 +19,7 @@ def main():
 
 
 def _module(name):
+    """Return the module of a check, or None for a module that is private to the checks."""
     return None if name.startswith("_") else importlib.import_module(f"checks.{name}")
 
 

@@ -1,4 +1,4 @@
-"""What may become of the files and folders of a cache of compiled code."""
+"""Faults of the files and folders of a cache of compiled code: damage, forgery, wrong modes and owners, full disks."""
 import os
 import pickle
 import shutil
@@ -10,21 +10,25 @@ from typing import NamedTuple
 
 from fastbp import _cache
 
-SOMEBODY = 65534                # another user
-IS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
+SOMEBODY = 65534                # The number of another user, on most systems "nobody".
+IS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0      # Only root can make some of the faults.
 
 
 class NotHere(Exception):
-    """This system or this user cannot have that fault."""
+    """An error for a fault that this system or this user cannot make."""
 
 
 def need_root():
+    """Raise NotHere if this process does not run as root."""
     if not IS_ROOT:
         raise NotHere("only root can give files away and mount")
 
 
 def plain_user(place):
-    """A Python for which the modes of files hold, if this one is root's."""
+    """Return the path of a Python that file modes restrict, as they do not restrict root. Raise NotHere if there is none.
+
+    place: a folder for a script that starts such a Python.
+    """
     if not IS_ROOT:
         return sys.executable
     if not shutil.which("setpriv"):
@@ -35,7 +39,7 @@ def plain_user(place):
     return str(python)
 
 
-# ---- files: each takes the path of a file of the cache, a folder to put things in, and a random.Random
+# ---- files: each function damages or replaces the file `path` of a cache; place: a folder for what it needs beside that file
 
 
 def _cut(path, place, rng):
@@ -53,7 +57,7 @@ def _one_bit(path, place, rng):
 
 
 def _a_hole(path, place, rng):
-    """As a file system leaves it that lost a block in a crash."""
+    """Fill a block with zeros, as a file system does that lost the block in a crash."""
     content = bytearray(path.read_bytes())
     begin = rng.randrange(0, len(content), 4096)
     content[begin:begin + 4096] = bytes(len(content[begin:begin + 4096]))
@@ -106,7 +110,7 @@ def _unreadable(path, place, rng):
 
 
 def forge(path, place):
-    """Put a whole file there that, when it is taken for compiled code, makes the folder place/run."""
+    """Write a valid file of a cache that makes the folder place/run when it is loaded as compiled code."""
     class Attack:
         def __reduce__(self):
             return os.mkdir, (str(place / "run"),)
@@ -136,17 +140,17 @@ FILES = {function.__name__.strip("_").replace("_", " "): function for function i
     _link_to_a_device, _unreadable, _forged_by_another, _forged_where_others_write, _link_to_a_forged_one)}
 
 
-# ---- folders: each makes one, and yields what is to be expected
+# ---- folders: each function makes a folder and yields a Folder; full: a cache to copy
 
 
 class Folder(NamedTuple):
-    """The FASTBP_CACHE_DIR, and what a process must say of it: part of the problem, if there is one, and whether it warns."""
+    """A folder for FASTBP_CACHE_DIR, and what a process must do with it."""
 
     root: Path
-    problem: str | None = None
-    warns: bool = False
-    writes: bool = True             # whether it compiles anything
-    python: str = sys.executable
+    problem: str | None = None      # a part of the problem that it must report, or None if there must be none
+    warns: bool = False             # whether it must warn
+    writes: bool = True             # whether it must write compiled code, if there is no problem
+    python: str = sys.executable    # the Python that runs it
 
 
 def _with_mode(path, mode):
@@ -201,7 +205,7 @@ def _of_another_user_above(place, full):
 
 def _a_link_of_another_user(place, full):
     need_root()
-    shared = _with_mode(place / "shared", 0o755)        # in a sticky one Linux itself would not follow it
+    shared = _with_mode(place / "shared", 0o755)        # in a sticky folder Linux itself would not follow the link
     shutil.copytree(full, place / "cache")
     (shared / "link").symlink_to(place / "cache")
     os.chown(shared / "link", SOMEBODY, -1, follow_symlinks=False)

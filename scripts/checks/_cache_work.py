@@ -1,5 +1,4 @@
-"""A small piece of work whose result NumPy knows to the bit, done with a cache of compiled code by a process of its own."""
-import hashlib
+"""Small pieces of work with exact results, done by processes that share a cache of compiled code."""
 import json
 import os
 import signal
@@ -10,12 +9,12 @@ import numpy as np
 
 import fastbp
 
-from . import child
+from . import child, steps
 
 PACKAGE = Path(fastbp.__file__).parent
 
-# Does the pieces of work that its arguments name, and prints digests of the results and how it fared with the cache. It is
-# a process group, to be killed with all that it has started.
+# The code of a process that does the pieces of work named in its arguments. It prints digests of the results, and what the
+# cache did. It leads a process group, so that it can be killed with all the processes that it has started.
 _WORK = """
 import os, sys
 os.setsid()
@@ -38,7 +37,7 @@ print(json.dumps({"results": results, "folder": _cache.folder() and str(_cache.f
                   "written": [name for name in written if "-" in name], "warnings": [str(w.message) for w in caught]}))
 """
 
-# Writes what is in one folder to another, over and over, until it is killed.
+# The code of a process that writes the files of one folder to another, again and again, until it is killed.
 _REWRITE = """
 import os
 os.setsid()
@@ -56,49 +55,49 @@ while True:
         _cache._write(path, payload)
 """
 
+# The operands are whole numbers from -8 to 8, so that all results are exact.
 _NUMBERS = np.random.default_rng(1)
 _X, _WEIGHTS, _Z, _DVALUES = (_NUMBERS.integers(-8, 9, shape) for shape in ((37, 29), (29, 19), 1003, 1003))
 _OPERANDS = {"relu_forward": (_Z,), "relu_backward": (_DVALUES, _Z), "dense_forward": (_X, _WEIGHTS)}
+# The results of NumPy; "edited" is that of relu_backward after the edit below.
 _EXACT = {"relu_forward": np.maximum(_Z, 0), "relu_backward": np.where(_Z > 0, _DVALUES, 0), "dense_forward": _X @ _WEIGHTS,
           "edited": np.where(_DVALUES > 0, _Z, 0)}
 
+# The pieces of work: each the name of a function, and the dtype of its operands.
 RELU, MASK, DENSE = "relu_forward-float32", "relu_backward-float32", "dense_forward-float32"
 
-# An edit of a kernel after which MASK has the result "edited", while the file has the length that it had.
+# The edit of a kernel replaces _BEFORE by _AFTER in the file _EDITED. It changes the result of MASK, but not the file's length.
 _EDITED, _BEFORE, _AFTER = Path("kernels", "relu.py"), "tile.mask(dvalues, z)", "tile.mask(z, dvalues)"
 
 
 class Report(NamedTuple):
-    """What became of a process: what is wrong with it ("" if nothing is), and what it says of the cache."""
+    """A process at its end: its fault ("" if there is none), and what it said about the cache."""
 
     fault: str
-    folder: Path | None = None
-    problem: str | None = None
-    written: list = []
-    warnings: list = []
+    folder: Path | None = None      # the folder that it used
+    problem: str | None = None      # why it used none
+    written: list = []              # the names of the files that it wrote
+    warnings: list = []             # the texts of its warnings
 
 
 def work(name):
-    """Do a piece of work, in the process that is asked for it; returns the digest of its result."""
+    """Do a piece of work in this process, and return the digest of its result. "edit" edits a kernel, and has no result."""
     if name == "edit":
         return edit(PACKAGE)
     function, dtype = name.split("-")
-    return _digest(getattr(fastbp, function)(*(operand.astype(dtype) for operand in _OPERANDS[function])))
+    return steps.digest(getattr(fastbp, function)(*(operand.astype(dtype) for operand in _OPERANDS[function])))
 
 
 def _expected(name, edited):
+    """Return the digest of the right result of a piece of work, with the kernel edited or not."""
     if name == "edit":
         return None
     function, dtype = name.split("-")
-    return _digest(_EXACT["edited" if edited and name == MASK else function].astype(dtype))
-
-
-def _digest(array):
-    return hashlib.sha256(array.tobytes()).hexdigest()
+    return steps.digest(_EXACT["edited" if edited and name == MASK else function].astype(dtype))
 
 
 def edit(package):
-    """Edit a kernel, or take the edit back: neither the length nor the time of the file changes."""
+    """Edit a kernel, or take the edit back. Neither the length of the file nor its time changes."""
     path = package / _EDITED
     times, text = path.stat(), path.read_text()
     assert (text.count(_BEFORE), text.count(_AFTER)) in ((1, 0), (0, 1))
@@ -107,12 +106,16 @@ def edit(package):
 
 
 def start(root, *works, package=PACKAGE, **options):
+    """Start a process that does these pieces of work, with its cache in `root` and the package in the folder `package`.
+
+    options: options of child.start, and variables of the environment.
+    """
     environment = {"FASTBP_CACHE_DIR": str(root), "FASTBP_NUM_THREADS": "2"}
     return child.start(_WORK, package.parent, *works, **environment | options)
 
 
 def finish(process, edited=False):
-    """The Report of a process that start() began, which has run the kernels as they were or with the edit."""
+    """Return the Report of a process that start() began; edited: whether it was to run the edited kernel."""
     status, output, errors = child.finish(process)
     if status:
         return Report(f"it ended with status {status}: {errors[-1000:]}")
@@ -126,22 +129,23 @@ def finish(process, edited=False):
 
 
 def run(root, *works, edited=False, **options):
+    """Do pieces of work in a process of its own, and return its Report. Arguments as for start() and finish()."""
     return finish(start(root, *works, **options), edited)
 
 
 def rewrite(source, target, seed):
-    """A process that writes to the folder `target` by now, and on and on."""
+    """Return a process that writes the files of `source` to `target`, again and again; it has begun. seed: of their order."""
     process = child.start(_REWRITE, source, target, seed)
     assert process.stdout.readline() == "ready\n", process.communicate()
     return process
 
 
 def kill(process):
-    """Kill a process of start() or rewrite() and what it has started; whether it was still running."""
+    """Kill a process of start() or rewrite() and all that it has started; return whether it was still running."""
     was_running = process.poll() is None
     try:
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:              # it is no group yet, or no more
+    except ProcessLookupError:              # it does not lead a group yet, or has ended
         process.kill()
     process.communicate()
     return was_running

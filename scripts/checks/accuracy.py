@@ -1,9 +1,9 @@
-"""Rounding errors of every result, in units of the last place, from a hundred rows to ten million, beside NumPy's.
+"""Rounding errors of every result beside NumPy's, in units in the last place, from a hundred rows to ten million.
 
-An error is the distance from the result computed in longdouble, in units of the last place of that, or of the root mean square
-of that whole result where it is smaller; a table has the root of their mean square and the largest. The numbers are of three
-kinds: positive ones, normal ones, and those of a mean of 1000. A fault is a result further off than NumPy's, by more than
-chance.
+An error is the distance from the exact result, which is computed in longdouble. Its unit is the unit in the last place of the
+exact number, or of the root mean square of all exact numbers of that result, whichever is larger. The table has the root mean
+square of the errors and, in brackets, the largest. The operands are positive numbers, normal ones, or normal ones with a mean
+of 1000. A result is at fault if its errors are larger than NumPy's by more than chance.
 """
 import sys
 
@@ -17,32 +17,35 @@ NAMES = "forward", "dinputs", "dweights", "dbiases"
 KINDS = {"positive": lambda rng, shape: rng.random(shape), "normal": lambda rng, shape: rng.standard_normal(shape),
          "far from 0": lambda rng, shape: 1000 + rng.standard_normal(shape)}
 LAYERS = (8, 6), (40, 30), (300, 200)
-MOST_WORK = 1 << 30             # multiply-adds in longdouble
-MOST_ELEMENTS = 10**8           # of an array
-LOOKED_AT = 20_000              # rows of forward and dinputs
-CHUNK = 1 << 16                 # rows that are turned into longdouble at a time
-ENOUGH = 200                    # elements of dbiases to judge by, of so many
-MOST_DRAWN = 2_000_000          # rows at most
-BY_CHANCE = 1.15                # how many times NumPy's root mean square is no fault, in addition to
-IN_THE_LAST_PLACE = 0.35        # this: what rounding the exact result leaves is 0.29
+MOST_WORK = 1 << 30             # Layers with more multiply-adds are left out, as longdouble is slow.
+MOST_ELEMENTS = 10**8           # Layers with more elements in one array are left out, too.
+LOOKED_AT = 20_000              # Only the first rows of forward and dinputs are compared, up to this number.
+CHUNK = 1 << 16                 # This many rows are converted to longdouble at a time.
+ENOUGH = 200                    # Small layers are drawn several times, for about this many elements of dbiases in all.
+MOST_DRAWN = 2_000_000          # No layer is drawn again if its draws would have more rows than this in all.
+BY_CHANCE = 1.15                # A root mean square above this times NumPy's plus IN_THE_LAST_PLACE is more than chance.
+IN_THE_LAST_PLACE = 0.35        # Units in the last place that are always allowed: rounding the exact result leaves 0.29.
 
 
 def operands(rng, kind, rows, layer, dtype):
+    """Return x (rows, n_inputs), weights (n_inputs, n_neurons), biases (1, n_neurons) and dvalues (rows, n_neurons)."""
     n_inputs, n_neurons = layer
     shapes = (rows, n_inputs), (n_inputs, n_neurons), (1, n_neurons), (rows, n_neurons)
     return tuple(KINDS[kind](rng, shape).astype(dtype) for shape in shapes)
 
 
 def computed(x, w, b, dvalues):
+    """Return fastbp's results, in the order of NAMES."""
     return (fastbp.dense_forward(x, w, b), *fastbp.dense_backward(dvalues, x, w))
 
 
 def by_numpy(x, w, b, dvalues):
+    """Return NumPy's results, in the order of NAMES."""
     return x @ w + b, dvalues @ w.T, x.T @ dvalues, dvalues.sum(axis=0, keepdims=True)
 
 
 def exact(x, w, b, dvalues):
-    """In longdouble; forward and dinputs of some rows only."""
+    """Return the results in longdouble, in the order of NAMES; forward and dinputs only of the first rows."""
     wide_w, rows = w.astype(np.longdouble), np.s_[:LOOKED_AT]
     dweights, dbiases = np.zeros(w.shape, np.longdouble), np.zeros(b.shape, np.longdouble)
     for first in range(0, len(x), CHUNK):
@@ -53,14 +56,14 @@ def exact(x, w, b, dvalues):
 
 
 def errors(results, expected, dtype):
-    """Each result's errors in units of the last place."""
+    """Yield the errors of each result in units in the last place, flat."""
     for result, values in zip(results, expected, strict=True):
         sizes = np.maximum(abs(values), np.sqrt(np.mean(values**2)))
         yield (abs(result[:len(values)] - values) / np.spacing(sizes.astype(dtype))).astype(float).ravel()
 
 
 def compare(rng, rows, layer, kind, dtype):
-    """[(name, (root mean square, largest) of fastbp's errors, of NumPy's)], of several draws where a result is small."""
+    """Yield (name, summary of fastbp's errors, summary of NumPy's) of each result; a summary is (root mean square, largest)."""
     found = []
     for _ in range(max(1, min(ENOUGH // layer[1], MOST_DRAWN // rows))):
         arrays = operands(rng, kind, rows, layer, dtype)
@@ -79,6 +82,7 @@ def is_worse(ours, numpys):
 
 
 def cases(rows):
+    """Yield (rows, layer, kind, dtype) of each case that is not too large."""
     for n in rows:
         for layer in LAYERS:
             if n * layer[0] * layer[1] <= MOST_WORK and n * max(layer) <= MOST_ELEMENTS:

@@ -1,24 +1,25 @@
-"""What a product must be, up to proven bounds: exact results in a wider type, and how far rounding may lead from them.
+"""Proven bounds for the rounding errors of a product, beside its exact result in a wider type.
 
-However the sum of n products is ordered, and whether or not products and sums are fused, the computed sum is off by at most
-gamma_n = n u / (1 - n u) times the sum of the absolute values (Higham, Accuracy and Stability of Numerical Algorithms, 2002,
-sections 3.1 and 3.4), u half the distance from 1 to the next number; and by half the smallest subnormal number for each
-product that underflows (section 2.1, equation 2.8). Where that sum of absolute values may exceed the largest number, a
-partial sum may overflow, and what comes out then is no number: there the bound is infinite.
+In whatever order n products are added up, and whether or not multiplications and additions are fused, the computed sum is off
+by at most gamma_n = n u / (1 - n u) times the sum of the absolute values (Higham, Accuracy and Stability of Numerical
+Algorithms, 2002, sections 3.1 and 3.4), where u is half the distance from 1 to the next number. Each product that underflows
+adds half the smallest subnormal number (section 2.1, equation 2.8). If the sum of the absolute values may exceed the largest
+number, a partial sum may overflow, and the result may be infinite or NaN: the bound is infinite there.
 """
 import numpy as np
 
 WIDER = {np.dtype(np.float32): np.float64, np.dtype(np.float64): np.longdouble}
-_BFLOAT16_MOST = (2 - 2.0**-7) * 2.0**127
+_BFLOAT16_MOST = (2 - 2.0**-7) * 2.0**127       # The largest number of bfloat16.
 
 
 def product(left, right, extra, dtype, rounded=False):
-    """(exact, bound) of left @ right + extra computed in `dtype`; rounded: of factors rounded to bfloat16."""
+    """Return (exact, bound) of left @ right + extra computed in `dtype`; rounded: whether factors are rounded to bfloat16."""
     dtype = np.dtype(dtype)
     wide = WIDER[dtype]
     given = left, right
     special = not (np.isfinite(left).all() and np.isfinite(right).all() and (extra is None or np.isfinite(extra).all()))
-    exact = _product(left, right, extra, np.longdouble if special else wide)        # a BLAS is not asked about inf and NaN
+    # NumPy computes longdouble without a BLAS, which may treat inf and NaN in its own way.
+    exact = _product(left, right, extra, np.longdouble if special else wide)
     left, right, extra = (None if a is None else np.abs(np.where(np.isfinite(a), a, 0)).astype(np.float64)
                           for a in (left, right, extra))
     size = _product(left, right, extra, np.float64)
@@ -30,7 +31,7 @@ def product(left, right, extra, dtype, rounded=False):
     gamma = terms * unit / (1 - terms * unit)
     bound = gamma * size + terms * float(info.smallest_subnormal)
     if rounded:
-        bound += _of_rounding(left, right, size, terms, float(info.tiny))
+        bound += _rounding_to_bfloat16(left, right, size, terms, float(info.tiny))
         bound[_rounded_to_special(*given, float(info.tiny))] = np.inf
     bound[size >= float(info.max) * (1 - gamma - 2.0**-7 * rounded)] = np.inf
     return exact, bound
@@ -46,15 +47,15 @@ def _is_whole(*arrays):
     return all(a is None or (a == np.rint(a)).all() for a in arrays)
 
 
-def _of_rounding(left, right, size, terms, tiny):
-    """What rounding both factors to 8 bits adds, and that subnormal numbers may count as 0."""
+def _rounding_to_bfloat16(left, right, size, terms, tiny):
+    """Return what the bound grows by if both factors are rounded to 8 bits, and subnormal numbers may count as 0."""
     lost = _product(np.where(left < tiny, left, 0), right, None, np.float64)
     lost += _product(left, np.where(right < tiny, right, 0), None, np.float64)
     return (2.0**-7 + 2.0**-16) * size + lost + 2 * terms * tiny
 
 
 def _rounded_to_special(left, right, tiny):
-    """Where a factor beyond bfloat16's largest number counts as inf, or one that counts as 0 meets an inf."""
+    """Return where a factor above bfloat16's largest number becomes inf, or a factor that counts as 0 is multiplied by inf."""
     too_large = [np.isfinite(a) & (abs(a) > _BFLOAT16_MOST) for a in (left, right)]
     left_none, right_none = (((a != 0) & (abs(a) < tiny)).astype(np.float64) for a in (left, right))
     meet = np.isinf(left).astype(np.float64) @ right_none + left_none @ np.isinf(right).astype(np.float64)
@@ -62,7 +63,7 @@ def _rounded_to_special(left, right, tiny):
 
 
 def differences(result, exact, bound):
-    """Where a result is not what it must be: off by more than the bound, or no number where it must be one, or another one."""
+    """Return where a result is wrong: off by more than the bound, or not the infinity or NaN that it must be."""
     with np.errstate(all="ignore"):
         off = abs(result.astype(exact.dtype) - exact)
     right = np.where(np.isfinite(exact), off <= bound, np.where(np.isnan(exact), np.isnan(result), result == exact))

@@ -1,7 +1,8 @@
 """The cache of compiled code: cold processes at once, kills, damaged files, unfit folders, edited kernels.
 
-Each process does a small piece of work on whole numbers, so that NumPy gets the same bits, and shares the folder of compiled
-code with others, or with what is left of them. What cannot be tried on this system is printed with the reason.
+Each process does a small piece of work on whole numbers, so that the result must have NumPy's bits. It shares the folder of
+compiled code with other processes, or with what killed ones have left there. A fault that cannot be made on this system is
+printed with the reason.
 """
 import os
 import pickle
@@ -20,12 +21,12 @@ from fastbp import _cache
 from . import _cache_faults, _cache_work, report
 from ._cache_work import DENSE, MASK, PACKAGE, RELU
 
-_LONGEST_REWRITE = 0.3          # seconds until the kill
-_TOO_MANY = 50                  # faults, to go on for the sake of more
+_LONGEST_REWRITE = 0.3          # A process that writes files is killed after at most this many seconds.
+_TOO_MANY = 50                  # The kills of compiling processes end once this many faults are found.
 
 
 class Check:
-    """Its folders are made in `place`; `faults` and `figures` are what it has found so far."""
+    """A run of the check with folders in `place`; `faults` and `figures` hold what it has found so far."""
 
     def __init__(self, place, seed, works=(RELU, DENSE)):
         self.place, self.random, self.works = Path(place), random.Random(seed), works
@@ -34,23 +35,26 @@ class Check:
         self.see("the first process", self.run(self.full, RELU))
 
     def folder(self):
+        """Make a new folder and return its path."""
         return Path(tempfile.mkdtemp(dir=self.place))
 
     def run(self, root, *works, **options):
+        """Do pieces of work in a process of its own, count it, and return its Report. Arguments as for _cache_work.run."""
         self.figures["processes"] += 1
         return _cache_work.run(root, *works, **options)
 
     def told(self, part):
+        """Print how many faults there are after a part of the check."""
         print(f"  {part}: {len(self.faults)} faults so far", flush=True)
 
     def see(self, what, found, is_right=True):
-        """Note a fault in what has become of a process."""
+        """Note a fault if a Report has one, or is not right; return the Report."""
         if found.fault or not is_right:
             self.faults.append(f"{what}: {found}")
         return found
 
     def see_whole(self, what, folder, like=None):
-        """Note files that are not whole, or not as in the folder `like`; returns the temporary ones."""
+        """Note a fault for each file that is not whole, or not as in the folder `like`. Return the paths of temporary files."""
         paths = sorted(folder.iterdir()) if folder.exists() else []
         for path in paths:
             content = None if path.name.startswith(".") else _cache._read(path)
@@ -59,7 +63,7 @@ class Check:
         return {path for path in paths if path.name.startswith(".")}
 
     def cold(self, processes):
-        """Processes that all find an empty folder, then one that finds all in it."""
+        """Start processes that all find an empty folder, then one that finds everything there."""
         root = self.folder() / "cache"
         at_once = [_cache_work.start(root, *self.works) for _ in range(processes)]
         self.figures["processes"] += processes
@@ -70,7 +74,7 @@ class Check:
         self.see("after the cold ones", found, not found.written)
 
     def kills_of_writers(self, kills):
-        """Processes that write whole files, two at a time, killed at random; what they leave is whole and of use."""
+        """Kill processes that write files, two at a time, at random moments. The files that they leave must be whole."""
         root = shutil.copytree(self.full, self.folder() / "cache")
         folder, left = root / _cache.key(), set()
         for kill in range(0, kills, 2):
@@ -89,7 +93,7 @@ class Check:
             self.faults.append("temporary files of long ago were not deleted")
 
     def kills_of_compilers(self, kills):
-        """Processes that compile into one folder until it is full, killed at random, then into the next."""
+        """Kill processes that compile, at random moments. They use one folder until it is full, then the next one."""
         begun = time.monotonic()
         self.see("a cold process", self.run(self.folder() / "cache", *self.works))
         longest = time.monotonic() - begun
@@ -110,12 +114,13 @@ class Check:
         self.figures["kills"] += sum([_cache_work.kill(process) for process in processes])
 
     def _count_left(self, what, folder, before, like=None):
+        """Count the temporary files that came since `before`, each of a kill in the middle of a file; return all of them."""
         left = self.see_whole(what, folder, like)
         self.figures["kills in the middle of a file"] += len(left - before)
         return left
 
     def file(self, kind):
-        """A file that is damaged or another's is not used, but replaced, and no other file is touched. Raises NotHere."""
+        """Damage or forge a file: it must be replaced and not used, and no other file may change. Raise NotHere."""
         place = self.folder()
         root = shutil.copytree(self.full, place / "cache")
         path = self.random.choice(sorted((root / _cache.key()).iterdir()))
@@ -129,7 +134,7 @@ class Check:
         self.figures["damaged files"] += 1
 
     def forged(self):
-        """That a forged file would do harm, or else the faults with such files show nothing."""
+        """Raise AssertionError if a forged file does no harm when it is loaded: then faults with such files show nothing."""
         place = self.folder()
         path = place / "name"
         _cache_faults.forge(path, place)
@@ -137,7 +142,7 @@ class Check:
         assert (place / "run").is_dir()
 
     def unfit_folder(self, kind):
-        """Of a folder that others can write a process warns; with any it works. Raises NotHere."""
+        """Run a process with an unfit folder: it must work, and warn if others can write there. Raise NotHere."""
         with _cache_faults.FOLDERS[kind](self.folder(), self.full) as case:
             found = self.run(case.root, RELU, python=case.python)
             is_told = case.problem in (found.problem or "") if case.problem else not found.problem
@@ -148,7 +153,7 @@ class Check:
         self.figures["folders"] += 1
 
     def deleted(self):
-        """A folder that is deleted while processes use it."""
+        """Delete a folder again and again while a process uses it."""
         root = self.folder() / "cache"
         process = _cache_work.start(root, *self.works)
         while process.poll() is None:
@@ -159,7 +164,10 @@ class Check:
         self.see("a folder that is deleted meanwhile", _cache_work.finish(process))
 
     def edits(self):
-        """Kernels that change but for length and time: what a process does is what Python runs, and is kept as nothing else."""
+        """Edit kernels without a change of the file's length and time.
+
+        A process must compute what the code that Python runs says, and must not store it as the result of another version.
+        """
         root = self.folder() / "cache"
         package = shutil.copytree(PACKAGE, self.folder() / "fastbp", ignore=shutil.ignore_patterns("__pycache__"))
 
@@ -207,6 +215,7 @@ def main(arguments):
 
 
 def _try(fault, kinds):
+    """Call fault(kind) for each kind, and print the reason where it raises NotHere."""
     for kind in kinds:
         try:
             fault(kind)
@@ -215,4 +224,5 @@ def _try(fault, kinds):
 
 
 def _contents(place):
+    """Return {path: content} of the files in a folder."""
     return {path: path.read_bytes() for path in place.iterdir() if path.is_file() and not path.is_symlink()}

@@ -10,18 +10,18 @@ import fastbp
 
 from . import report
 
-WARM = 0.1                      # of the steps are taken before the first look
-MOST_GROWTH = 4 << 20           # bytes that the allocator may have kept; an array lost a step would be far more
+WARM = 0.1                      # This part of the steps is taken before memory, threads and files are first counted.
+MOST_GROWTH = 4 << 20           # The allocator may keep this many bytes; one lost array a step would be far more.
 
 
 def held():
-    """(bytes in memory, threads, open files) of this process."""
+    """Return (bytes in memory, threads, open files) of this process."""
     resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     return resident, len(os.listdir("/proc/self/task")), len(os.listdir("/proc/self/fd"))
 
 
 def kinds(rng):
-    """{name: (share of the small or the large steps, a function that takes one)}"""
+    """Return two dictionaries, of small and of large steps: {name: (part of the steps, a function that takes one)}."""
     def layer(rows, n_inputs, n_neurons, **options):
         dense = fastbp.Dense(n_inputs, n_neurons, rng=0, **options)
         x = rng.standard_normal((rows, n_inputs)).astype(dense.weights.dtype)
@@ -70,12 +70,12 @@ def kinds(rng):
 
 
 def run(small_steps, large_steps, seed):
-    """(faults, steps taken)"""
+    """Take so many small and large steps; return (faults, steps taken)."""
     rng = np.random.default_rng(seed)
     faults, taken = [], 0
-    for of_size, steps in zip(kinds(rng), (small_steps, large_steps), strict=True):
-        for name, (share, step) in of_size.items():
-            count = max(10, round(share * steps))
+    for steps_by_name, steps in zip(kinds(rng), (small_steps, large_steps), strict=True):
+        for name, (part, step) in steps_by_name.items():
+            count = max(10, round(part * steps))
             warm = max(5, round(WARM * count))
             _repeat(step, warm)
             before = held()

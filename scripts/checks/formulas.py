@@ -1,21 +1,23 @@
-"""The formulas of losses, optimisers and networks in NumPy's float64, and of how far rounding may lead from them.
+"""Formulas of activations, losses, optimisers and networks in NumPy's float64, with bounds for rounding errors.
 
-Kinsley and Kukieła, Neural Networks from Scratch in Python, chapters 5, 9, 10, 16 and 17; Loshchilov and Hutter, Decoupled
-weight decay regularization, ICLR 2019. Gradients are those of a mean over rows that are weighted.
+Kinsley and Kukieła, Neural Networks from Scratch in Python, 2020, chapters 5, 9, 10, 16 and 17; Hendrycks and Gimpel, Gaussian
+error linear units, arXiv:1606.08415; Loshchilov and Hutter, Decoupled weight decay regularization, ICLR 2019. A loss is the
+weighted mean over the rows, and so are its gradients.
 """
 import numpy as np
 
 
+def _gelu_tanh(z):
+    """Return the hyperbolic tangent that is part of GELU."""
+    return np.tanh(np.sqrt(2 / np.pi) * (z + 0.044715 * z**3))
+
+
 def _gelu(z):
-    return z * (1 + np.tanh(_inner(z))) / 2
+    return z * (1 + _gelu_tanh(z)) / 2
 
 
-def _inner(z):
-    return np.sqrt(2 / np.pi) * (z + 0.044715 * z**3)
-
-
-def _gelu_slope(z):
-    tanh = np.tanh(_inner(z))
+def _gelu_derivative(z):
+    tanh = _gelu_tanh(z)
     return (1 + tanh) / 2 + z / 2 * (1 - tanh**2) * np.sqrt(2 / np.pi) * (1 + 3 * 0.044715 * z**2)
 
 
@@ -24,23 +26,29 @@ def sigmoid(z):
         return 1 / (1 + np.exp(-z))
 
 
-# Each activation and its derivative, both as functions of z.
+def softmax(z):
+    powers = np.exp(z - z.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+# Each activation and its derivative are both functions of z.
 ACTIVATIONS = {
     "identity": (lambda z: z, np.ones_like),
     "relu": (lambda z: np.where(z > 0, z, 0), lambda z: np.where(z > 0, 1.0, 0)),
     "leaky_relu": (lambda z: np.where(z > 0, z, 0.01 * z), lambda z: np.where(z > 0, 1.0, 0.01)),
     "sigmoid": (sigmoid, lambda z: sigmoid(z) * (1 - sigmoid(z))),
     "tanh": (np.tanh, lambda z: 1 - np.tanh(z) ** 2),
-    "gelu": (_gelu, _gelu_slope),
+    "gelu": (_gelu, _gelu_derivative),
 }
 
 
 def loss(name, z, t, weights):
-    """Return (loss, right answers, gradient, size of the loss, sizes of the gradient) of scores, targets (rows, outputs).
+    """Return (loss, number of right answers, gradient, size of the loss, sizes of the gradient).
 
-    A size is what a rounding error is relative to: the sum of the absolute values of what is added up.
+    z, t: scores and targets (rows, outputs). weights: of the rows. The rounding error of a number is relative to its size: the
+    sum of the absolute values of its terms.
     """
-    outputs, share = z.shape[1], weights / weights.sum()
+    outputs, row_weights = z.shape[1], (weights / weights.sum())[:, np.newaxis]
     if name == "SoftmaxCrossEntropy":
         most, total = z.max(axis=1, keepdims=True), t.sum(axis=1, keepdims=True)
         powers = np.exp(z - most)
@@ -57,13 +65,12 @@ def loss(name, z, t, weights):
     else:
         each, sizes, right = (z - t) ** 2, (abs(z) + abs(t)) ** 2, 0
         gradient, bounds = 2 * (z - t) / outputs, 2 * (abs(z) + abs(t)) / outputs
-    column = share[:, np.newaxis]
-    means = [float((column * a).sum() / a.shape[1]) for a in (each, sizes)]
-    return means[0], right, column * gradient, means[1], column * bounds
+    means = [float((row_weights * a).sum() / a.shape[1]) for a in (each, sizes)]
+    return means[0], right, row_weights * gradient, means[1], row_weights * bounds
 
 
 class Optimizer:
-    """The formulas of a step, for arrays and for what rounding errors are relative to: their sizes.
+    """An optimiser's steps, for arrays and for their sizes. Rounding errors are relative to the sizes.
 
     kind: "sgd", "momentum", "nesterov" or "adam".
     """
@@ -74,9 +81,9 @@ class Optimizer:
         self.iterations, self._states = 0, {}
 
     def step(self, i, w, size, g, decays):
-        """Return array i and its size after a step with gradient g; the caller counts the iterations.
+        """Return array i and its size after a step with gradient g. The caller adds 1 to `iterations` after all arrays.
 
-        decays: whether a weight decay is for it.
+        w, size: the array and its size before the step. decays: whether weight decay applies to it.
         """
         self._decay = self._weight_decay if decays else 0.0
         w, v, s = self._stepped(w, g, *self._states.get((i, 0), (0.0, 0.0)), -1)
@@ -86,6 +93,7 @@ class Optimizer:
         return w, size
 
     def _stepped(self, w, g, v, s, sign):
+        """Return w and the optimiser's two arrays for it after a step. sign: -1 for an array, 1 for sizes, which only grow."""
         rate, (beta, beta2), steps = self._rates[0] / (1 + self._rates[1] * self.iterations), self._betas, self.iterations + 1
         if self._kind == "sgd":
             return w + sign * rate * g, v, s
@@ -98,16 +106,17 @@ class Optimizer:
 
 
 class Network:
-    """Dense layers [weights, biases or None, activation] one after another.
+    """A network of Dense layers, each a list [weights, biases or None, activation].
 
-    is_near_kink: whether a sum of a ReLU was so near to 0, but not 0, that rounding may take it to the other side.
+    kink: the distance from 0 within which rounding may change the sign of a ReLU's input. is_near_kink: whether such an input
+    was met; an input of exactly 0 does not count.
     """
 
     def __init__(self, layers, kink):
         self.layers, self._kink, self.is_near_kink = layers, kink, False
 
     def forward(self, x):
-        """Return the scores, and keep what backward needs."""
+        """Return the scores, and keep the inputs and sums of each layer for backward."""
         self._inputs, self._sums = [], []
         for weights, biases, activation in self.layers:
             z = x @ weights + (0.0 if biases is None else biases.reshape(1, -1))
@@ -133,10 +142,11 @@ class Network:
         return [a for layer in self.layers for a in layer[:2] if a is not None]
 
     def penalty(self, l2):
+        """Return the L2 penalty: l2 / 2 times the sum of the squared weights."""
         return l2 / 2 * sum(float((weights**2).sum()) for weights, _, _ in self.layers)
 
     def fit(self, x, t, weights, *, loss_name, optimizer, orders, batch, l2):
-        """Train over the rows in each of these orders; return the mean loss of each epoch."""
+        """Train for one epoch with each of these orders of the rows; return the mean loss of each epoch."""
         losses = []
         for order in orders:
             total = 0.0
@@ -149,6 +159,7 @@ class Network:
         return losses
 
     def _step(self, gradients, optimizer, l2):
+        """Update all parameters with the gradients of a batch and of the penalty."""
         gradients, i = iter(gradients), 0
         for layer in self.layers:
             for k in (0, 1):

@@ -1,9 +1,9 @@
 """No input makes a function return a wrong number or touch memory that is not its own.
 
-Each case is a call with arrays of random shapes, layouts, dtypes and numbers, that lie between canaries and walls (memory.py),
-some in each other: of a function, whose results are held to exact ones within proven bounds (bounds.py), or of a loss, an
-optimiser, a layer, a network's training or its compiled functions, held to formulas.py. Some calls have an argument that must
-be refused, and then must leave everything as it was. A case follows from the seed, its number and the kinds that are tried.
+Each case is a call with arrays of random shapes, layouts, dtypes and numbers. The arrays lie between canaries and walls
+(memory.py), and some overlap. Results of the functions are compared with exact ones, within proven bounds (bounds.py); results
+of losses, optimisers, layers, trainings and compiled networks with formulas.py. Some calls have an argument that must be
+refused: they must leave everything as it was. A case follows from the seed, its number and the kinds of cases that are tried.
 """
 import sys
 import time
@@ -19,13 +19,13 @@ from .fuzz_steps import Losses, Updates
 
 KINDS = {"functions": Functions, "losses": Losses, "updates": Updates, "fits": Fits, "jitted": Jitted, "layers": Layers}
 
-DEATHS = 10                     # of processes on one share of the cases, after which the others are not tried
+DEATHS = 10                     # After so many dead processes the rest of a worker's cases is not tried.
 
 _WORK = "import sys; from checks import fuzz; fuzz.work(*map(int, sys.argv[1:7]), sys.argv[7:])"
 
 
 class Fuzzers:
-    """A fuzzer for each of some kinds."""
+    """A fuzzer for each of these kinds of cases."""
 
     def __init__(self, seed, compiled=True, kinds=tuple(KINDS)):
         self._seed, self._kinds = seed, list(kinds)
@@ -36,12 +36,12 @@ class Fuzzers:
         return self._kinds[np.random.default_rng([self._seed, number, 1]).integers(len(self._kinds))]
 
     def try_one(self, number):
-        """Return what is wrong with a case."""
+        """Return the faults of a case, each a line."""
         return self._fuzzers[self.kind(number)].try_one(number)
 
 
 def work(seed, first, step, cases, seconds, compiled, kinds):
-    """Try the cases first, first + step, …; print number and kind of each before it, and what is wrong with it after."""
+    """Try the cases first, first + step, … Print the number and kind of each before it is tried, and its faults after."""
     fuzzers, until = Fuzzers(seed, bool(compiled), kinds), time.monotonic() + seconds
     for number in range(first, cases, step):
         print(number, fuzzers.kind(number), flush=True)
@@ -65,7 +65,7 @@ def main(arguments):
 
 
 def run(seed, cases, seconds=10**9, jobs=1, compiled=True, kinds=tuple(KINDS)):
-    """(faults, {kind: cases tried}) of so many processes."""
+    """Try cases in `jobs` processes at once; return (faults, {kind: cases tried})."""
     faults, tried = [], Counter()
     workers = [_Worker(seed, first, jobs, cases, seconds, compiled, kinds) for first in range(jobs)]
     for worker in workers:
@@ -75,7 +75,7 @@ def run(seed, cases, seconds=10**9, jobs=1, compiled=True, kinds=tuple(KINDS)):
 
 
 class _Worker:
-    """A process at work on a share of the cases, and one after it from the next case on where one dies."""
+    """A process that tries its part of the cases. If it dies, another one goes on with the next case."""
 
     def __init__(self, seed, first, step, cases, seconds, compiled, kinds):
         self._first, self._rest = first, (step, cases, seconds, int(compiled), *kinds)
@@ -86,6 +86,7 @@ class _Worker:
         return child.start(_WORK, self._seed, first, *self._rest)
 
     def finish(self):
+        """Wait until all cases are tried, and return ({kind: cases tried}, faults)."""
         faults, tried, deaths = [], Counter(), 0
         while True:
             status, output, errors = child.finish(self._process, patience=1 << 20)

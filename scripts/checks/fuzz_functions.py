@@ -1,5 +1,4 @@
-"""Random calls of the functions, held to exact results within proven bounds (bounds.py), for scripts/check fuzz."""
-import warnings
+"""Random calls of the functions, compared with exact results within proven bounds (bounds.py), for scripts/check fuzz."""
 from typing import NamedTuple
 
 import numpy as np
@@ -8,22 +7,23 @@ from numba import njit, types
 import fastbp
 import oracle
 
-from . import bounds
-from .random_arrays import FLOATS, SIZES, Fuzzer, differing, kind, numbers
-from .random_arrays import style as draw_style
+from . import bounds, random_arrays
+from .random_arrays import FLOATS, SIZES, Fuzzer, described, differing, draw_dtype, draw_style, numbers
 
+# Batches on both sides of the sizes at which kernels change their blocks or their algorithm.
 BATCHES = 191, 193, 383, 385, 511, 513, 1023, 1025, 4095, 4096, 4097, 4300
-MOST_WORK = {FLOATS[0]: 1 << 21, FLOATS[1]: 1 << 18}        # multiply-adds: exact products of float64 take longer
+# The largest number of multiply-adds of a product. Exact products of float64, which need longdouble, take longer.
+MOST_WORK = {FLOATS[0]: 1 << 21, FLOATS[1]: 1 << 18}
 
 
 class Case(NamedTuple):
-    """A call: the function's name, the dtype that its results must have, its arguments and its options."""
+    """A call of a function."""
 
     name: str
-    dtype: np.dtype
+    dtype: np.dtype                 # the dtype that its results must have
     arguments: dict
     options: dict
-    way: str                        # "python", or "compiled": from @njit code
+    way: str                        # "python", or "compiled" for a call in @njit code
 
 
 class Functions(Fuzzer):
@@ -42,9 +42,9 @@ class Functions(Fuzzer):
         way = "compiled" if self.compiled and name.startswith("dense") and rng.random() < 0.15 else "python"
         shapes = _shapes(rng, name, dtype)
         mixed = way == "python" and rng.random() < 0.2
-        kinds = {argument: kind(rng, dtype, mixed) for argument in shapes}
+        dtypes = {argument: draw_dtype(rng, dtype, mixed) for argument in shapes}
         style = draw_style(rng)
-        arguments = {argument: self.placed(rng, numbers(rng, shape, kinds[argument], style), way == "python")
+        arguments = {argument: self.placed(rng, numbers(rng, shape, dtypes[argument], style), way == "python")
                      for argument, shape in shapes.items()}
         result, options = _result_dtype(name, arguments), {}
         if way == "python" and name.startswith("dense") and result == FLOATS[0] and rng.random() < 0.2:
@@ -52,7 +52,7 @@ class Functions(Fuzzer):
         return Case(name, result, arguments, options, way)
 
     def _outs(self, rng, case, shapes):
-        """For each result an array to write it to, or None; some lie in memory of the arguments, none in that of another."""
+        """Return an array for each result, or None. Some of the arrays overlap arguments; none overlaps another one."""
         outs, rooms = [], self.rooms.used()
         for shape in shapes:
             out = None
@@ -81,11 +81,11 @@ class Functions(Fuzzer):
                             (*oracle.ARGUMENTS[case.name], "out", "precision"))
 
 
-# ---- what goes in
+# ---- arguments
 
 
 def _shapes(rng, name, dtype):
-    """The shape of each argument, 1-D ones among them."""
+    """Return the shape of each argument. A single row may be 1-D, and biases may be missing."""
     if name.startswith("relu"):
         shape = tuple(int(n) for n in rng.choice(SIZES[:24], rng.integers(0, 5)))
         while np.prod(shape) > 1 << 16:
@@ -108,15 +108,13 @@ def _shapes(rng, name, dtype):
 
 
 def _result_dtype(name, arguments):
-    dtypes = [array.dtype.newbyteorder("=") for array in arguments.values()]
     if name.startswith("relu"):
-        return dtypes[0]
-    promoted = np.result_type(*dtypes)
-    return FLOATS[1] if promoted.kind != "f" else max(promoted, FLOATS[0])
+        return next(iter(arguments.values())).dtype.newbyteorder("=")
+    return random_arrays.result_dtype(*arguments.values())
 
 
 def _also_lists(rng, case):
-    """The arguments, small ones now and then as lists."""
+    """Return the arguments, with some small ones as lists."""
     if case.way == "compiled" or case.dtype != FLOATS[1]:
         return case.arguments
     return {name: array.tolist() if array.dtype == FLOATS[1] and 0 < array.size < 50 and rng.random() < 0.05 else array
@@ -124,7 +122,7 @@ def _also_lists(rng, case):
 
 
 def _spoilt(rng, case):
-    """(what, arguments, options) of a call that must be refused."""
+    """Return (what is wrong, arguments, options) of a call that must be refused."""
     name = str(rng.choice(list(case.arguments)))
     array, is_relu = case.arguments[name], case.name.startswith("relu")
     spoilt = {"complex": array.astype(np.complex128), "of objects": array.astype(object), "a text": "text", "a set": {1, 2},
@@ -142,35 +140,32 @@ def _spoilt(rng, case):
     return f"out {what}", case.arguments, {**case.options, "out": out}
 
 
-# ---- what comes out
+# ---- results
 
 
 def _call(case, arguments, outs):
-    """The results, as a tuple."""
+    """Call the function, and return its results as a tuple."""
     if case.way == "compiled":
         _compiled(case.name, case.dtype, "biases" in arguments or "forward" not in case.name)(*_typed(case, arguments), *outs)
         return tuple(outs)
     out = None if all(o is None for o in outs) else tuple(outs) if len(outs) > 1 else outs[0]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "precision 'bfloat16' is not faster", RuntimeWarning)
+    with random_arrays.no_bfloat16_warning():
         return oracle.results(getattr(fastbp, case.name)(**arguments, **case.options, out=out))
 
 
 def _typed(case, arguments):
-    """As the compiled functions take them: batches of 2-D arrays in any layout."""
+    """Return the arguments as the compiled functions take them: 2-D arrays in any layout."""
     return [a if a.ndim == 2 else a[np.newaxis] for a in arguments.values()]
 
 
-_functions = {}
+_functions = {}                 # The results of _compiled().
 
 
 def _compiled(name, dtype, biased):
-    """The function inside an @njit function, compiled once for arrays of any layout and alignment."""
+    """Return an @njit function that calls the function, compiled once for arrays of any layout and alignment."""
     key = name, dtype, biased
     if key not in _functions:
-        kind = types.float32 if dtype == FLOATS[0] else types.float64
-        operand = types.Array(kind, 2, "A", readonly=True, aligned=False)
-        result = types.Array(kind, 2, "A", aligned=False)
+        operand, result = (random_arrays.any_layout(dtype, 2, readonly) for readonly in (True, False))
         function, count = getattr(fastbp, name), len(oracle.ARGUMENTS[name]) - (not biased)
         if name.endswith("forward"):
             if biased:
@@ -191,7 +186,7 @@ def _compiled(name, dtype, biased):
 
 
 def _expected(case, given):
-    """[(exact, bound)] of each result, in the order in which the function returns them."""
+    """Return (exact, bound) of each result, in the order in which the function returns them."""
     values = {name: array if case.name.startswith("relu") else np.atleast_2d(array.astype(case.dtype))
               for name, array in given.items()}
     if case.name.startswith("relu"):
@@ -218,5 +213,4 @@ def _differing(case, result, out, exact, bound):
 
 
 def _described(case):
-    arrays = ", ".join(f"{name} {a.shape} {a.dtype} strides {a.strides}" for name, a in case.arguments.items())
-    return f"{case.way} {case.name}({arrays}, {case.options}), {fastbp.get_num_threads()} threads"
+    return f"{case.way} {case.name}({described(**case.arguments)}, {case.options}), {fastbp.get_num_threads()} threads"

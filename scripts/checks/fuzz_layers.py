@@ -1,24 +1,21 @@
-"""Random orders of a layer's passes with attributes assigned in between, held to formulas.py, for scripts/check fuzz."""
-import warnings
-
+"""Passes of a layer in random order, with assignments between them, compared with formulas.py, for scripts/check fuzz."""
 import numpy as np
 
 import fastbp
 
 from . import formulas
 from .fuzz_steps import OPERAND_KINDS, spoilt
-from .random_arrays import FLOATS, Fuzzer, described, differing, kind, numbers
+from .random_arrays import FLOATS, Fuzzer, described, differing, draw_dtype, no_bfloat16_warning, numbers, result_dtype
 
 
 class Layers(Fuzzer):
-    """A Dense: forward, backward and assignments in any order."""
+    """Cases of a Dense: forward, backward and assignments in any order."""
 
     def check(self, rng):
         self._dtype, n, m = FLOATS[rng.integers(2)], *(int(n) for n in rng.choice([1, 2, 3, 7, 8, 9, 16, 17, 33, 65], 2))
         self._activation, self._n, self._m = str(rng.choice(list(formulas.ACTIVATIONS))), n, m
         self._is_rounded = self._dtype == FLOATS[0] and rng.random() < 0.1
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "precision 'bfloat16' is not faster", RuntimeWarning)
+        with no_bfloat16_warning():
             self._layer = fastbp.Dense(n, m, activation=self._activation, dtype=self._dtype, rng=0,
                                        precision="bfloat16" if self._is_rounded else None)
         self._held, self._state, self._is_mixed = [], None, not self._is_rounded and rng.random() < 0.4
@@ -34,7 +31,7 @@ class Layers(Fuzzer):
         return faults
 
     def _array(self, rng, shape):
-        return self.placed(rng, numbers(rng, shape, kind(rng, self._dtype, self._is_mixed), "normal"))
+        return self.placed(rng, numbers(rng, shape, draw_dtype(rng, self._dtype, self._is_mixed), "normal"))
 
     def _forward(self, rng):
         layer, rows = self._layer, int(rng.choice([1, 2, 5, 8, 33, 100]))
@@ -43,7 +40,7 @@ class Layers(Fuzzer):
             x = x[0]
         self._note(f"forward({described(inputs=x)})")
         arrays = [np.asarray(a) for a in (x, layer.weights, layer.biases) if a is not None]
-        dtype = _result(*arrays)
+        dtype = result_dtype(*arrays)
         out = None
         if rng.random() < 0.2:
             room, out = self.view(rng, (len(np.atleast_2d(x)), self._m), dtype)
@@ -64,34 +61,36 @@ class Layers(Fuzzer):
         return faults
 
     def _sums(self, x, w, b, dtype):
-        """Return inputs @ weights + biases, and how far rounding may lead from it."""
+        """Return x @ w + b in float64, and a bound for the rounding errors of each sum."""
         x, w = x.astype(np.float64), w.astype(np.float64)
         b = np.zeros((1, w.shape[1])) if b is None else b.reshape(1, -1).astype(np.float64)
         return x @ w + b, self._unit(dtype, x.shape[1]) * (abs(x) @ abs(w) + abs(b))
 
     def _unit(self, dtype, terms):
+        """Return a bound for the rounding error of a sum of so many products, relative to the sum of their absolute values."""
         return (terms + 4) * float(np.finfo(dtype).eps) + (2.0**-7 + 2.0**-14 if self._is_rounded else 0)
 
     def _backward(self, rng):
         layer = self._layer
         if self._state is None:
             return []
-        x, output, s, z, error, dtype = self._state
+        x, output, saved, z, error, dtype = self._state
         x = np.atleast_2d(x)
         d = self._array(rng, output.shape)
         self._note(f"backward({described(dvalues=d)})")
         w = np.asarray(layer.weights)
         arrays = (d, x, w) if self._activation == "identity" else (d, x, w, output)
-        result, unit = _result(*arrays), float(np.finfo(dtype).eps)
+        result, unit = result_dtype(*arrays), float(np.finfo(dtype).eps)
         self.remember()
         returned = layer.backward(d)
         faults = self.changed()
         d, x, w = (a.astype(np.float64) for a in (d, x, w))
-        s = s.astype(np.float64)
-        slope = {"relu": lambda: np.where(s > 0, 1.0, 0), "leaky_relu": lambda: np.where(s > 0, 1.0, 0.01),
-                 "sigmoid": lambda: s * (1 - s), "tanh": lambda: 1 - s * s}.get(
-                     self._activation, lambda: formulas.ACTIVATIONS[self._activation][1](z))()
-        dz = d * slope
+        saved = saved.astype(np.float64)
+        # A layer computes these derivatives from its own output, and that of GELU from z.
+        derivative = {"relu": lambda: np.where(saved > 0, 1.0, 0), "leaky_relu": lambda: np.where(saved > 0, 1.0, 0.01),
+                      "sigmoid": lambda: saved * (1 - saved), "tanh": lambda: 1 - saved * saved}.get(
+                          self._activation, lambda: formulas.ACTIVATIONS[self._activation][1](z))()
+        dz = d * derivative
         off = abs(d) * (16 * unit + (1.2 * error + unit * abs(z) * 16 if self._activation == "gelu" else 0))
         if self._activation == "identity":
             off = 0 * off
@@ -110,9 +109,9 @@ class Layers(Fuzzer):
         return faults + differing("dbiases", layer.dbiases, dz.sum(axis=0).reshape(shape), bound.reshape(shape), result)
 
     def _assign(self, rng):
-        """Other weights or biases, of any layout and dtype, lists, none; need_dinputs; results that cannot be written."""
+        """Assign weights or biases, of any layout and dtype, as lists or None; or need_dinputs; or make results read-only."""
         layer, what = self._layer, int(rng.integers(6))
-        if self._is_rounded and what in (1, 3):             # a list is float64, which bfloat16 is not for
+        if self._is_rounded and what in (1, 3):             # a list becomes float64, which excludes bfloat16
             what = 2
         if what == 0:
             layer.weights = self._array(rng, (self._n, self._m))
@@ -138,7 +137,7 @@ class Layers(Fuzzer):
         return []
 
     def _keep(self, rng):
-        """Hold a result, or a view of it."""
+        """Keep a result, or a view of it, which later calls must then not write over."""
         name = ("output", "dinputs", "dweights", "dbiases")[rng.integers(4)]
         array = getattr(self._layer, name)
         if array is not None:
@@ -148,7 +147,7 @@ class Layers(Fuzzer):
         return []
 
     def _refused(self, rng):
-        """A call that must be refused, after which all is as it was."""
+        """Make a call that must be refused; return a fault for each thing that it changed."""
         layer, names = self._layer, ("inputs", "output", "dinputs", "dweights", "dbiases", "_slope")
         before = [getattr(layer, name) for name in names]
         contents = [None if a is None else np.array(a) for a in before]

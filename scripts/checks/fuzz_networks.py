@@ -1,6 +1,4 @@
-"""Random networks, whole trainings of them and their compiled functions, held to formulas.py, for scripts/check fuzz."""
-import warnings
-
+"""Random networks, their trainings and their compiled functions, compared with formulas.py, for scripts/check fuzz."""
 import numpy as np
 from numba import njit, types
 
@@ -8,16 +6,16 @@ import fastbp
 
 from . import formulas
 from .fuzz_steps import LOSSES, Losses, as_table, optimizers, spoilt_scores, spoilt_targets, spoilt_weights
-from .random_arrays import FLOATS, OTHERS, described, differing, numbers, restored
+from .random_arrays import FLOATS, OTHERS, any_layout, described, differing, no_bfloat16_warning, numbers, restored
 
-# How far a training may lead from that of formulas.py, relative to the largest number; and how near to 0 a sum of a ReLU
-# counts as undecided.
+# A training may differ from that of formulas.py by this part of the largest number.
 TOLERANCE = {FLOATS[0]: 2e-3, FLOATS[1]: 1e-8}
+# Rounding may change the sign of a ReLU's input that is nearer to 0 than this.
 KINK = {FLOATS[0]: 2e-5, FLOATS[1]: 1e-12}
 
 
 class Fits(Losses):
-    """Sequential.fit, evaluate and predict."""
+    """Cases of Sequential.fit, evaluate and predict."""
 
     def check(self, rng):
         dtype, name = FLOATS[rng.integers(2)], LOSSES[rng.integers(3)].__name__
@@ -27,8 +25,8 @@ class Fits(Losses):
         x, targets, weights = self.placed(rng, given), self.targets(rng, name, rows, outputs), self.weights(rng, rows)
         epochs, batch, seed = int(rng.integers(1, 3)), int(rng.choice([1, 7, 16, 32, 64, 128, 200])), int(rng.integers(1 << 30))
         batch, shuffle = max(batch, rows // 10), bool(rng.random() < 0.6)
-        make, settings = optimizers(rng, epsilon=0.01)      # a smaller one makes steps of gradients that are but rounding
-        is_restored = bool(rng.random() < 0.15)             # from a pickle in memory that cannot be written
+        make, settings = optimizers(rng, epsilon=0.01)      # a smaller one makes large steps of mere rounding errors
+        is_restored = bool(rng.random() < 0.15)             # the network comes from a pickle in read-only memory
         self.case = (f"{name} {self._described} {make()} l2 {self._l2} restored {is_restored} epochs {epochs} "
                      f"batch_size {batch} shuffle {shuffle} {described(x=x, y=targets, sample_weight=weights)}")
         options = {"epochs": epochs, "batch_size": batch, "shuffle": shuffle, "rng": seed, "sample_weight": weights}
@@ -51,10 +49,11 @@ class Fits(Losses):
                                       options)
 
     def _compare(self, results, x, t, weights, settings, options):
+        """Return the faults of a training's results, compared with the same training in formulas.py."""
         losses, loss, accuracy, predicted, *parameters = results
         w = np.ones(len(x)) if weights is None else np.asarray(weights, np.float64)
         order = np.random.default_rng(options["rng"])
-        order.integers(1 << 62)                             # the key of dropouts
+        order.integers(1 << 62)                             # fit draws the key of its dropouts here
         orders = [order.permutation(len(x)) if options["shuffle"] else np.arange(len(x)) for _ in range(options["epochs"])]
         network = formulas.Network([[*pair, activation] for pair, (activation, _)
                                     in zip(self._initial, self._options, strict=True)], KINK[self._dtype])
@@ -65,13 +64,12 @@ class Fits(Losses):
         if network.is_near_kink:
             return []
         value, right, _, _, _ = formulas.loss(name, scores, t, w)
-        softmax = np.exp(scores - scores.max(axis=1, keepdims=True))
-        says = {"SoftmaxCrossEntropy": softmax / softmax.sum(axis=1, keepdims=True),
-                "BinaryCrossEntropy": formulas.sigmoid(scores)}.get(name, scores)
+        predictions = {"SoftmaxCrossEntropy": formulas.softmax(scores),
+                       "BinaryCrossEntropy": formulas.sigmoid(scores)}.get(name, scores)
         faults = []
         for what, result, expected, dtype in (
                 ("history.loss", losses, exact, FLOATS[1]), ("the loss", loss, value + network.penalty(self._l2), FLOATS[1]),
-                ("the prediction", predicted, says, self._dtype),
+                ("the prediction", predicted, predictions, self._dtype),
                 *((f"parameters[{i}]", p, q, self._dtype)
                   for i, (p, q) in enumerate(zip(parameters, network.parameters(), strict=True)))):
             size = 1 + abs(np.asarray(expected)).max(initial=0)
@@ -80,7 +78,7 @@ class Fits(Losses):
         return faults + ([] if abs(accuracy - share) < 0.02 + 1 / t.size else [f"accuracy is {accuracy}, expected {share}"])
 
     def _draw_network(self, rng, dtype, name):
-        """Draw what _network makes a network of: parameters in any layout, written only where they are as the network's own."""
+        """Draw the layers, options and parameters of _network(). Parameters have any layout; fit may write those it can own."""
         self._dtype, self._loss, self._l2 = dtype, getattr(fastbp, name)(), float(rng.choice([0, 0, 0.01]))
         depth, outputs = int(rng.integers(1, 5)), 1 if rng.random() < 0.2 else int(rng.choice([2, 3, 5, 9, 17]))
         sizes = [int(rng.choice([1, 2, 3, 5, 8, 9, 16, 17, 33, 40, 70])) for _ in range(depth)]
@@ -90,7 +88,7 @@ class Fits(Losses):
         activations[-1] = "identity"
         rate = float(rng.choice([0, 0, 0, 0.3])) if depth > 1 else 0.0
         self._dropouts = {int(rng.integers(depth - 1)): rate} if depth > 1 and rng.random() < 0.3 else {}
-        self._is_rounded |= any(self._dropouts.values())    # no formula says what is dropped
+        self._is_rounded |= any(self._dropouts.values())    # formulas.py does not know what is dropped: nothing is compared
         self._options = [(activation, "bfloat16" if self._is_rounded and not self._dropouts and dtype == FLOATS[0] else None)
                          for activation in activations]
         self._apart = [bool(rng.random() < 0.2) for _ in activations]       # a ReLU as a layer of its own
@@ -104,7 +102,7 @@ class Fits(Losses):
             **{f"{name}{i}": a for i, pair in enumerate(self._parameters) for name, a in zip("wb", pair, strict=True)}))
 
     def _assigned(self, rng, shape, scale):
-        """Return weights or biases as a user assigns them: trained in place, where they are as a network's own, else copied."""
+        """Return weights or biases as a user may assign them. Training writes them if _is_own(), and copies them otherwise."""
         dtype = self._dtype if rng.random() < 0.8 else FLOATS[rng.integers(2)]
         values = (scale * rng.standard_normal(shape)).astype(self._dtype).astype(dtype)
         if rng.random() < 0.1:
@@ -115,15 +113,16 @@ class Fits(Losses):
         return view
 
     def _is_own(self, array):
+        """Return whether a training must use this array itself: it is as the network would make it."""
         return isinstance(array, np.ndarray) and array.dtype == self._dtype and array.flags.carray
 
     def _network(self):
+        """Make the network that _draw_network() drew."""
         layers = []
         for i, ((_, b), (activation, precision)) in enumerate(zip(self._parameters, self._options, strict=True)):
             n, m = self._sizes[i], self._sizes[i + 1]
             apart = activation == "relu" and self._apart[i]
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "precision 'bfloat16' is not faster", RuntimeWarning)
+            with no_bfloat16_warning():
                 layers.append(fastbp.Dense(n, m, activation="identity" if apart else activation, bias=b is not None,
                                            dtype=self._dtype, rng=i, precision=precision))
             layers += [fastbp.ReLU()] if apart else []
@@ -134,14 +133,14 @@ class Fits(Losses):
         return network
 
     def _taken_in_place(self):
-        """Return a fault for each array that is as a network's own and that was not trained itself."""
+        """Return a fault for each array that _is_own() and that the training copied."""
         return [f"{name} of shape {given.shape} was copied"
                 for layer, pair in zip(self._trained.dense, self._parameters, strict=True)
                 for name, given in zip(("weights", "biases"), pair, strict=True)
                 if self._is_own(given) and getattr(layer, name) is not given]
 
     def _refused(self, rng, name, optimizer, x, targets, options):
-        """A call of fit, evaluate or predict that must be refused, and must change no array."""
+        """Call fit, evaluate or predict so that it must be refused; return a fault if it is not, or changes an array."""
         for room in self.rooms.used():
             room.clear_changes()
         network, (rows, outputs) = self._network(), (len(x), self._sizes[-1])
@@ -170,7 +169,7 @@ class Fits(Losses):
         return faults + ([] if optimizer.iterations in (0, 7) else ["a step was counted"])
 
     def _spoil_network(self, rng, network, optimizer):
-        """Assign what does not fit; return (what, names of which the error begins with one)."""
+        """Assign something that does not fit; return (what, the names with one of which the error must begin)."""
         layer = network.dense[rng.integers(len(network.dense))]
         n, m = self._sizes[:2]
         layer_names = ["layers[", "weights", "biases", "the last Dense", "a layer's weights"]
@@ -204,9 +203,9 @@ class Fits(Losses):
 
 
 class Jitted(Losses):
-    """The functions of network.jitted(), of a few networks: one takes seconds to compile."""
+    """Cases of the functions of network.jitted(). There are only a few networks, as each takes seconds to compile."""
 
-    # Loss, dtype, sizes, activations, biases (None, 1 or 2 dimensions), dtype and dimensions of y.
+    # Each network has a loss, a dtype, sizes, activations, biases (their dimensions, or None), and y's dtype and dimensions.
     NETWORKS = (("SoftmaxCrossEntropy", "float32", (5, 9, 3), ("gelu", "identity"), (2, 2), "int64", 1),
                 ("BinaryCrossEntropy", "float64", (3, 17, 8, 2), ("relu", "sigmoid", "identity"), (1, None, 2), "float64", 2),
                 ("MeanSquaredError", "float32", (9, 4, 1), ("tanh", "identity"), (None, 1), "float32", 1),
@@ -253,7 +252,7 @@ class Jitted(Losses):
         return faults
 
     def _functions(self, number):
-        """Return (network, its jitted functions, one that calls both), compiled once for arrays of any layout and alignment."""
+        """Return (network, its two functions, one that calls both), compiled once for arrays of any layout and alignment."""
         if number not in self._compiled:
             name, dtype, sizes, activations, biased, kind, dimensions = self.NETWORKS[number]
             layers = [fastbp.Dense(n, m, activation=activation, bias=b is not None, dtype=dtype, rng=0)
@@ -263,18 +262,18 @@ class Jitted(Losses):
                     layer.biases = layer.biases.reshape(-1)
             network = fastbp.Sequential(layers, getattr(fastbp, name)())
             forward, value_and_gradient = functions = network.jitted()
-            parameters = types.Tuple([_any(dtype, p.ndim) for p in network.parameters()])
+            parameters = types.Tuple([any_layout(dtype, p.ndim) for p in network.parameters()])
 
             def both(parameters, x, y):
                 value, gradients = value_and_gradient(parameters, x, y)
                 return forward(parameters, x), value, gradients
 
-            both = njit([(parameters, _any(dtype, 2), _any(kind, dimensions))])(both)
+            both = njit([(parameters, any_layout(dtype, 2), any_layout(kind, dimensions))])(both)
             self._compiled[number] = network, functions, both
         return self._compiled[number]
 
     def _refused(self, rng, functions, both, parameters, x, y):
-        """Shapes and numbers are refused when the function runs; now and then types, when a caller is compiled."""
+        """Call a function so that it must be refused: for shapes or numbers when it runs, or for types when it is compiled."""
         i = int(rng.integers(len(parameters)))
         p, ways = parameters[i], {}
 

@@ -1,32 +1,33 @@
-"""Random calls of losses and optimisers, held to formulas.py, for scripts/check fuzz."""
+"""Random calls of losses and optimisers, compared with formulas.py, for scripts/check fuzz."""
 import numpy as np
 
 import fastbp
 from fastbp.kernels.optimizers import CHUNK, STATES
 
 from . import formulas
-from .random_arrays import FLOATS, OTHERS, SIZES, Fuzzer, described, differing, kind, numbers, restored
+from .random_arrays import FLOATS, OTHERS, SIZES, Fuzzer, described, differing, draw_dtype, numbers, restored, result_dtype
 
 LOSSES = fastbp.SoftmaxCrossEntropy, fastbp.BinaryCrossEntropy, fastbp.MeanSquaredError
-LABELS = tuple(dtype for dtype in OTHERS if dtype.kind in "iu")
+LABELS = tuple(dtype for dtype in OTHERS if dtype.kind in "iu")         # Labels of classes may have these dtypes.
+# The operands that spoilt() makes.
 OPERAND_KINDS = "complex", "of objects", "masked", "of longdouble", "a text", "a set"
 
 
 def spoilt(array, what):
-    """Return an operand that no function takes, from one that it does."""
+    """Return an operand that every function must refuse, made from a good array."""
     return {"complex": lambda: array.astype(np.complex64), "of objects": lambda: array.astype(object),
             "masked": lambda: np.ma.array(array), "of longdouble": lambda: array.astype(np.longdouble),
             "a text": lambda: "text", "a set": lambda: {1, 2}}[what]()
 
 
 class Losses(Fuzzer):
-    """Calls of evaluate and value_and_gradient."""
+    """Cases of a loss's evaluate and value_and_gradient."""
 
     def check(self, rng):
         dtype, name = FLOATS[rng.integers(2)], LOSSES[rng.integers(3)].__name__
         loss, outputs = getattr(fastbp, name)(), int(rng.choice(SIZES[1:25])) if rng.random() < 0.8 else 1
         rows = int(rng.choice(SIZES[1:])) if rng.random() < 0.9 else int(rng.integers(1000, 5000 // outputs + 1001))
-        given = numbers(rng, (rows, outputs), kind(rng, dtype, rng.random() < 0.2), ("normal", "whole")[rng.integers(2)])
+        given = numbers(rng, (rows, outputs), draw_dtype(rng, dtype, rng.random() < 0.2), ("normal", "whole")[rng.integers(2)])
         if given.dtype.kind == "f":
             given *= given.dtype.type(rng.choice([1, 1, 8, 60]))
         scores = self.placed(rng, given)
@@ -35,8 +36,7 @@ class Losses(Fuzzer):
         if rng.random() < 0.2:
             return self._refused(rng, loss, name, scores, targets, weights)
         (value, right, gradient), faults = self.on_threads(lambda: loss.evaluate(scores, targets, weights))
-        result = scores.dtype.newbyteorder("=")
-        result = FLOATS[1] if result.kind != "f" else max(result, FLOATS[0])
+        result = result_dtype(scores)
         t = as_table(targets, outputs, name, result)
         w = np.ones(rows) if weights is None else np.asarray(weights, np.float64)
         exact, exact_right, exact_gradient, size, sizes = formulas.loss(name, scores.astype(np.float64), t, w)
@@ -48,7 +48,7 @@ class Losses(Fuzzer):
         return faults
 
     def targets(self, rng, name, rows, outputs):
-        """Return targets as a loss takes them, in any layout, or as a list."""
+        """Return good targets of a loss, in any layout or as a list."""
         if name == "SoftmaxCrossEntropy" and rng.random() < 0.6:
             values = rng.integers(0, min(outputs, 127), rows).astype(LABELS[rng.integers(len(LABELS))])
         else:
@@ -61,13 +61,14 @@ class Losses(Fuzzer):
         return self.placed(rng, values)
 
     def weights(self, rng, rows):
-        """Return weights of rows, or None."""
+        """Return weights of the rows, or None."""
         if rng.random() < 0.6:
             return None
         weights = self.placed(rng, rng.uniform(0.1, 2, rows).astype(FLOATS[rng.integers(2)]))
         return weights.tolist() if rows < 50 and rng.random() < 0.1 else weights
 
     def _refused(self, rng, loss, name, scores, targets, weights):
+        """Call the loss with one argument that must be refused; return the faults."""
         rows, outputs = scores.shape
         argument = ("scores", "targets", "sample_weight")[rng.integers(3)]
         operands = {"scores": scores, "targets": targets, "sample_weight": weights}
@@ -80,7 +81,7 @@ class Losses(Fuzzer):
 
 
 def as_table(targets, outputs, name, dtype):
-    """Return targets (rows, outputs) of float64, after rounding to the dtype that a loss takes them in."""
+    """Return targets (rows, outputs) in float64, rounded first to `dtype`, in which the loss reads them."""
     targets = np.asarray(targets)
     if name == "SoftmaxCrossEntropy" and targets.ndim == 1:
         return np.eye(outputs, dtype=np.float64)[targets.astype(np.int64)]
@@ -88,12 +89,13 @@ def as_table(targets, outputs, name, dtype):
 
 
 def spoilt_scores(rng, scores):
+    """Return (what is wrong, scores) that a loss must refuse."""
     what = (*OPERAND_KINDS, "of three dimensions")[rng.integers(len(OPERAND_KINDS) + 1)]
     return what, scores[np.newaxis] if what == "of three dimensions" else spoilt(scores, what)
 
 
 def spoilt_targets(rng, name, rows, outputs):
-    """Return (what, targets) that a loss of that name must refuse."""
+    """Return (what is wrong, targets) that a loss of that name must refuse."""
     good = np.zeros((rows, outputs))
     wrong = {what: spoilt(good, what) for what in OPERAND_KINDS}
     wrong["of a row more"], wrong["of a column more"] = np.zeros((rows + 1, outputs)), np.zeros((rows, outputs + 1))
@@ -114,6 +116,7 @@ def spoilt_targets(rng, name, rows, outputs):
 
 
 def spoilt_weights(rng, rows):
+    """Return (what is wrong, sample weights) that a loss must refuse."""
     wrong = {what: spoilt(np.ones(rows), what) for what in OPERAND_KINDS}
     wrong |= {"of a row more": np.ones(rows + 1), "of two dimensions": np.ones((rows, 1)), "of zeros": np.zeros(rows)}
     for number in (-1.0, np.nan, np.inf):
@@ -124,7 +127,7 @@ def spoilt_weights(rng, rows):
 
 
 def optimizers(rng, epsilon=1e-8):
-    """Return (make, settings): a function that makes an optimiser, and what formulas.Optimizer needs to know of it."""
+    """Return (make, settings): a function that makes an optimiser, and the arguments of formulas.Optimizer for the same one."""
     rate, decay = float(rng.choice([0.001, 0.01])), float(rng.choice([0, 0, 0.1]))
     which = int(rng.integers(5))
     if which < 3:
@@ -138,7 +141,7 @@ def optimizers(rng, epsilon=1e-8):
 
 
 class Updates(Fuzzer):
-    """Some steps of an optimiser."""
+    """Cases of one to three steps of an optimiser."""
 
     def check(self, rng):
         dtype, (make, settings) = FLOATS[rng.integers(2)], optimizers(rng)
@@ -154,7 +157,7 @@ class Updates(Fuzzer):
 
         def call():
             optimizer, given = make(), [g.copy() for g in gradients]
-            for k in range(steps):          # gradients within parameters are those of the first step
+            for k in range(steps):          # gradients that overlap parameters have changed after the first step
                 optimizer.update(parameters, gradients if k == 0 else given)
                 optimizer = restored(optimizer) if is_restored else optimizer
             return parameters
@@ -166,22 +169,23 @@ class Updates(Fuzzer):
 
     def _shape(self, rng):
         draw = rng.random()
-        if draw < 0.02:                     # worth two threads
+        if draw < 0.02:                     # enough elements for two threads
             return 300, 450
-        if draw < 0.1:                      # around a task's chunk
+        if draw < 0.1:                      # about as many elements as a task takes
             return int(rng.choice([1, 2])), CHUNK + int(rng.integers(-9, 10))
         if draw < 0.2:
             return (int(rng.choice([1, 2])) * CHUNK + int(rng.integers(-1, 2)),)
         return tuple(int(n) for n in rng.choice(SIZES[:20], rng.integers(0, 4)))
 
     def _written(self, rng, shape, dtype):
+        """Return a parameter that the optimiser may write, in a room of its own."""
         room, view = self.view(rng, shape, dtype)
         view[...] = numbers(rng, shape, dtype, "normal")
         room.let_change(view)
         return view
 
     def _gradient(self, rng, parameters, i, dtype):
-        """Return a gradient of its own, or one that lies in a parameter."""
+        """Return a gradient of parameter i, in memory of its own or in that of a parameter."""
         shape, draw = parameters[i].shape, rng.random()
         if draw < 0.08:
             return parameters[i]
@@ -194,7 +198,7 @@ class Updates(Fuzzer):
         return view
 
     def _expected(self, optimizer, parameters, gradients, steps):
-        """Return (array, size) of each of the parameters after the steps."""
+        """Return (exact array, size) of each parameter after the steps."""
         given = [g.astype(np.float64) for g in gradients]
         pairs = [(p.astype(np.float64), abs(p.astype(np.float64))) for p in parameters]
         for _ in range(steps):
@@ -204,7 +208,7 @@ class Updates(Fuzzer):
         return pairs
 
     def _refused(self, rng, optimizer, parameters, gradients):
-        """Some arrays that must be refused, at the first step or a later one."""
+        """Update with arrays that must be refused, or after a wrong state was restored; return the faults."""
         for room in self.rooms.used():
             room.clear_changes()
         i, parameters, gradients = int(rng.integers(len(parameters))), list(parameters), list(gradients)
@@ -239,7 +243,7 @@ class Updates(Fuzzer):
 
 
 def _wrong_states(p):
-    """Return {what: an array} that cannot be what an optimiser remembers of the parameters p."""
+    """Return {what is wrong: an array} that cannot be an optimiser's state for the parameter p."""
     good = np.zeros((1, p.size), p.dtype)
     wrong = {"another dtype": good.astype(FLOATS[p.dtype == FLOATS[0]]), "an element more": np.zeros((1, p.size + 1), p.dtype),
              "read-only": _read_only(good), "a list": good.tolist()}
@@ -247,6 +251,7 @@ def _wrong_states(p):
 
 
 def _read_only(array):
+    """Return a view of an array that cannot be written."""
     view = array[...]
     view.flags.writeable = False
     return view

@@ -1,4 +1,4 @@
-"""Model files and paths that are made to do harm, each with what is to be said of it."""
+"""Model files and paths that are made to do harm, each with a part of the error message that it must cause."""
 import io
 import json
 import os
@@ -12,6 +12,7 @@ import numpy as np
 
 from .model_files import npy, npy_of, npz, tensors
 
+# A good file describes one layer, with weights (2, 3).
 _ABOUT = {"format": 1, "layers": [{"type": "Dense", "activation": "relu", "need_dinputs": True, "precision": None}],
           "loss": None, "l2": 0.0}
 _TEXT = json.dumps(_ABOUT)
@@ -21,7 +22,7 @@ _TENSOR = ("0.weights", "F32", [2, 3], _DATA)
 
 
 class Payload:
-    """What makes a file when it is read with pickle."""
+    """An object whose pickle makes a file when it is loaded."""
 
     def __reduce__(self):
         return open, ("ran", "w")
@@ -34,17 +35,19 @@ def _pickled():
 
 
 def _local_and_directory(archive):
+    """Return the two parts of a zip archive: the entries, and the central directory without its end record."""
     start, end = archive.rindex(b"PK\5\6") - int.from_bytes(archive[-10:-6], "little"), archive.rindex(b"PK\5\6")
     return archive[:start], archive[start:end]
 
 
 def _with_directory(local, directory, entries):
+    """Return an archive of these entries and this directory, whose end record names so many entries."""
     end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, entries, entries, len(directory), len(local), 0)
     return local + directory + end
 
 
 def archives():
-    """{what it is: (the .npz, what is said of it)}."""
+    """Return {what the file is: (the .npz, a part of the error)}."""
     good, bomb = npz([_WEIGHTS], _TEXT), npy((1 << 12, 1 << 12), bytes(1 << 26))
     local, directory = _local_and_directory(good)
     encrypted = bytearray(good)
@@ -107,7 +110,7 @@ def archives():
 
 
 def safetensors():
-    """{what it is: (the .safetensors file, what is said of it)}."""
+    """Return {what the file is: (the .safetensors file, a part of the error)}."""
     def of(shape, offsets, dtype="F32", data=_DATA):
         header = {"__metadata__": {"fastbp": _TEXT}, "0.weights": {"dtype": dtype, "shape": shape, "data_offsets": offsets}}
         return tensors([], header=lambda _: json.dumps(header)) + data
@@ -148,7 +151,7 @@ def safetensors():
 
 
 def descriptions():
-    """{what it is: (its JSON, what is said of it)}."""
+    """Return {what the description is: (its JSON, a part of the error)}."""
     layers = json.dumps(_ABOUT["layers"])[1:-1]
     dropouts = ", ".join(['{"type": "Dropout", "rate": 0.1}'] * 29_000)
     return {
@@ -168,7 +171,7 @@ def descriptions():
 
 
 def files():
-    """[(what it is, its suffix, its content, what is said of it)]."""
+    """Return (what it is, suffix, content, a part of the error) of each file."""
     described = descriptions().items()
     return [*((what, "npz", *file) for what, file in archives().items()),
             *((what, "safetensors", *file) for what, file in safetensors().items()),
@@ -177,7 +180,7 @@ def files():
 
 
 def paths(folder):
-    """[(what it is, the path, the error, what is said of it)], with what is there to be made."""
+    """Make what is at each path in the folder, and yield (what it is, path, class of the error, a part of the error)."""
     special = [("a pipe", _pipe), ("an endless device", lambda path: path.symlink_to("/dev/zero")), ("a folder", Path.mkdir),
                ("a socket", _socket), ("a link to a folder", lambda path: path.symlink_to("/tmp"))]
     for what, make in special:
@@ -199,4 +202,4 @@ def _pipe(path):
 
 def _socket(path):
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(os.path.relpath(path))            # as the path of one may not be long
+        listener.bind(os.path.relpath(path))            # the path of a socket must be short

@@ -1,7 +1,7 @@
-"""Batches beyond 2**31 and 2**32 bytes, rows at distances beyond them, and what happens where there is no memory.
+"""Batches beyond 2**31 and 2**32 bytes, rows that lie that far apart, and steps without enough memory.
 
-Batches of zeros but for a few rows, whose sums are exact whole numbers, lie on both sides of those limits. Larger ones than
-any memory are one row that is repeated: an array whose rows are at a distance of 0 bytes.
+Batches on both sides of these limits are zeros but for a few rows, so that all sums are exact whole numbers. Batches larger
+than any memory repeat one row: the distance from row to row is 0 bytes.
 """
 import mmap
 import sys
@@ -14,20 +14,21 @@ import fastbp
 import oracle
 
 from . import child, report
+from .steps import digest
 
 DTYPE = np.dtype(np.float32)
-FAR = 1 << 33                   # bytes from one row to the next, where rows lie in memory that is only promised:
-_NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)             # which Python knows from 3.13 on
+FAR = 1 << 33                   # Rows that are far apart have this distance in bytes.
+_NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)     # Their memory is not reserved: Python 3.13 and later name this flag.
 
 
 def available():
-    """Bytes of memory that may be taken."""
+    """Return how many bytes of memory are available."""
     lines = Path("/proc/meminfo").read_text().splitlines()
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))
 
 
 def large_batch(rows, n_inputs, n_neurons):
-    """What is wrong with both passes over a real batch of that many rows."""
+    """Return the faults of both passes over a batch of that many rows in memory."""
     rng = np.random.default_rng(0)
     places = _places(rows, n_inputs, n_neurons)
     x, dvalues = np.zeros((rows, n_inputs), DTYPE), np.zeros((rows, n_neurons), DTYPE)
@@ -39,7 +40,7 @@ def large_batch(rows, n_inputs, n_neurons):
     y[places] = 0
     if not (y[np.delete(np.arange(0, rows, 1009), 0)].max(axis=0) <= np.maximum(biases, 0)).all():
         faults.append("output of rows of zeros")
-    y[...] = 1                                                      # all gradients pass
+    y[...] = 1                                                      # the ReLU lets all gradients pass
     dinputs, dweights, dbiases = fastbp.dense_relu_backward(dvalues, y, x, weights)
     faults += _unequal("dweights", dweights, x[places].T @ dvalues[places])
     faults += _unequal("dbiases", dbiases, dvalues[places].sum(axis=0, keepdims=True))
@@ -51,7 +52,7 @@ def large_batch(rows, n_inputs, n_neurons):
 
 
 def _places(rows, *widths):
-    """Rows at the ends, and around those that begin at 2**31, 2**32, … bytes or elements."""
+    """Return the rows at both ends of a batch, and around each row that begins at 2**31, 2**32 or 2**33 bytes or elements."""
     places = {0, 1, rows - 2, rows - 1}
     for width in widths:
         for limit in (1 << 31, 1 << 32, 1 << 33):
@@ -65,7 +66,7 @@ def _unequal(name, result, expected):
 
 
 def repeated_row(rows):
-    """What is wrong with a backward pass over one row, repeated: dweights and dbiases count the rows."""
+    """Return the faults of a backward pass over one row, repeated: dweights and dbiases are multiples of the number of rows."""
     faults = []
     for n_inputs, n_neurons in ((1, 1), (3, 2)):
         x, dvalues = (np.broadcast_to(np.full(n, 2.0), (rows, n)) for n in (n_inputs, n_neurons))
@@ -80,7 +81,7 @@ def repeated_row(rows):
 
 
 def far_rows(rows=40, n_inputs=9, n_neurons=70):
-    """What is wrong where rows, or columns, are 8 GiB from one another."""
+    """Return the faults of passes over arrays whose rows, or columns, are 8 GiB apart."""
     rng, faults = np.random.default_rng(0), []
     try:
         memory = mmap.mmap(-1, FAR * (rows + 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NORESERVE)
@@ -102,6 +103,7 @@ def far_rows(rows=40, n_inputs=9, n_neurons=70):
 
 
 def _far(memory, array, offset):
+    """Return a copy of an array in `memory`, with rows FAR bytes apart."""
     view = np.ndarray(array.shape, DTYPE, memory, offset, (FAR, DTYPE.itemsize))
     view[...] = array
     return view
@@ -117,7 +119,7 @@ limits.without_memory(*map(int, sys.argv[1:]))
 
 
 def without_memory(seed, tries):
-    """In a process of its own: steps and fits under limits of memory; prints how many were refused and done."""
+    """Do works under limits of memory, in a process of its own; print how many were refused, and how many done."""
     import resource
 
     rng, refused, done = np.random.default_rng(seed), 0, 0
@@ -140,25 +142,21 @@ def without_memory(seed, tries):
     print(refused, done)
 
 
-def _digest(*arrays):
-    return hash(b"".join(array.tobytes() for array in arrays))
-
-
 def _step(rows, n_inputs, n_neurons, **options):
-    """A digest of a layer's step. If that is refused, the layer must be as before, and the same step must then do."""
+    """Return the digest of a layer's step. Raise MemoryError if it is refused, and AssertionError if that changed the layer."""
     layer = fastbp.Dense(n_inputs, n_neurons, rng=0, **options)
     x = np.ones((rows, n_inputs), layer.weights.dtype)
     x[:, ::3] = -2
     layer.backward(layer.forward(x[:1]))
-    before = [(name, getattr(layer, name), _digest(getattr(layer, name))) for name in STATE]
+    before = [(name, getattr(layer, name), digest(getattr(layer, name))) for name in STATE]
     try:
         layer.forward(x)
     except MemoryError:
-        for name, array, digest in before:
-            assert getattr(layer, name) is array and _digest(array) == digest, f"the layer's {name} has changed"
+        for name, array, content in before:
+            assert getattr(layer, name) is array and digest(array) == content, f"the layer's {name} has changed"
         raise
     layer.backward(layer.output)
-    return _digest(*(getattr(layer, name) for name in STATE))
+    return digest(*(getattr(layer, name) for name in STATE))
 
 
 def _fit(rows):
@@ -166,24 +164,24 @@ def _fit(rows):
     y = np.random.default_rng(2).integers(0, 9, rows)
     network = fastbp.Sequential([fastbp.DenseReLU(400, 600, rng=0), fastbp.Dense(600, 9, rng=1)], fastbp.SoftmaxCrossEntropy())
     network.fit(x, y, epochs=1, batch_size=500, optimizer=fastbp.Adam(), progress=False, rng=0)
-    return _digest(network.predict(x))
+    return digest(network.predict(x))
 
 
 STATE = "weights", "biases", "inputs", "output", "dinputs", "dweights", "dbiases"
 
-# What needs memory for results, for copies, for a workspace of its own size, or for a fit.
+# Works that need memory for results, for copies, for scratch memory of any size, or for a fit. Each returns a digest.
 WORKS = (lambda scale: _step(2000 * scale, 700, 900), lambda scale: _step(20_000 * scale, 60, 50, dtype=np.float64),
          lambda scale: _step(30, 500 * scale, 500 * scale), lambda scale: _step(300 * scale, 500, 700, precision="bfloat16"),
          lambda scale: _step(900 * scale, 300, 400, activation="gelu"),
-         lambda scale: _digest(fastbp.dense_forward(np.ones((1000 * scale, 2000), np.float32)[:, ::2], np.ones((1000, 9)))),
+         lambda scale: digest(fastbp.dense_forward(np.ones((1000 * scale, 2000), np.float32)[:, ::2], np.ones((1000, 9)))),
          lambda scale: _fit(700 * scale))
 
 
 def scarce(seed, tries):
-    """(faults, MemoryErrors, works done under a limit)"""
+    """Run without_memory() in a process of its own; return (faults, MemoryErrors, works done under a limit)."""
     status, output, errors = child.run(NO_MEMORY, seed, tries)
     faults = [line for line in output.splitlines() if line.startswith("FAULT")]
-    if status:
+    if status != 0:
         return [*faults, f"without memory: status {status}: {errors[-1500:]}"], 0, 0
     return faults, *map(int, output.split()[-2:])
 

@@ -1,10 +1,10 @@
-"""Show that fastbp.load refuses a damaged or hostile model file with a reason, in little memory, and runs nothing of it.
+"""fastbp.load refuses a damaged or hostile model file with a reason, in little memory, and runs nothing in it.
 
-Files made to do harm come first; then good files of several networks are changed at random: their bytes, their sizes, offsets,
-shapes and dtypes, and what their descriptions say; and so is a checkpoint of a training with Dask. Each is loaded in a
-process that may take little memory. It has to raise ValueError, or OSError for what cannot be read, with the path and a reason
-on one line, or to give a network that is one: it can be saved and read again, the same bit for bit; and of an .npz, which has
-checksums, the one that was saved.
+Files that are made to do harm come first. Then good files of several networks are changed at random: their bytes, sizes,
+offsets, shapes and dtypes, and the text of their descriptions. Checkpoints of a training with Dask are changed in the same way.
+Each file is loaded in a process that may take little memory. fastbp.load must raise ValueError, or OSError for what cannot be
+read, with the path and a reason on one line; or it must return a valid network, which can be saved and loaded again with the
+same bits. An .npz file has checksums: if it loads at all, it must be the network that was saved.
 """
 import json
 import os
@@ -20,9 +20,9 @@ import fastbp
 
 from . import child, hostile, model_files, mutations, report
 
-BATCH = 5000                    # cases in a process
-MEMORY = 256 << 20              # bytes that they may take beside what the process has before them
-CHANGED = "npz", "safetensors"
+BATCH = 5000                    # A process tries this many cases.
+MEMORY = 256 << 20              # Its cases may take this many bytes, beside those that it has taken before them.
+CHANGED = "npz", "safetensors"  # Files with these suffixes are changed.
 
 
 def main(arguments):
@@ -42,7 +42,10 @@ def main(arguments):
 
 
 def run(what, *arguments, patience=child.PATIENCE):
-    """What `what`(folder, *arguments) returned in a process of its own; what it left on the disk is a fault."""
+    """Call the function named `what` with a folder and the arguments, in a process of its own; return what it returned.
+
+    A file that is left in the folder is a fault.
+    """
     code = f"import sys; from checks import loading; loading.in_child(loading.{what}, *sys.argv[1:])"
     with tempfile.TemporaryDirectory(prefix="fastbp-loading-") as folder:
         status, output, errors = child.run(code, folder, *arguments, patience=patience)
@@ -55,34 +58,40 @@ def run(what, *arguments, patience=child.PATIENCE):
 
 
 def in_child(what, folder, *arguments):
-    warnings.simplefilter("ignore")             # bfloat16 is not faster everywhere; NumPy says what it thinks of a header
-    os.chdir(folder)                            # where relative names of a file would lead
+    """Call what(folder, *arguments) in a process of its own, and print what it returned as JSON."""
+    warnings.simplefilter("ignore")             # warnings that bfloat16 is not faster here, and NumPy's about headers
+    os.chdir(folder)                            # relative names in a file would lead there
     print("\n" + json.dumps(what(Path(folder), *map(int, arguments))))
 
 
 def _limit_memory():
-    """From here on: what there is already does not count."""
-    import safetensors.numpy  # noqa: F401  (so that its own memory is not counted)
+    """Limit the memory of this process to what it has now, and MEMORY bytes more."""
+    import safetensors.numpy  # noqa: F401  (imported here so that its own memory is not counted)
     try:
         import resource
         taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     except (ImportError, OSError):
-        return                                  # not Linux: what takes the memory of the machine is seen all the same
+        return                                  # not Linux: a file that takes all memory of the machine is noticed anyway
     resource.setrlimit(resource.RLIMIT_AS, (taken + MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
 
 
-# ---- what is right
+# ---- faults
+
 
 def fault(path, good=None):
-    """(what is wrong with the way in which load takes this file, or None; the error, or None if it was loaded)."""
+    """Load a file; return (the fault of load, or None; the error that it raised, or None).
+
+    good: described() of the network that the file must contain if it can be loaded.
+    """
     try:
         network = fastbp.load(path)
     except Exception as error:
         return _fault_of_error(error, path), error
-    return _fault_of(network, path, good), None
+    return _fault_of_network(network, path, good), None
 
 
 def _fault_of_error(error, path):
+    """Return what is wrong with an error that load has raised, or None."""
     said = str(error)
     if not isinstance(error, ValueError | OSError):
         return f"{type(error).__name__}: {said[:300]}"
@@ -93,7 +102,8 @@ def _fault_of_error(error, path):
     return None
 
 
-def _fault_of(network, path, good):
+def _fault_of_network(network, path, good):
+    """Return what is wrong with a network that load has returned, or None."""
     try:
         again = path.with_stem("again")
         network.save(again)
@@ -107,6 +117,7 @@ def _fault_of(network, path, good):
 
 
 def described(network):
+    """Return all that makes up a network, to be compared."""
     layers = [{name: value for name, value in vars(layer).items() if name in ("rate", "_kind", "precision", "need_dinputs")}
               for layer in network.layers]
     arrays = [(a.dtype, a.shape, a.tobytes()) for a in network.parameters()]
@@ -115,8 +126,9 @@ def described(network):
 
 # ---- the cases
 
+
 def crafted(folder):
-    """{"faults": what was wrong, "files": how many there were}."""
+    """Load each hostile file; return {"faults": …, "files": how many there were}."""
     files = hostile.files()
     _limit_memory()
     faults = []
@@ -136,6 +148,7 @@ def crafted(folder):
 
 
 def _refused(what, path, expected, said):
+    """Return a fault unless load raises that error with that text in it."""
     wrong, error = fault(path)
     if wrong or error is None:
         return [f"{what}, {path.suffix}: {wrong or 'was loaded'}"]
@@ -145,18 +158,18 @@ def _refused(what, path, expected, said):
 
 
 def _clear(folder):
-    """Delete what the cases made, and nothing else that is there."""
+    """Delete what the cases made, and nothing else in the folder."""
     for path in folder.iterdir():
         if path.suffix in (".npz", ".safetensors") or path.name == "the pipe":
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def saving(folder):
-    """Saving to what is no regular file leaves it as it was: {"faults": what was wrong, "files": how many there were}."""
+    """Save to what is no regular file, which must stay as it is; return {"faults": …, "files": how many there were}."""
     network, faults, n = model_files.networks()[0], [], 0
     for what, path, _, _ in hostile.paths(folder) if os.name == "posix" else ():
         if what in ("an endless device", "a link to a folder"):
-            continue                                    # these are of the machine: a fault would not end with the check
+            continue                                    # these belong to the machine: a fault would outlast the check
         print(what, flush=True)
         before = _state(folder)
         n += 1
@@ -176,11 +189,12 @@ def saving(folder):
 
 
 def _state(folder):
+    """Return the name, kind and inode of each thing in a folder."""
     return sorted((path.name, stat.S_IFMT(path.lstat().st_mode), path.lstat().st_ino) for path in folder.iterdir())
 
 
 def changed(folder, seed, first, last):
-    """Cases from `first` to before `last`: {"faults": what was wrong, "loaded": how many were networks}."""
+    """Load changed files, cases `first` to `last` - 1; return {"faults": …, "loaded": how many gave a network}."""
     bases = [(suffix, network, *model_files.parts(network, folder))
              for suffix in CHANGED for network in model_files.networks()]
     _limit_memory()
@@ -203,7 +217,7 @@ def changed(folder, seed, first, last):
 
 
 def changed_checkpoints(folder, seed, first, last):
-    """Changed files of a training with Dask, cases from `first` to before `last`: as changed() returns."""
+    """Load changed checkpoints of a training with Dask. Arguments and result as for changed()."""
     from fastbp.dask import checkpoint
 
     problem, state = model_files.training()

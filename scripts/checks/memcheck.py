@@ -1,7 +1,7 @@
-"""Valgrind's memcheck finds no access outside an allocation, and no use of what was never written, in compiled code.
+"""Valgrind's memcheck finds no access outside an allocation, and no use of memory that was never written, in compiled code.
 
-The kernels are compiled beforehand for an instruction set that valgrind knows (AVX2, or the baseline with --cpu x86-64). What
-it says of the interpreter and of other libraries is not counted: frames of compiled code belong to no file.
+The kernels are compiled beforehand for an instruction set that valgrind knows: AVX2, or the baseline with --cpu x86-64. Errors
+in the interpreter and in other libraries do not count: only frames of compiled code belong to no file.
 """
 import itertools
 import shutil
@@ -14,14 +14,15 @@ import numpy as np
 
 from . import child, report, walls
 
-FEATURES = {"haswell": "+avx2,+fma", "x86-64": ""}
+FEATURES = {"haswell": "+avx2,+fma", "x86-64": ""}      # LLVM's features for each value of --cpu.
+# Small shapes (batch, inputs, neurons) around the sizes of tiles.
 SMALL = tuple(itertools.product((0, 1, 2, 5, 6, 7, 13), (1, 7, 8, 9, 33), (1, 3, 16, 17, 34)))
 
 _WORK = "import sys; from checks import memcheck; memcheck.work(*sys.argv[1:])"
 
 
 def work(dtype, small):
-    """Call everything with operands in allocations of their own; valgrind watches them."""
+    """Call everything with operands in allocations of their own, for valgrind to watch."""
     dtype, rng = np.dtype(dtype), np.random.default_rng(0)
     checker = walls.Calls(dtype)
     for shape in (*walls.SOME, *(SMALL if small == "1" else ())):
@@ -30,7 +31,7 @@ def work(dtype, small):
 
 
 def errors_of_compiled_code(log):
-    """What valgrind found, a line each, where the frame that did it is in no file."""
+    """Return the errors in valgrind's log, a line each, that were made by compiled code: by a frame that is in no file."""
     found = []
     for error in ElementTree.parse(log).getroot().iter("error"):
         frame = error.find("stack/frame")
@@ -41,13 +42,13 @@ def errors_of_compiled_code(log):
 
 
 def run(dtype, cpu="haswell", small=True):
-    """(faults, shapes) of one dtype under valgrind."""
+    """Check one dtype under valgrind; return (faults, number of shapes)."""
     environment = {"NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": FEATURES[cpu], "FASTBP_NUM_THREADS": "1",
                    "PYTHONMALLOC": "malloc"}
     with tempfile.TemporaryDirectory() as folder:
         environment["FASTBP_CACHE_DIR"] = folder
-        status, _, errors = child.run(_WORK, dtype, int(small), **environment)      # compiles
-        if status:
+        status, _, errors = child.run(_WORK, dtype, int(small), **environment)      # compiles the kernels
+        if status != 0:
             return [f"without valgrind: status {status}: {errors[-1500:]}"], 0
         log = Path(folder, "log.xml")
         prefix = ["valgrind", "--tool=memcheck", "--xml=yes", f"--xml-file={log}", "--error-limit=no"]

@@ -1,7 +1,7 @@
-"""Memory that tells who touches what is not theirs: pages between two walls, full of canaries.
+"""Memory that shows whether code touches bytes outside its arrays: pages between two walls, filled with canaries.
 
-To touch a wall, the page before the first byte or behind the last one, kills the process. A canary that is read is a NaN in
-the result; one that is written is found afterwards.
+A wall is a page before the first byte or behind the last one: touching it kills the process. A canary that is read becomes a
+NaN in the result; a canary that is written is found afterwards.
 """
 import ctypes
 import mmap
@@ -9,15 +9,16 @@ import os
 
 import numpy as np
 
-CANARY = 0xFF                   # a NaN of any float dtype
+CANARY = 0xFF                   # A number whose bytes all have this value is a NaN in every float dtype.
 
 
 def has_walls():
+    """Return whether this system can make walls."""
     return os.name == "posix" and hasattr(ctypes.CDLL(None), "mprotect")
 
 
 class Room:
-    """Bytes between two walls."""
+    """The bytes between two walls."""
 
     def __init__(self, size):
         page = mmap.PAGESIZE
@@ -31,39 +32,40 @@ class Room:
         self._may_change = np.zeros(size, bool)
 
     def clear(self):
-        """Nothing but canaries, and none that may be changed."""
+        """Fill the room with canaries, none of which may change."""
         self.bytes[:] = CANARY
         self.clear_changes()
 
     def array(self, shape, dtype, strides, at_end=True, gap=0):
-        """An array of that shape and strides in bytes, so many bytes from the wall behind it or the one before it."""
+        """Return an array in the room, `gap` bytes before the wall at its end or behind the wall at its start."""
         first, span = extent(shape, dtype.itemsize, strides)
         offset = (len(self.bytes) - span - gap if at_end else gap) + first
         return np.ndarray(shape, dtype, self.bytes, offset, strides)
 
     def let_change(self, array):
-        """Allow what lies in the room under the elements of an array to change."""
+        """Allow the bytes of an array's elements to change."""
         start = array.__array_interface__["data"][0] - self.bytes.__array_interface__["data"][0]
         np.ndarray((*array.shape, array.itemsize), bool, self._may_change, start, (*array.strides, 1))[...] = True
 
     def clear_changes(self):
-        """Allow no change any more."""
+        """Allow no byte to change."""
         self._may_change[:] = False
 
     def remember(self):
+        """Remember all bytes, for restore() and changed()."""
         self._before = self.bytes.copy()
 
     def restore(self):
-        """Put back what was remembered."""
+        """Put the remembered bytes back."""
         self.bytes[:] = self._before
 
     def changed(self):
-        """How many bytes have changed that may not."""
+        """Return how many bytes differ from the remembered ones, of those that must not change."""
         return int(np.count_nonzero((self.bytes != self._before) & ~self._may_change))
 
 
 def extent(shape, itemsize, strides):
-    """(bytes before the first element, bytes in all) of the memory that such an array spans."""
+    """Return (bytes before the first element, bytes in all) of the memory that such an array spans."""
     if 0 in shape:
         return 0, 0
     steps = [(n - 1) * stride for n, stride in zip(shape, strides, strict=True)]
@@ -72,13 +74,13 @@ def extent(shape, itemsize, strides):
 
 
 class Rooms:
-    """Rooms to use again: to make one takes longer than to compute in it."""
+    """A store of rooms that are used again: to make a room takes longer than to compute in it."""
 
     def __init__(self):
         self._free, self._used = {}, []
 
     def take(self, size):
-        """A clear room for that many bytes."""
+        """Return a clear room of at least that many bytes."""
         size = 1 << max(12, (size - 1).bit_length())
         rooms = self._free.setdefault(size, [])
         room = rooms.pop() if rooms else Room(size)
@@ -87,9 +89,11 @@ class Rooms:
         return room
 
     def used(self):
+        """Return the rooms that were taken and not given back."""
         return [room for _, room in self._used]
 
     def give_back(self):
+        """Give all taken rooms back, to be taken again."""
         for size, room in self._used:
             self._free[size].append(room)
         self._used = []

@@ -1,4 +1,4 @@
-"""Model files of several networks, and files of any parts, written without fastbp for the checks of what it refuses."""
+"""Model files for the checks of loading: of several networks, and of arbitrary parts, which are written without fastbp."""
 import io
 import json
 import zipfile
@@ -8,10 +8,11 @@ import numpy as np
 
 import fastbp
 
-TENSOR_OF = {4: "F32", 8: "F64"}
+TENSOR_OF = {4: "F32", 8: "F64"}        # The names in .safetensors files of floats of 4 and 8 bytes.
 
 
 def networks():
+    """Return networks that together have each kind of layer and loss, both dtypes, and all options."""
     dense, loss = fastbp.Dense, fastbp.SoftmaxCrossEntropy
     return [
         fastbp.Sequential([dense(3, 2, rng=0)]),
@@ -25,7 +26,7 @@ def networks():
 
 
 def parts(network, folder):
-    """(the arrays, the description) of its file."""
+    """Return (arrays, description) of a network's file."""
     network.save(path := folder / "part.npz")
     with zipfile.ZipFile(path) as archive:
         entries = {name.removesuffix(".npy"): np.lib.format.read_array(io.BytesIO(archive.read(name)))
@@ -35,7 +36,7 @@ def parts(network, folder):
 
 
 def training():
-    """(problem, state) of a training with Dask in its second epoch, for fastbp.dask.checkpoint."""
+    """Return (problem, state) of a training with Dask in its second epoch, for fastbp.dask.checkpoint."""
     from fastbp.dask.plan import Plan
     from fastbp.dask.work import Problem, State
 
@@ -46,7 +47,7 @@ def training():
 
 
 def checkpoint(problem, state):
-    """(the arrays, the description) of its file."""
+    """Return (arrays, description) of a checkpoint's file."""
     from fastbp.dask import checkpoint as files
 
     at = SimpleNamespace(results=[[1.5, 35.0, 12.0]], step=2)
@@ -54,7 +55,7 @@ def checkpoint(problem, state):
 
 
 def fault_of_checkpoint(problem, state, read_problem, read_state, results, step):
-    """What is wrong with what was read of a training's file, or None: all of it has to fit the training that it is for."""
+    """Return what is wrong with what was read from a checkpoint, or None. All of it must fit the training that it is for."""
     shares = [*read_problem.plan.shares]
     if [n for share in shares for n in share] != [*range(len(problem.plan.chunks))]:
         return f"shares {shares}"
@@ -72,23 +73,28 @@ def fault_of_checkpoint(problem, state, read_problem, read_state, results, step)
 
 
 def npy(shape, data, descr="<f4", fortran=False):
-    """An .npy file with a header of these values, whatever they are."""
+    """Return an .npy file with these values in its header, whatever they are."""
     return npy_of(f"{{'descr': {descr!r}, 'fortran_order': {fortran!r}, 'shape': {shape!r}, }}", data)
 
 
 def npy_of(header, data, version=b"\1\0"):
+    """Return an .npy file with this text as its header."""
     header = (header + " " * (-(len(header) + 11) % 64) + "\n").encode("latin1")
     return b"\x93NUMPY" + version + len(header).to_bytes(2 if version == b"\1\0" else 4, "little") + header + data
 
 
 def npy_text(text):
+    """Return an .npy file of one text."""
     file = io.BytesIO()
     np.lib.format.write_array(file, np.array(text), allow_pickle=False)
     return file.getvalue()
 
 
 def npz(entries, text=None, **changes):
-    """An archive of (name, content), of which the first one's ZipInfo is changed; text: that of the description."""
+    """Return an archive of entries (name, content), with a description if there is a text.
+
+    changes: attributes to set in the ZipInfo of the first entry.
+    """
     file, entries = io.BytesIO(), [*entries, *([] if text is None else [("fastbp.npy", npy_text(text))])]
     with zipfile.ZipFile(file, "w") as archive:
         for i, (name, content) in enumerate(entries):
@@ -101,7 +107,10 @@ def npz(entries, text=None, **changes):
 
 
 def tensors(entries, text=None, header=None):
-    """A .safetensors file of (name, dtype, shape, data); header(dict) changes what its header says, or gives its text."""
+    """Return a .safetensors file of entries (name, dtype, shape, data), with a description if there is a text.
+
+    header: a function of the dictionary of the header that returns another one, or the header's text.
+    """
     said, data = {} if text is None else {"__metadata__": {"fastbp": text}}, b""
     for name, dtype, shape, content in entries:
         said[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(data), len(data) + len(content)]}
@@ -112,6 +121,7 @@ def tensors(entries, text=None, header=None):
 
 
 def written(suffix, arrays, text):
+    """Return a good file of these arrays and this description, of the format that the suffix names."""
     if suffix == "npz":
         return npz([(f"{name}.npy", npy(a.shape, a.tobytes(), a.dtype.str)) for name, a in arrays.items()], text)
     return tensors([(name, TENSOR_OF[a.itemsize], list(a.shape), a.tobytes()) for name, a in arrays.items()], text)

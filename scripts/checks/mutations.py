@@ -1,14 +1,19 @@
-"""Good model files of which something is changed at random: bytes, what the description says, or what is said of an array."""
+"""Random changes of good model files: of bytes, of the description, or of an array's header.
+
+Each function takes a random.Random, the suffix of the format, and the arrays and the description of a good file. It returns the
+content of a changed file.
+"""
 import json
 
 from .model_files import TENSOR_OF, npy, npz, tensors, written
 
+# Numbers to write over 1, 2, 4 or 8 bytes: limits of integers, and sizes that occur in the formats.
 _NUMBERS = [0, 1, 2, 8, 20, 22, 64, 0x7F, 0x80, 0xFF, 0xFFFF, 1 << 20, (1 << 31) - 1, 1 << 31, (1 << 32) - 1, 1 << 32, 1 << 62,
             (1 << 63) - 1, 1 << 63, (1 << 64) - 1]
 
 
 def changed_bytes(draw, suffix, arrays, about):
-    """One to three changes, more often where the structure is than among the numbers of the arrays."""
+    """Change bytes at one to three places, more often in the structure of the file than in the data of the arrays."""
     content = bytearray(written(suffix, arrays, json.dumps(about)))
     for _ in range(draw.choice([1, 1, 2, 3])):
         i = _place(draw, suffix, content)
@@ -36,6 +41,7 @@ def changed_bytes(draw, suffix, arrays, about):
 
 
 def _place(draw, suffix, content):
+    """Return a random place: one of five anywhere, the others in headers."""
     if draw.random() < 0.2:
         return draw.randrange(len(content))
     if suffix == "safetensors":
@@ -51,6 +57,7 @@ def _nested(depth):
     return value
 
 
+# Values to put into a description.
 _VALUES = [None, True, False, 0, 1, -1, 2, 1.0, 0.5, -0.0, 1e-320, 1e308, float("nan"), float("inf"), -float("inf"),
            1 << 63, -1 << 63, 10**400, -10**400, "", "1", "relu", "bfloat16", "float32", "float64", "Dense", "Dropout", "ReLU",
            "SoftmaxCrossEntropy", "Sequential", "__import__('os').abort()", "\0", "\x1b[2J\r\n", "\ud800", "é" * 100_000, [],
@@ -58,7 +65,7 @@ _VALUES = [None, True, False, 0, 1, -1, 2, 1.0, 0.5, -0.0, 1e-320, 1e308, float(
 
 
 def changed_description(draw, suffix, arrays, about):
-    """A value, a name or an element of the JSON is another, is there no more, or is there twice."""
+    """Change, remove or double a value, a name or an element in the JSON of the description."""
     about = json.loads(json.dumps(about))
     for _ in range(draw.choice([1, 1, 2])):
         place = draw.choice([about, about, *(layer for layer in _as_list(about.get("layers")) if isinstance(layer, dict))])
@@ -88,12 +95,14 @@ def _as_list(value):
     return value if isinstance(value, list) else []
 
 
+# Dtypes to put into the header of an array: in an .npz file, there for an array without data, and in a .safetensors file.
 _DTYPES = ["<f4", "<f8", ">f4", "f4", "=f4", "f", "float32", "<f2", "<f16", "<i4", "|O", "O", "|S4", "<U1", "|V4", "<c8", "|b1",
            "<M8[s]", "f4,f4", [("x", "<f4")], ("<f4", (2,)), ("<f4", (1 << 40,)), {}, None, 4, "numpy.float32", "<U999999999",
            "os.system"]
 _EMPTY_DTYPES = ["|V0", "|S0", "<U0", "|V", "V", "S", "U", "|a0", ("<f4", (0,)), ("|V0", (1 << 40,)), [], (), [("x", "|V0")],
                  "(0,)f4", "(1000000000000,)V0", "<f4", "<f8"]
 _TENSOR_DTYPES = ["F32", "F64", "F16", "BF16", "I8", "BOOL", "F8_E4M3", "C64", "", "O", None, 4]
+# Names and shapes to put into the header of an array.
 _NAMES = ["../../x", "/x", "C:\\x", "x\0", "", "0.weights", "1.biases", "00.weights", "0.weights.npy", "\x1b[2J", "é" * 300,
           "fastbp", "__metadata__"]
 _SHAPES = [(), (0,), (1,), (-1,), (3, -2), (-2, -3), (True, 2), (1.0,), ("2",), (10**12,), (10**12, 0), (0, 10**18),
@@ -102,7 +111,7 @@ _SHAPES = [(), (0,), (1,), (-1,), (3, -2), (-2, -3), (True, 2), (1.0,), ("2",), 
 
 
 def changed_arrays(draw, suffix, arrays, about):
-    """What a file says of one array is another: its shape, its name, its dtype, how much there is, or where."""
+    """Change the shape, the name, the dtype, the place or the amount of data of one array, in its header or in the file."""
     name, how = draw.choice([*arrays]), draw.choice(["shape", "axes", "name", "data", "dtype", "place", "nothing"])
     array, data = arrays[name], arrays[name].tobytes()
     shape, said, dtype = array.shape, name, array.dtype.str if suffix == "npz" else TENSOR_OF[array.itemsize]
@@ -136,4 +145,5 @@ def changed_arrays(draw, suffix, arrays, about):
     return tensors([*entries[:i], (said, dtype, shape, data), *entries[i:]], text, misplaced if how == "place" else None)
 
 
+# The functions, as often as they are to be drawn.
 KINDS = changed_bytes, changed_bytes, changed_description, changed_description, changed_arrays

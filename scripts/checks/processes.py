@@ -1,4 +1,4 @@
-"""Children compute what their parent does: forked in the middle of steps, fits and compiling, spawned, by a fork server."""
+"""Child processes compute what their parent does: forked during steps, fits and compiling, spawned, or from a fork server."""
 import contextlib
 import json
 import multiprocessing
@@ -6,7 +6,6 @@ import os
 import random
 import signal
 import sys
-import tempfile
 import threading
 import time
 import traceback
@@ -19,7 +18,7 @@ from fastbp import _state, _threads
 from . import child, report, steps
 from .threads import alone
 
-PATIENCE = 120                  # seconds until a child that hangs is given up
+PATIENCE = 120                  # A child that has not ended after this many seconds is killed.
 _CODE = "from checks import processes; processes.in_child()"
 
 
@@ -39,31 +38,25 @@ def main(arguments):
 
 
 def play(scene, seed, forks, expected, layer="tbb"):
-    """(children, faults) of a scene in a process of its own."""
-    with contextlib.ExitStack() as opened:
-        environment = {"NUMBA_THREADING_LAYER": layer, "FASTBP_NUM_THREADS": "3"}
-        if scene == "compiling":
-            environment["FASTBP_CACHE_DIR"] = opened.enter_context(tempfile.TemporaryDirectory())
-        status, output, errors = child.run(_CODE, json.dumps([scene, seed, forks, expected]), **environment)
-    if status != 0:
-        return 0, [f"{layer}, {scene}: the process ended with {status}: {errors[-2000:]}"]
-    done, wrong = json.loads(output.splitlines()[-1])
-    return done, [f"{layer}, {scene}: {one}" for one in wrong]
+    """Play a scene in a process of its own; return (children, faults). expected: {number of a step: its digest}."""
+    answer, faults = child.ask(_CODE, [scene, seed, forks, [*expected.items()]], is_cold=scene == "compiling",
+                               NUMBA_THREADING_LAYER=layer, FASTBP_NUM_THREADS="3")
+    done, faults = answer or (0, faults)
+    return done, [f"{layer}, {scene}: {fault}" for fault in faults]
 
 
 def in_child():
-    """In a process of its own: print [children, what was wrong]."""
+    """Play the scene that play() asks for, in a process of its own, and print [children, faults]."""
     warnings.simplefilter("ignore")
     scene, seed, forks, expected = json.loads(sys.argv[1])
-    expected = {int(number): digest for number, digest in expected.items()}
-    print("\n" + json.dumps(SCENES[scene](random.Random(seed), forks, expected)), flush=True)
+    print("\n" + json.dumps(SCENES[scene](random.Random(seed), forks, dict(expected))), flush=True)
 
 
 # ---- one child
 
 
 def _compute(numbers, expected):
-    """What is wrong with these steps here, as lines."""
+    """Compute these steps in this process, and return the faults, each a line."""
     wrong = []
     for number in numbers:
         try:
@@ -75,14 +68,14 @@ def _compute(numbers, expected):
 
 
 class _Forked:
-    """A child of os.fork that calls work() -> lines of what is wrong; it ends as Python does, or by os._exit."""
+    """A child of os.fork that calls work(), which returns faults. It ends normally, as Python does, or by os._exit."""
 
     def __init__(self, work, normally):
         sys.stdout.flush()
         reader, writer = os.pipe()
         self._process = os.fork()
         if not self._process:
-            signal.alarm(PATIENCE)                      # so that no child outlives its parent's patience
+            signal.alarm(PATIENCE)                      # ends the child if it hangs
             try:
                 wrong = work()
             except Exception:
@@ -92,12 +85,12 @@ class _Forked:
             if not normally:
                 os._exit(0)
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            sys.exit()                                  # through all that is above: threads, finalizers, TBB's own end
+            sys.exit()                                  # runs all that ends a process: threads, finalizers, TBB's own end
         os.close(writer)
         self._reader = reader
 
     def wrong(self):
-        """What it said, after its end."""
+        """Wait for the end of the child, and return its faults."""
         with open(self._reader) as file:
             text = file.read()
         end = os.waitstatus_to_exitcode(os.waitpid(self._process, 0)[1])
@@ -107,7 +100,7 @@ class _Forked:
 
 @contextlib.contextmanager
 def _beside(count, work):
-    """Threads that call work(), again and again; RuntimeError if it raised."""
+    """Run threads that call work() again and again while the block runs. Raise RuntimeError if work() raised."""
     over, errors = threading.Event(), []
 
     def repeat():
@@ -130,19 +123,20 @@ def _beside(count, work):
         raise RuntimeError("what ran beside the forks failed") from errors[0]
 
 
-# ---- the scenes: each returns (children, what is wrong)
+# ---- the scenes: each takes a random.Random, a number of forks and the expected digests, and returns (children, faults)
 
 
 def _in_the_middle(kinds, of_a_thread=False):
-    """Forks while two threads take steps of these kinds; by the main thread, or by another one between its own steps.
+    """Return a scene that forks while two threads take steps of these kinds, or of all kinds if None.
 
-    The children of the latter leave by os._exit, as multiprocessing's do: that a thread returns in a child is no end of Python,
-    and GNU OpenMP waits there for ever for threads that are lost.
+    of_a_thread: whether another thread forks, between steps of its own, in place of the main thread. Its children end by
+    os._exit, as those of multiprocessing do: Python does not end when another thread than the main one returns in a child, and
+    GNU OpenMP would wait there for ever for threads that do not exist in the child.
     """
     def scene(rng, forks, expected):
         wrong, numbers = [], list(expected)
         busy = [n for n in numbers if kinds is None or steps.KINDS[n % len(steps.KINDS)] in kinds]
-        _compute(numbers, expected)                     # all is bound
+        _compute(numbers, expected)                     # loads all compiled code
 
         def fork():
             for turn in range(forks):
@@ -166,7 +160,7 @@ def _in_the_middle(kinds, of_a_thread=False):
 
 
 def _child_of_many(numbers, expected):
-    """In a child that was forked beside other threads: it has nothing of theirs, and computes on one thread."""
+    """Return the faults of a child that was forked beside other threads: it must hold nothing of theirs, and use one thread."""
     wrong = _compute(numbers, expected)
     if _state.words[_state.THREADS] != 1:
         wrong.append(f"kernels may use {_state.words[_state.THREADS]} threads, expected 1: TBB's or OpenMP's are lost")
@@ -177,7 +171,7 @@ def _child_of_many(numbers, expected):
 
 
 def _generations(rng, forks, expected):
-    """A child's child's child …, from a process with one thread, where TBB goes on in each."""
+    """Fork chains of children, each a child of the one before, from a process with one thread. TBB must work in all of them."""
     numbers, depth = list(expected), 5
     _compute(numbers, expected)
     threads = _state.words[_state.THREADS] if _threads.layer() == "tbb" else 1
@@ -194,7 +188,7 @@ def _generations(rng, forks, expected):
 
 
 def _profiled(rng, forks, expected):
-    """Forks while a profile is active: it is not the child's, who may have one."""
+    """Fork while a profile is active. It must not record the child's passes, and the child must be able to profile itself."""
     numbers, wrong, count = list(expected), [], max(1, forks // 10)
 
     def of_child(chosen):
@@ -211,7 +205,7 @@ def _profiled(rng, forks, expected):
 
 
 def _compiling(rng, forks, expected):
-    """Forks while another thread compiles, with nothing in the cache: each waits until the lock is free, then compiles too."""
+    """Fork while another thread compiles, with an empty cache. A fork waits until the lock is free; the child compiles, too."""
     numbers, wrong, over, count = list(expected), [], threading.Event(), 2
     compiling = threading.Thread(target=lambda: (wrong.extend(_compute(numbers[:1], expected)), over.set()))
     compiling.start()
@@ -223,7 +217,7 @@ def _compiling(rng, forks, expected):
 
 
 def _of_pools(method):
-    """multiprocessing's and concurrent.futures' children."""
+    """Return a scene with children of multiprocessing and concurrent.futures, started by that method."""
     def scene(rng, forks, expected):
         numbers, context = list(expected), multiprocessing.get_context(method)
         _compute(numbers[:20], expected)
@@ -241,6 +235,7 @@ def _of_pools(method):
 
 
 def _tasks(numbers, expected):
+    """Return tasks of five steps each: {number: digest}."""
     return [{n: expected[n] for n in numbers[i:i + 5]} for i in range(0, len(numbers), 5)]
 
 

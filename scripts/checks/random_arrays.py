@@ -1,8 +1,11 @@
-"""Random arrays of any layout and dtype, between canaries and walls (memory.py), and what calls make of them."""
+"""Random arrays of any layout and dtype, between canaries and walls (memory.py), and the checks of calls with them."""
+import contextlib
 import pickle
 import traceback
+import warnings
 
 import numpy as np
+from numba import from_dtype, types
 from numba.core.errors import TypingError
 
 import fastbp
@@ -10,15 +13,17 @@ import fastbp
 from . import bounds
 from .memory import Rooms, extent
 
-FLOATS = np.dtype(np.float32), np.dtype(np.float64)
+FLOATS = np.dtype(np.float32), np.dtype(np.float64)     # The dtypes that kernels compute in.
+# The dtypes that functions convert.
 OTHERS = tuple(map(np.dtype, (np.float16, np.int8, np.uint8, np.int16, np.int32, np.int64, np.uint64, np.bool_)))
+# Sizes of dimensions, many of them beside multiples of vectors and tiles.
 SIZES = 0, 1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 13, 15, 16, 17, 23, 24, 25, 31, 32, 33, 47, 48, 49, 63, 64, 65, 95, 97, 128, 130
 
 
 class Fuzzer:
-    """Makes cases of one kind and tries them; a case follows from the seed and its number.
+    """A maker of cases of one kind. A case follows from the seed and its number.
 
-    check(rng) of a subclass returns what was wrong, and sets `case`, which says what was called.
+    A subclass has a method check(rng), which makes a case, sets the text `case` to what it calls, and returns its faults.
     """
 
     def __init__(self, seed, compiled=True):
@@ -36,7 +41,7 @@ class Fuzzer:
         return [f"{self.case}: {fault}" for fault in faults]
 
     def placed(self, rng, numbers, may_swap=True):
-        """Return an array with these numbers, in a layout and, if it may, a byte order of its own; some are read-only."""
+        """Return an array with these numbers in a random layout; it may be read-only, or of the other byte order."""
         dtype = numbers.dtype
         if may_swap and rng.random() < 0.08:
             dtype = dtype.newbyteorder()
@@ -46,7 +51,7 @@ class Fuzzer:
         return view
 
     def view(self, rng, shape, dtype, room=None, may_repeat=False):
-        """Return (room, array), in a room of its own, or anywhere in that one if there is space."""
+        """Return (room, array). The array lies anywhere in the given room, if it has space, or else in a new one."""
         strides = strides_of(rng, shape, dtype.itemsize, may_repeat)
         span = extent(shape, dtype.itemsize, strides)[1]
         if room is not None and span <= len(room.bytes):
@@ -56,22 +61,23 @@ class Fuzzer:
         return room, room.array(shape, dtype, strides, bool(rng.random() < 0.6), gap)
 
     def remember(self):
+        """Remember the bytes of all rooms, for changed()."""
         for room in self.rooms.used():
             room.remember()
 
     def changed(self):
-        """Return a fault for each room in which bytes were written that are no result's."""
+        """Return a fault for each room where bytes have changed that belong to no result."""
         counts = [room.changed() for room in self.rooms.used()]
         return [f"{count} bytes that are no result's were written" for count in counts if count]
 
     def refused(self, call, names):
-        """Return the faults of a call that must raise an error that names one of the arguments, and must write nothing."""
+        """Call, and return the faults. The call must raise an error that names one of the arguments, and must write nothing."""
         self.remember()
         try:
             call()
         except (TypeError, ValueError) as error:
             faults = [] if str(error).startswith(tuple(names)) else [f"the error names no argument: {error}"]
-        except TypingError as error:                    # Numba's text stands around it
+        except TypingError as error:                    # Numba puts text of its own around the message
             faults = [] if any(f"{name} " in str(error) or f"{name}[" in str(error) for name in names) else [str(error)]
         except Exception as error:
             faults = [f"{type(error).__name__}: {error}"]
@@ -80,9 +86,9 @@ class Fuzzer:
         return faults + ["memory was written" for room in self.rooms.used() if room.changed()]
 
     def on_threads(self, call):
-        """Return (results, faults): the arrays that a call returns, which must be the same bits with 1, 2 and 3 threads.
+        """Call with 1, 2 and 3 threads, and return (results, faults). The arrays that it returns must have the same bits.
 
-        What it wrote is undone before each call.
+        Before each call all rooms get their bytes back.
         """
         self.remember()
         outcomes, faults = [], []
@@ -99,7 +105,7 @@ class Fuzzer:
 
 
 def differing(what, result, exact, bound, dtype):
-    """Return a fault if a result is not an array like the exact one, of that dtype, within the bound of each element."""
+    """Return a fault if a result does not have the exact one's shape, that dtype, and elements within their bounds of it."""
     exact, bound = np.asarray(exact), np.broadcast_to(bound, np.shape(exact))
     if not isinstance(result, np.ndarray) or result.shape != exact.shape or result.dtype != dtype:
         return [f"{what} is {result!r:.60}, expected {exact.shape} of {dtype}"]
@@ -112,30 +118,51 @@ def differing(what, result, exact, bound, dtype):
 
 
 def restored(value):
-    """Return a copy from a pickle whose arrays lie in memory that cannot be written."""
+    """Return a copy that was pickled, with its arrays in read-only memory."""
     buffers = []
     content = pickle.dumps(value, protocol=5, buffer_callback=buffers.append)
     return pickle.loads(content, buffers=[bytes(buffer.raw()) for buffer in buffers])
 
 
 def described(**arrays):
-    """Return names, shapes, dtypes and strides of arrays, in a line."""
+    """Return the names, shapes, dtypes and strides of arrays, in one line."""
     return ", ".join(f"{name} {a.shape} {a.dtype} strides {a.strides}" if isinstance(a, np.ndarray) else f"{name} {a!r:.80}"
                      for name, a in arrays.items())
 
 
-def kind(rng, dtype, mixed):
+def result_dtype(*arrays):
+    """Return the dtype of a function's results: the promoted one of the operands if it is float32 or wider, else what fits."""
+    dtype = np.result_type(*(a.dtype for a in arrays)).newbyteorder("=")
+    return FLOATS[1] if dtype.kind != "f" else max(dtype, FLOATS[0])
+
+
+def any_layout(dtype, dimensions, readonly=True):
+    """Return Numba's type of arrays of that dtype, of any layout and alignment."""
+    return types.Array(from_dtype(np.dtype(dtype)), dimensions, "A", readonly=readonly, aligned=False)
+
+
+@contextlib.contextmanager
+def no_bfloat16_warning():
+    """Suppress the warning that bfloat16 is not faster on this CPU."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "precision 'bfloat16' is not faster", RuntimeWarning)
+        yield
+
+
+def draw_dtype(rng, dtype, mixed):
+    """Return that dtype, or, if mixed, any other one half of the time."""
     return (*FLOATS, *OTHERS)[rng.integers(len(FLOATS) + len(OTHERS))] if mixed and rng.random() < 0.5 else dtype
 
 
 STYLES = "whole", "normal", "wide", "tiny", "huge", "special"
 
 
-def style(rng):
+def draw_style(rng):
     return str(rng.choice(STYLES, p=[0.3, 0.25, 0.15, 0.1, 0.08, 0.12]))
 
 
 def numbers(rng, shape, dtype, style):
+    """Return an array of random numbers of one of the STYLES; integers and booleans are small in every style."""
     if dtype.kind != "f":
         least, most = (0, 1) if dtype.kind == "b" else (max(np.iinfo(dtype).min, -9), 9)
         return rng.integers(least, most + 1, shape).astype(dtype)
@@ -155,7 +182,7 @@ def numbers(rng, shape, dtype, style):
 
 
 def strides_of(rng, shape, itemsize, may_repeat):
-    """C or Fortran order, or any order of the axes, steps forwards and backwards, gaps between the rows, and rows again."""
+    """Return strides: C order, or any order of the axes, with negative steps, gaps, and, if it may, repeated elements."""
     draw = rng.random()
     axes = list(range(len(shape)))[::-1]
     if draw > 0.6:

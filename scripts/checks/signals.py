@@ -1,4 +1,4 @@
-"""Ctrl-C at random moments, in everything that takes long: it is never lost, and the library works as before."""
+"""Ctrl-C at random moments, in everything that takes long, is never lost, and the library works as before."""
 import contextlib
 import json
 import os
@@ -7,7 +7,6 @@ import select
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 import warnings
 from functools import partial
@@ -22,8 +21,9 @@ from . import child, report, steps
 from .threads import alone
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 300                  # seconds until a process that does not end after Ctrl-C is given up
+PATIENCE = 300                  # A command that has not ended this many seconds after Ctrl-C is killed.
 _CODE = "from checks import signals; signals.in_child()"
+# The code of a process that reads delays in seconds, and sends a SIGINT to another process after each.
 _SHOOTER = """
 import os, signal, sys, time
 for line in sys.stdin:
@@ -37,7 +37,7 @@ def main(arguments):
     parser = report.options(sys.modules[__name__], shots=60, commands=4, benchmarks=2)
     chosen = parser.parse_args(arguments)
     print(f"seed {chosen.seed}", flush=True)
-    signal.signal(signal.SIGINT, signal.default_int_handler)    # a shell has it ignored by what runs in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)    # a process in a shell's background ignores it
     rng, faults, shots = random.Random(chosen.seed), [], 0
     for scene in SCENES:
         done, wrong = play(scene, chosen.seed, chosen.shots)
@@ -54,37 +54,32 @@ def main(arguments):
 
 
 def play(scene, seed, shots):
-    """(interrupts, faults) of a scene in a process of its own."""
-    environment = {"FASTBP_NUM_THREADS": "2"}
-    with contextlib.ExitStack() as opened:
-        if scene == "cold":
-            environment["FASTBP_CACHE_DIR"] = opened.enter_context(tempfile.TemporaryDirectory())
-        status, output, errors = child.run(_CODE, json.dumps([scene, seed, shots, alone(seed, 12)]), **environment)
-    if status != 0:
-        return 0, [f"{scene}: the process ended with {status}: {errors[-2000:]}"]
-    done, wrong = json.loads(output.splitlines()[-1])
-    return done, [f"{scene}: {one}" for one in wrong]
+    """Play a scene in a process of its own; return (interrupts, faults)."""
+    answer, faults = child.ask(_CODE, [scene, seed, shots, [*alone(seed, 12).items()]], is_cold=scene == "cold",
+                               FASTBP_NUM_THREADS="2")
+    done, faults = answer or (0, faults)
+    return done, [f"{scene}: {fault}" for fault in faults]
 
 
 def in_child():
-    """In a process of its own: print [interrupts, what was wrong]."""
+    """Play the scene that play() asks for, in a process of its own, and print [interrupts, faults]."""
     warnings.simplefilter("ignore")
     signal.signal(signal.SIGINT, signal.default_int_handler)
     scene, seed, shots, expected = json.loads(sys.argv[1])
-    print(json.dumps(SCENES[scene](random.Random(seed), shots, {int(n): digest for n, digest in expected.items()})))
+    print(json.dumps(SCENES[scene](random.Random(seed), shots, dict(expected))))
 
 
 class Gun:
-    """Another process, which sends this one a SIGINT at a moment that nothing here has to do with."""
+    """Another process, which sends this one a SIGINT after a delay, whatever this one does then."""
 
     def __init__(self, group):
         target = -os.getpid() if group else os.getpid()         # the process, or its group
-        # In a session of its own, so that it outlives a SIGINT to this one's group.
+        # A session of its own keeps the other process alive when this one's group gets a SIGINT.
         self._process = subprocess.Popen([sys.executable, "-c", _SHOOTER, str(target)], text=True, start_new_session=True,
                                          stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
     def during(self, work, delay):
-        """Call work() until the signal has come; what it returned, or KeyboardInterrupt, the class, if it was raised."""
+        """Call work() until the signal has come; return its last result, or the class KeyboardInterrupt if that was raised."""
         try:
             self._process.stdin.write(f"{delay}\n")
             self._process.stdin.flush()
@@ -111,11 +106,11 @@ def gun(group=False):
         armed.close()
 
 
-# ---- scenes in a process that has all compiled: each returns (interrupts, what is wrong)
+# ---- the scenes: each takes a random.Random, a number of interrupts and the expected digests, and returns (interrupts, faults)
 
 
 def _steps(rng, shots, expected):
-    """Steps of all kinds, but that a fit ends with a warning in place of KeyboardInterrupt."""
+    """Interrupt steps of all kinds except fits, which end with a warning in place of KeyboardInterrupt."""
     numbers = [n for n in expected if steps.KINDS[n % len(steps.KINDS)] not in (steps.small_fit, steps.large_fit)]
     everything = [steps.step(n) for n in numbers]
     wrong = [] if everything == [expected[n] for n in numbers] else ["steps differ before any interrupt"]
@@ -130,7 +125,7 @@ def _steps(rng, shots, expected):
 
 
 def _layer(rng, shots, expected):
-    """One layer in turn on two batches: it never mixes what it knows of both."""
+    """Interrupt a layer that takes two batches in turn: it must never mix values of both."""
     numbers = np.random.default_rng(0)
     batches = [numbers.standard_normal((3000, 200), np.float32) for _ in range(2)]
     layer = fastbp.Dense(200, 300, activation="gelu", rng=1)
@@ -146,7 +141,7 @@ def _layer(rng, shots, expected):
         for _ in range(shots):
             armed.during(work, 0.02 * rng.random())
             if layer.output is None:
-                continue                                # it forgot both, and says so
+                continue                                # it has dropped the values of both
             which = next(i for i in range(2) if layer.inputs is batches[i])
             if steps.digest(layer.backward(np.ones_like(layer.output)), layer.dweights) != gradients[which]:
                 wrong.append("after an interrupt, backward mixed the passes of two batches")
@@ -161,6 +156,7 @@ FIT_ROWS, FIT_BATCH = 64 * 400, 64
 
 
 def _fit_parts(size):
+    """Return a network with so many hidden neurons, its data x and y, and an optimiser."""
     numbers = np.random.default_rng(0)
     x = numbers.standard_normal((FIT_ROWS, 20), np.float32)
     layers = [fastbp.DenseReLU(20, size, rng=0), fastbp.Dense(size, 3, rng=1)]
@@ -168,7 +164,7 @@ def _fit_parts(size):
 
 
 def _go_on(network, optimizer, x, y, first, last):
-    """Batches from one to before another, each row once and in their order; None if they are all done."""
+    """Train on the batches first to last - 1 that are not done yet; return the history, or None if all are done."""
     rows = slice(max(first, optimizer.iterations) * FIT_BATCH, last * FIT_BATCH)
     if optimizer.iterations >= last:
         return None
@@ -176,10 +172,10 @@ def _go_on(network, optimizer, x, y, first, last):
 
 
 def _fit(rng, shots, expected):
-    """After so many whole steps the network is what it is there without an interrupt, and goes on from there."""
+    """Interrupt a fit: it must stop after a whole step, with the network that it has there without an interrupt."""
     wrong, total, size = [], FIT_ROWS // FIT_BATCH, rng.choice([30, 300])
     network, x, y, optimizer = _fit_parts(size)
-    known = [steps.digest(*network.parameters())]       # after each number of steps
+    known = [steps.digest(*network.parameters())]       # known[k]: the digest after k steps
     for k in range(total):
         _go_on(network, optimizer, x, y, k, k + 1)
         known.append(steps.digest(*network.parameters()))
@@ -211,7 +207,7 @@ def _predict(rng, shots, expected):
 
 
 def _sklearn(rng, shots, expected):
-    """An interrupted fit warns and leaves a model that predicts; the next one is as without Ctrl-C."""
+    """Interrupt a fit of scikit-learn's kind: it must warn and leave a model that predicts, and the next fit must be right."""
     from fastbp.sklearn import MLPClassifier
     numbers = np.random.default_rng(0)
     x = numbers.standard_normal((2000, 20))
@@ -252,7 +248,7 @@ def _profile(rng, shots, expected):
 
 
 def _cold(rng, shots, expected):
-    """A first step with nothing in the cache, begun again after each interrupt, which the helper of _ahead.py gets as well."""
+    """Interrupt a first step with an empty cache again and again. The second process that compiles (_ahead.py) is hit, too."""
     os.setpgid(0, 0)
     number = next(n for n in expected if steps.KINDS[n % len(steps.KINDS)] is steps.functions)
     found, wrong, met, pause = [], [], 0, 0.5
@@ -279,9 +275,9 @@ BENCH = [str(ROOT / "scripts/bench"), "quick"]
 
 
 def interrupted(command, delay):
-    """What is wrong after a Ctrl-C at a command's terminal: it ends with an error, and all that it started with it.
+    """Run a command and press Ctrl-C after a delay; return the faults, or None if the command ended before.
 
-    None if it had done all that it does before.
+    The command must end with an error, and leave no process behind.
     """
     process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                                stdin=subprocess.DEVNULL)
@@ -306,7 +302,7 @@ def interrupted(command, delay):
 
 
 def _session(leader):
-    """The processes that are left of a session."""
+    """Return the processes of a session that are still there."""
     found = []
     for process in psutil.process_iter(["cmdline", "status"]):
         with contextlib.suppress(OSError):

@@ -1,44 +1,48 @@
-"""Steps of every kind, for other checks: what one computes follows from its number alone, and comes as a digest."""
+"""Steps of every kind, for other checks. All that a step computes follows from its number, and is returned as a digest."""
 import hashlib
 
 import numpy as np
 
 import fastbp
 
-BATCHES = (1, 2), (3, 70), (70, 1500), (4096, 9000)
+BATCHES = (1, 2), (3, 70), (70, 1500), (4096, 9000)     # A batch is drawn from one of these ranges, end excluded.
 DTYPES = "float32", "float64"
 ACTIVATIONS = "identity", "relu", "leaky_relu", "sigmoid", "tanh", "gelu"
-MOST = 1 << 22                  # multiplications of a product
+MOST = 1 << 22                  # A product has at most this many multiplications.
 
 
 def digest(*arrays):
+    """Return a digest of the bytes of arrays in C order."""
     return hashlib.blake2b(b"".join(np.ascontiguousarray(a).tobytes() for a in arrays), digest_size=12).hexdigest()
 
 
 def step(number):
-    """The digest of all that step `number` computes."""
+    """Return the digest of all that step `number` computes."""
     rng = np.random.default_rng(number)
     return KINDS[number % len(KINDS)](rng)
 
 
-def _one(rng, of):
-    # Generator.choice of a sequence loses a KeyboardInterrupt that comes within it, one in a thousand here.
-    return of[rng.integers(len(of))]
+def _one(rng, choices):
+    """Return a random element. Generator.choice would lose a KeyboardInterrupt that comes within it, one in a thousand here."""
+    return choices[rng.integers(len(choices))]
 
 
 def _shape(rng):
-    """(batch, n_inputs, n_neurons)"""
+    """Return a random (batch, n_inputs, n_neurons)."""
     batch = int(rng.integers(*_one(rng, BATCHES)))
     most = max(2, min(400, int((MOST / batch) ** 0.5)))
     return batch, *map(int, rng.integers(1, most + 1, 2))
 
 
 def _operands(rng, dtype=None):
-    """x, weights, biases and dvalues."""
+    """Return x, weights, biases and dvalues of a random shape."""
     batch, n_inputs, n_neurons = _shape(rng)
     dtype = dtype or _one(rng, DTYPES)
     return [rng.standard_normal(shape).astype(dtype)
             for shape in ((batch, n_inputs), (n_inputs, n_neurons), (1, n_neurons), (batch, n_neurons))]
+
+
+# ---- the kinds of steps: each returns a digest
 
 
 def functions(rng):
@@ -61,7 +65,7 @@ def bfloat16(rng):
 
 
 def layers(rng):
-    """Some steps of two layers, which write over their results."""
+    """Take three steps of two layers, which write over their results."""
     x, w, _, _ = _operands(rng)
     first = fastbp.Dense(*w.shape, activation=_one(rng, ACTIVATIONS), dtype=x.dtype, rng=rng)
     last = fastbp.DenseReLU(w.shape[1], 5, dtype=x.dtype, rng=rng)
@@ -73,7 +77,7 @@ def layers(rng):
 
 
 def network(rng, neurons=(4, 60)):
-    """A Sequential, with x and labels of three classes."""
+    """Return a Sequential, x, and labels of three classes; neurons: the range of its layers' sizes."""
     n_inputs, first, second = map(int, rng.integers(*neurons, 3))
     dtype = _one(rng, DTYPES)
     layers = [fastbp.Dense(n_inputs, first, activation=_one(rng, ACTIVATIONS), dtype=dtype, rng=rng), fastbp.Dropout(0.2),
@@ -91,16 +95,17 @@ def _fit(rng, neurons, most_rows):
 
 
 def small_fit(rng):
-    """Of a network whose batches are cut in two."""
+    """Fit a network so small that two threads take a part of each batch."""
     return _fit(rng, (4, 60), 128)
 
 
 def large_fit(rng):
+    """Fit a network so large that threads share the work within each pass."""
     return _fit(rng, (100, 300), 400)
 
 
 def predict(rng):
-    """Of more rows than go through the layers at once."""
+    """Predict up to 10,000 rows, more than go through the layers at once."""
     trained, x, _ = network(rng)
     return digest(trained.predict(np.resize(x, (int(rng.integers(1, 10_000)), x.shape[1]))))
 

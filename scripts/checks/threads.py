@@ -1,4 +1,4 @@
-"""Sixteen Python threads at once compute what one computes alone, under each threading layer and in every kind of pool."""
+"""Sixteen Python threads at once compute what one thread computes alone, with each threading layer and each kind of pool."""
 import asyncio
 import json
 import random
@@ -14,7 +14,7 @@ from fastbp import _threads
 from . import child, report, steps
 
 THREADS = 16
-LAYERS = {"tbb": "tbb", "omp": "omp", "workqueue": "serial"}            # what is used where the user chose a layer
+LAYERS = {"tbb": "tbb", "omp": "omp", "workqueue": "serial"}            # Each layer that a user may choose, and what is used.
 _CODE = "from checks import threads; threads.in_child()"
 
 
@@ -27,42 +27,41 @@ def main(arguments):
 
 
 def check(seed, count, different, layers):
-    """(steps done, faults) of so many steps under each of these layers, of which so many are not the same."""
+    """Take `count` steps with each of these layers, with `different` numbers; return (steps done, faults)."""
     expected = alone(seed, different)
     done, faults = 0, []
     for layer in layers:
-        status, output, errors = child.run(_CODE, json.dumps([seed, count, expected]), NUMBA_THREADING_LAYER=layer,
-                                           FASTBP_NUM_THREADS="3")
-        if status != 0:
-            faults.append(f"{layer}: the process ended with {status}: {errors[-2000:]}")
-            continue
-        used, of_pools, wrong = json.loads(output.splitlines()[-1])
-        done += sum(of_pools.values())
-        faults += [f"{layer}: {one}" for one in wrong]
-        if used != LAYERS[layer]:
-            faults.append(f"{layer}: the layer was {used}, expected {LAYERS[layer]}")
-        print(f"{layer}: {', '.join(f'{n:,} steps in {pool}' for pool, n in of_pools.items())}, {len(wrong)} wrong", flush=True)
+        job = [seed, count, [*expected.items()]]
+        answer, wrong = child.ask(_CODE, job, NUMBA_THREADING_LAYER=layer, FASTBP_NUM_THREADS="3")
+        if answer:
+            used, steps_by_pool, wrong = answer
+            done += sum(steps_by_pool.values())
+            pools = ", ".join(f"{n:,} steps in {pool}" for pool, n in steps_by_pool.items())
+            print(f"{layer}: {pools}, {len(wrong)} wrong", flush=True)
+            if used != LAYERS[layer]:
+                wrong.append(f"the layer was {used}, expected {LAYERS[layer]}")
+        faults += [f"{layer}: {fault}" for fault in wrong]
     return done, faults
 
 
 def alone(seed, different):
-    """{number: digest} of steps, as many of each kind, computed on one thread of this process."""
+    """Return {number: digest} of `different` steps, as many of each kind, computed on one thread of this process."""
     before = fastbp.get_num_threads()
     fastbp.set_num_threads(1)
     kinds, turns = len(steps.KINDS), random.Random(seed).sample(range(1 << 26), different)
     numbers = [kinds * turn + i % kinds for i, turn in enumerate(turns)]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")                 # of bfloat16, where the CPU has no instructions for it
+        warnings.simplefilter("ignore")                 # the warning where the CPU has no instructions for bfloat16
         found = {number: steps.step(number) for number in numbers}
     fastbp.set_num_threads(before)
     return found
 
 
 def in_child():
-    """In a process that has computed nothing yet: print [layer, {pool: steps}, what was wrong]."""
+    """Take the steps that check() asks for, in a process that has computed nothing; print [layer, {pool: steps}, faults]."""
     warnings.simplefilter("ignore")
     seed, count, expected = json.loads(sys.argv[1])
-    rng, expected = random.Random(seed), {int(number): digest for number, digest in expected.items()}
+    rng, expected = random.Random(seed), dict(expected)
     wrong, done, over = [], {}, threading.Event()
     changing = threading.Thread(target=_change_threads, args=(random.Random(seed), over))
     changing.start()
@@ -84,6 +83,7 @@ def in_child():
 
 
 def _change_threads(rng, over):
+    """Change the number of threads again and again until the event `over`."""
     while not over.is_set():
         fastbp.set_num_threads(rng.choice([1, 2, 3, 7, 16]))
         time.sleep(0.01 * rng.random())
@@ -93,7 +93,7 @@ def _change_threads(rng, over):
 
 
 def _bare(one, numbers):
-    barrier = threading.Barrier(THREADS)            # so that the very first steps, which load what is compiled, meet
+    barrier = threading.Barrier(THREADS)            # has the first steps, which load compiled code, begin at the same time
 
     def work(mine):
         barrier.wait()
@@ -129,5 +129,6 @@ def _asyncio(one, numbers):
     asyncio.run(everything())
 
 
+# Each pool, and its part of the steps.
 POOLS = {"threads": (_bare, 0.7), "ThreadPoolExecutor": (_executor, 0.1), "joblib": (_joblib, 0.1),
          "asyncio.to_thread": (_asyncio, 0.1)}

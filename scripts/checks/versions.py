@@ -1,8 +1,9 @@
-"""Show that the package works with each Python here, with the oldest versions that pyproject.toml allows and the newest.
+"""The package works with each Python here, with the oldest and the newest versions that pyproject.toml allows.
 
-Each Python of a supported version that is on PATH, or that pyenv has, gets two environments with the extra 'test': one with
-the oldest versions of all that pyproject.toml names (of which there is a wheel for that Python), one with the newest. uv, of
-PyPI, chooses them. In each, all modules are imported and all kernels compiled by `python -W error`, then tests run.
+Each Python of a supported version that is on PATH, or that pyenv has, gets two environments with the extra 'test'. One has the
+oldest version of each package that pyproject.toml names, as far as there is a wheel of it for that Python; the other has the
+newest. uv, which is installed from PyPI, chooses them. In each environment `python -W error` imports all modules and compiles
+all kernels, and then tests run.
 """
 import os
 import re
@@ -19,12 +20,14 @@ from packaging.specifiers import SpecifierSet
 from . import report
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 3600                         # seconds until a command that hangs is given up
-NEWEST_PYTHON = 15                      # 3.15: the last one that is looked for
-RESOLUTIONS = {"oldest": "lowest-direct", "newest": "highest"}
+PATIENCE = 3600                         # A command that has not ended after this many seconds is killed.
+NEWEST_PYTHON = 15                      # Python 3.15 is the last version that is looked for.
+RESOLUTIONS = {"oldest": "lowest-direct", "newest": "highest"}          # uv's names of the ways to choose versions.
+# The names of the test modules that run without --all: they take a few minutes.
 TESTS = ["cache", "dask_arrays", "dask_fit", "fit", "functional", "jitted", "layers", "memory", "nnfs_book", "saving", "shapes",
          "sklearn", "sklearn_arrays", "sklearn_overrides", "storage", "threads"]
 
+# The code that `python -W error` runs: it imports all modules, compiles all kernels, and prints the versions in use.
 _WARNINGS_ARE_ERRORS = """
 import importlib, pkgutil, fastbp
 for module in pkgutil.walk_packages(fastbp.__path__, "fastbp."):
@@ -61,13 +64,13 @@ def main(arguments):
 
 
 def supported():
-    """The versions of Python that pyproject.toml allows, as "3.10"."""
+    """Return the versions of Python that pyproject.toml allows, each as "3.10"."""
     allowed = SpecifierSet(metadata.metadata("fastbp")["Requires-Python"])
     return [version for minor in range(NEWEST_PYTHON + 1) if (version := f"3.{minor}") in allowed]
 
 
 def pythons(versions):
-    """({version: its interpreter}, the versions of which there is none): on PATH, else the newest that pyenv has."""
+    """Return ({version: its interpreter}, the versions that are missing). An interpreter on PATH precedes pyenv's newest."""
     pyenv, found = Path(os.environ.get("PYENV_ROOT") or "~/.pyenv").expanduser(), {}
     for version in versions:
         names = [shutil.which(f"python{version}"), *sorted(pyenv.glob(f"versions/{version}.*/bin/python"), key=_numbers)[::-1]]
@@ -76,27 +79,29 @@ def pythons(versions):
 
 
 def _numbers(path):
+    """Return the numbers in the name of one of pyenv's versions, to sort by."""
     return [int(number) for number in re.findall(r"\d+", path.parts[-3])]
 
 
 def _version(python):
-    """As "3.10"; None if it does not run, as the names that pyenv puts on PATH of versions that are not chosen."""
+    """Return an interpreter's version, as "3.10", or None if it does not run: pyenv puts names on PATH that do not."""
     said = subprocess.run([python, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"], capture_output=True, text=True)
     return said.stdout.strip() if said.returncode == 0 else None
 
 
 def _install_uv(folder):
+    """Install uv in an environment in that folder, and return its path."""
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
     subprocess.run([folder / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check", "uv>=0.5,<1"], check=True)
     return folder / "bin" / "uv"
 
 
 class _Failure(Exception):
-    """What a command of an environment said when it failed."""
+    """An error with the output of a command that failed in an environment."""
 
 
 class _Environment:
-    """One Python with the oldest or the newest versions, in a folder of its own."""
+    """An environment of one Python with the oldest or the newest versions, in a folder of its own."""
 
     def __init__(self, uv, folder, version, python, age):
         self._uv, self._version, self._base, self._age = uv, version, python, age
@@ -109,7 +114,7 @@ class _Environment:
         return f"Python {self._version}, {self._age}"
 
     def check(self, tests):
-        """How many of the tests passed; raises _Failure."""
+        """Install the environment and run the tests there; return how many passed. Raise _Failure."""
         self._install()
         print(f"{self}: {self._run(self._python, '-W', 'error', '-c', _WARNINGS_ARE_ERRORS).strip()}", flush=True)
         output = self._run(self._python, "-m", "pytest", "-q", "-n", "auto", "-p", "no:cacheprovider", *tests)
@@ -124,12 +129,13 @@ class _Environment:
         self._run(self._uv, *to, "--no-deps", "--editable", ROOT)
 
     def _run(self, *command):
+        """Run a command and return its output. Raise _Failure if it fails or hangs."""
         process = subprocess.Popen([*map(str, command)], env=self._variables, cwd=ROOT, stdin=subprocess.DEVNULL, text=True,
                                    stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
         try:
             output, _ = process.communicate(timeout=PATIENCE)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)      # with the processes of the tests
+            os.killpg(process.pid, signal.SIGKILL)      # kills the processes of the tests, too
             output, _ = process.communicate()
         if process.returncode:
             raise _Failure(f"{' '.join(map(str, command[:4]))} … ended with {process.returncode}:\n{output}")
@@ -137,5 +143,5 @@ class _Environment:
 
 
 def passed(output):
-    """How many tests passed, by pytest's closing line."""
+    """Return how many tests passed, read from pytest's closing line."""
     return int(re.search(r"(\d+) passed", output.splitlines()[-1])[1])

@@ -1,9 +1,9 @@
 """No kernel touches memory outside its arrays, at any shape around its tiles and on both sides of every blocking size.
 
-Steps of optimisers, losses, trainings and compiled networks are among them (walls_training.py).
+Steps of optimisers, losses, trainings and compiled networks are checked, too (walls_training.py).
 
-Operands and results lie against pages that kill the process which touches them: once with the wall behind the last element,
-once with it before the first. Operands are whole numbers, so that results are exact and must be equal.
+Each array lies against a wall, a page that kills the process if it is touched: once with the wall behind the last element, once
+with the wall before the first. Operands are whole numbers, so that results are exact and must be equal.
 """
 import itertools
 import sys
@@ -22,7 +22,8 @@ from .memory import Rooms
 FUNCTIONS = "dense_relu_forward", "dense_relu_backward", "dense_forward", "dense_backward"
 ACTIVATIONS = "leaky_relu", "sigmoid", "tanh", "gelu"
 
-# Batch, inputs, neurons: products of one row, with B in place, packed, by inner products, in one pass, and of few neurons.
+# A few shapes (batch, inputs, neurons) for every algorithm: one row, unpacked B, packed B, dot products, the fused backward
+# pass, and few neurons.
 SOME = ((1, 100, 92), (2, 33, 257), (3, 100, 65), (12, 64, 41), (7, 33, 12), (100, 7, 11), (30, 5, 13), (300, 92, 1),
         (40, 65, 2), (70, 3, 2), (1025, 7, 9), (5000, 1, 11), (5000, 92, 1), (4100, 45, 2), (4100, 13, 13), (4100, 2, 1),
         (4100, 1, 70))
@@ -31,14 +32,14 @@ _WORK = "import sys; from checks import walls; walls.work(*sys.argv[1:])"
 
 
 def small(dtype):
-    """Every shape from nothing to twice a tile and one more."""
+    """Return every shape from 0 to one more than two tiles in each dimension."""
     tile = blocking.tiles(numba.from_dtype(dtype)).full
     width = 2 * tile.vecs * tile.lanes + 2
     return itertools.product(range(2 * tile.rows + 2), range(width), range(width))
 
 
 def around_blocks(dtype):
-    """Both sides of every size of a block, and of where another kernel begins."""
+    """Yield shapes on both sides of every size of a block, and of every size from which on another kernel is used."""
     b, lanes = blocking, blocking.tiles(numba.from_dtype(dtype)).full.lanes
     rows = _around(b.UNPACKED_ROWS, b.MC, b.DOT_ROWS, b.FAR_UNPACKED_ROWS, b.COPIED_MC, b.TRANSPOSED_ROWS, transposed.ROWS,
                    b.FUSED_ROWS, b.TASK_ROWS, 2 * b.TASK_ROWS,
@@ -56,38 +57,43 @@ def around_blocks(dtype):
 
 
 def _around(*sizes):
+    """Return each size, the one before and the one after."""
     return sorted({size + step for size in sizes for step in (-1, 0, 1)})
 
 
+# The names of sets of shapes, and functions of the dtype that return them.
 SHAPES = {"some": lambda dtype: (*SOME, *walls_training.SOME), "small": small, "blocks": around_blocks,
           "training": walls_training.cases}
 
 
 class Calls:
-    """Calls of everything, with arrays that are allocated as usual."""
+    """The calls of all functions and activations, with arrays that are allocated as usual."""
 
     def __init__(self, dtype):
         self._dtype = dtype
 
     def place(self, numbers):
+        """Return an array with these numbers."""
         return np.array(numbers, self._dtype, order="C")
 
     def room(self, shape):
+        """Return an array for a result, filled with NaN."""
         return self.place(np.full(shape, np.nan))
 
     def give_back(self):
-        pass
+        """Free the memory of the arrays, where a subclass keeps it."""
 
     def check(self, shape, rng):
-        """AssertionError where a result is not exact; the process dies where a wall is touched."""
+        """Make all calls of a shape. Raise AssertionError if a result is not exact; the process dies if a wall is touched."""
         for name in FUNCTIONS:
             arguments = oracle.operands(rng, name, *shape, self._dtype)
             self._compare(name, shape, arguments, oracle.expected(name, arguments))
-            if self._dtype == np.float32:       # whole numbers to 3 are the same in bfloat16
+            if self._dtype == np.float32:       # bfloat16 holds whole numbers from -3 to 3 exactly
                 self._compare(name, shape, arguments, oracle.expected(name, arguments), precision="bfloat16")
         self._check_activations(shape, rng)
 
     def _compare(self, name, shape, arguments, expected, **options):
+        """Call a function, and raise AssertionError unless the results equal the expected ones."""
         arguments = {argument: self.place(array) for argument, array in arguments.items()}
         out = tuple(self.room(values.shape) for values in expected)
         getattr(fastbp, name)(**arguments, **options, out=out if len(out) > 1 else out[0])
@@ -96,7 +102,7 @@ class Calls:
         self.give_back()
 
     def _check_activations(self, shape, rng):
-        """The same bits as from arrays that lie anywhere."""
+        """Raise AssertionError unless steps of layers give the same bits as with arrays that lie anywhere."""
         batch, n_inputs, n_neurons = shape
         x, dvalues = oracle.integers(rng, (batch, n_inputs), self._dtype), oracle.integers(rng, (batch, n_neurons), self._dtype)
         for name in ACTIVATIONS:
@@ -114,7 +120,7 @@ class Calls:
 
 
 class Walled(Calls):
-    """The same with each array in a room of its own."""
+    """The same calls with each array in a room of its own."""
 
     def __init__(self, dtype, at_end):
         super().__init__(dtype)
@@ -131,7 +137,7 @@ class Walled(Calls):
         return self.placed(np.array(numbers, self._dtype, order="C"))
 
     def placed(self, array):
-        """Return a copy of an array in C order in a room of its own."""
+        """Return a copy of an array in a room of its own, against a wall; it is in C order."""
         view = self._rooms.take(array.nbytes).array(array.shape, array.dtype, array.strides, self._at_end)
         view[...] = array
         return view
@@ -140,20 +146,20 @@ class Walled(Calls):
         self._rooms.give_back()
 
 
-def work(which, dtype, at_end, share, shares):
-    """Check a share of the shapes; print each before it."""
+def work(which, dtype, at_end, first, jobs):
+    """Check the shapes number first, first + jobs, … Print each shape before it is checked."""
     dtype, rng = np.dtype(dtype), np.random.default_rng(0)
     walled = Walled(dtype, at_end == "1")
-    for shape in itertools.islice(SHAPES[which](dtype), int(share), None, int(shares)):
+    for shape in itertools.islice(SHAPES[which](dtype), int(first), None, int(jobs)):
         print(*shape, flush=True)
         walled.check(shape, rng)
 
 
-def run(which, dtypes=("float32", "float64"), shares=1):
-    """(faults, shapes checked): a shape counts for each dtype and wall."""
+def run(which, dtypes=("float32", "float64"), jobs=1):
+    """Check shapes in `jobs` processes at once; return (faults, shapes checked). A shape counts for each dtype and wall."""
     faults, checked = [], 0
     for dtype, at_end in itertools.product(dtypes, (1, 0)):
-        processes = [child.start(_WORK, which, dtype, at_end, share, shares) for share in range(shares)]
+        processes = [child.start(_WORK, which, dtype, at_end, first, jobs) for first in range(jobs)]
         for process in processes:
             status, output, errors = child.finish(process, patience=1 << 20)
             shapes = output.splitlines()
@@ -170,7 +176,7 @@ def main(arguments):
     chosen = parser.parse_args(arguments)
     faults, checked = [], 0
     for which in chosen.shapes:
-        found, count = run(which, shares=chosen.jobs)
+        found, count = run(which, jobs=chosen.jobs)
         print(f"{which}: {count:,} shapes", flush=True)
         faults, checked = faults + found, checked + count
     return report.close(faults, shapes=checked)

@@ -1,7 +1,7 @@
-"""Steps, losses, trainings and compiled networks whose arrays lie at walls, for scripts/check walls.
+"""Steps of optimisers, losses, trainings and compiled networks with arrays that lie at walls, for scripts/check walls.
 
-All arrays of a call lie in rooms, among them what an optimiser remembers and what a training keeps between its passes; what
-comes out must be the same bits as from arrays that lie anywhere.
+All arrays of a call lie in rooms, also the optimiser's state and the arrays that a training keeps between its passes. The
+results must have the same bits as with arrays that lie anywhere.
 """
 import itertools
 from unittest import mock
@@ -20,14 +20,15 @@ OPTIMIZERS = (lambda: fastbp.SGD(0.1), lambda: fastbp.SGD(0.1, momentum=0.9),
               lambda: fastbp.SGD(0.1, momentum=0.9, nesterov=True), lambda: fastbp.AdamW(0.1))
 LOSSES = fastbp.SoftmaxCrossEntropy(), fastbp.BinaryCrossEntropy(), fastbp.MeanSquaredError()
 
-# What is checked, and sizes: elements; rows and outputs; batch, rows, inputs, neurons, outputs (one shard or two, dweights in
-# blocks or not, a last batch that is not full); inputs and neurons of a compiled network.
+# A few cases, each a kind and its sizes. "update": elements. "loss": rows, outputs. "fit": batch, rows, inputs, neurons,
+# outputs (with one part of the batch or two, dweights in blocks or not, and a last batch that is not full). "jitted": inputs,
+# neurons.
 SOME = (*(("update", count) for count in (1, 15, 17, 4095, 4097)), *(("loss", *sizes) for sizes in ((1, 1), (33, 17), (64, 7))),
         ("fit", 16, 50, 13, 9, 3), ("fit", 127, 200, 7, 33, 1), ("fit", 130, 300, 5, 17, 2), ("jitted", 5, 9))
 
 
 def cases(dtype):
-    """Both sides of each size of a task and of a vector, and each way to compute a training step."""
+    """Yield cases on both sides of each size of a task and of a vector, and for each way to compute a training step."""
     lanes, chunk, rows = blocking.tiles(numba.from_dtype(dtype)).row.lanes, optimizer_kernels.CHUNK, loss_kernels.ROWS
     vectors = range(1, 2 * lanes + 2)
     ends = range(-lanes - 1, lanes + 2)
@@ -42,17 +43,20 @@ def cases(dtype):
 
 
 class Training:
-    """The checks, with what places arrays at walls."""
+    """The checks of cases. `walled` places arrays at walls."""
 
     def __init__(self, walled, dtype):
         self._walled, self._dtype = walled, dtype
 
     def check(self, what, *sizes, rng):
-        """Raise AssertionError where walls change a result; the process dies where one is touched."""
+        """Check a case. Raise AssertionError if walls change a result; the process dies if a wall is touched."""
         for variant in getattr(self, f"_{what}")(rng, *sizes):
             free, at_walls = variant(np.copy), variant(self._walled.placed)
             self._walled.give_back()
             assert free == at_walls, f"{what} of {sizes} {self._dtype} differs"
+
+    # Each generator below yields functions to be called with place(array), which returns a copy of an array. They return bytes
+    # and numbers.
 
     def _update(self, rng, count):
         w, g = (rng.standard_normal((2, count, 1)).astype(self._dtype) for _ in range(2))
@@ -117,6 +121,6 @@ class Training:
 
 
 def _targets(rng, loss, rows, outputs, dtype):
-    """Return targets as the kernel takes them, in each form."""
+    """Return targets in each form that the loss's kernel reads."""
     table = rng.random((rows, outputs)).astype(dtype)
     return [rng.integers(0, outputs, rows), table] if loss is LOSSES[0] else [table]

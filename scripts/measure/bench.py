@@ -1,14 +1,14 @@
-"""Run the benchmarks of asv_benchmarks/ with airspeed velocity; its environment, results and site are in .asv/.
+"""The benchmarks of asv_benchmarks/, run with airspeed velocity. Its environment, results and site are in .asv/.
 
-quick         every benchmark once, on the files as they are, in .venv: under three minutes
-compare BASE  the files as they are against a commit: what takes over 15 % longer, in three measurements out of three,
-              is named, and the exit status is 1
-history N     the tracked numbers of the last N commits that changed the package; those measured before are left out
-site          publish what history measured, and look at it in a headless Chromium
-check         for continuous integration: quick, but an error if anything is skipped; then the site
+quick         runs every benchmark once, on the files as they are, in .venv: under three minutes
+compare BASE  compares the files as they are with a commit: benchmarks that take over 15 % longer in three measurements of
+              three are named, and the exit status is 1
+history N     measures the tracked numbers of the last N commits that changed the package, except those measured before
+site          publishes what history has measured, and looks at it in a headless Chromium
+check         is for continuous integration: quick, but with an error if anything is skipped; then the site
 
-Compared and followed over time are the tracked numbers: ratios of fastbp's time and NumPy's in one process. A machine
-whose clock changes while it runs changes both.
+The tracked numbers are compared and followed over time: each is the ratio of fastbp's time to NumPy's in one process. A machine
+whose clock changes while it runs changes both times.
 """
 import argparse
 import functools
@@ -30,10 +30,11 @@ from asv.util import load_json
 
 ROOT = Path(__file__).parents[2]
 SUITE = ROOT / "asv_benchmarks"
-FACTOR = 1.15                   # a time over this many times the old one is a regression
-MEASUREMENTS = 3                # that have to agree on it
+FACTOR = 1.15                   # A benchmark is slower if it takes over this many times as long.
+MEASUREMENTS = 3                # A benchmark is reported if all of this many measurements find it slower.
+# The chart that is looked at on the site.
 CHART = "against_numpy.TimeOverNumPys.track_forward?x-axis-scale=even&p-threads=1"
-# The files that asv's page loads from other sites, and where they are in the packages of asv_benchmarks/site/.
+# The files that asv's page loads from other sites, and their paths in the npm packages of asv_benchmarks/site/.
 LIBRARIES = {
     "jquery-3.3.1.min.js": "jquery/dist/jquery.min.js",
     "jquery.flot.min.js": "flot/jquery.flot.js",
@@ -66,16 +67,18 @@ def main():
 
 
 def positive(text):
+    """Return an argument of the command line as a number of at least 1. Raise ArgumentTypeError."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r}, expected a number of at least 1")
     return int(text)
 
 
 def fail(message):
+    """End the command with a message and exit status 1."""
     sys.exit(f"scripts/bench: {message}")
 
 
-# ---- the commands
+# ---- the commands: each returns the exit status
 
 
 def quick():
@@ -151,7 +154,7 @@ def site():
 
 
 class Asv:
-    """Calls asv with the suite's configuration, with the results in that folder and the site in another one in it."""
+    """A caller of asv with the suite's configuration. Results and site are in two folders within the given one."""
 
     def __init__(self, folder=ROOT / ".asv"):
         self.results, self.html = f"{folder}/results", f"{folder}/html"
@@ -164,7 +167,7 @@ class Asv:
         self._run("machine", "--yes", stdout=subprocess.DEVNULL)
 
     def __call__(self, command, *arguments, **options):
-        """asv's exit status."""
+        """Run a command of asv and return its exit status. options: those of subprocess.run."""
         return self._run(command, *arguments, **options).returncode
 
     def _run(self, command, *arguments, **options):
@@ -173,7 +176,7 @@ class Asv:
                               cwd=ROOT, text=True, **options)
 
     def values(self, commit):
-        """The results of a commit by benchmark and parameters; NaN for what was skipped or failed."""
+        """Return {benchmark with parameters: number} of a commit; the number is NaN where it was skipped or failed."""
         values = {}
         for result in iter_results(self.results):
             if result.commit_hash == commit:
@@ -185,7 +188,7 @@ class Asv:
 
 
 def one_round(asv, turns):
-    """Every benchmark once, in this environment."""
+    """Run every benchmark once, in this environment; return asv's exit status."""
     return asv("run", "--quick", "--python=same", "--show-stderr", f"--set-commit-hash={commit('HEAD')}",
                env=os.environ | {"FASTBP_BENCH_TURNS": str(turns)})
 
@@ -194,6 +197,7 @@ def one_round(asv, turns):
 
 
 def git(*arguments):
+    """Return the output of a git command."""
     done = subprocess.run(["git", *arguments], cwd=ROOT, text=True, capture_output=True)
     if done.returncode:
         fail(f"git {arguments[0]} failed: {done.stderr.strip()}")
@@ -201,6 +205,7 @@ def git(*arguments):
 
 
 def commit(name):
+    """Return the hash of the commit with that name."""
     done = subprocess.run(["git", "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}"],
                           cwd=ROOT, text=True, capture_output=True)
     if done.returncode:
@@ -209,12 +214,12 @@ def commit(name):
 
 
 def files_as_they_are():
-    """HEAD, or a commit on no branch of what git follows and has changed since."""
+    """Return HEAD's hash, or, if tracked files have changed since, that of a commit with them, which is on no branch."""
     return git("stash", "create") or commit("HEAD")
 
 
 def made_commit(message, parent):
-    """A commit on no branch with the files of its parent."""
+    """Make a commit with the files of its parent, on no branch, and return its hash."""
     return git("-c", "user.name=bench", "-c", "user.email=bench@localhost", "commit-tree", f"{parent}^{{tree}}",
                "-p", parent, "-m", message)
 
@@ -223,7 +228,7 @@ def made_commit(message, parent):
 
 
 def publish(asv):
-    """Make the site, and see that a chart is on it."""
+    """Make the site, and check that it shows a chart."""
     if asv("publish"):
         fail("asv could not publish the results")
     bring_libraries(Path(asv.html))
@@ -231,12 +236,12 @@ def publish(asv):
 
 
 def bring_libraries(html):
-    """Put what the page loads from other sites beside it, so that it works without them."""
+    """Put the files that the page loads from other sites beside it, so that it works without these sites."""
     if not shutil.which("npm"):
         print("npm is not installed: the site will load its libraries from other sites")
         return
     with tempfile.TemporaryDirectory() as folder:
-        for name in ("package.json", "package-lock.json"):          # which has the digests of the packages
+        for name in ("package.json", "package-lock.json"):          # the lock file has digests of the packages
             shutil.copy(SUITE / "site" / name, folder)
         subprocess.run(["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--silent"], cwd=folder, check=True)
         for path in LIBRARIES.values():
@@ -252,7 +257,7 @@ def bring_libraries(html):
 
 
 def look_at(html):
-    """Open the page of a chart as a person would. Without a Chromium, say so."""
+    """Open the page of a chart in a browser, and fail if there is none on it. Without a Chromium, print a message instead."""
     sys.path.insert(0, str(ROOT / "tests"))
     import browser
     if not browser.find():
@@ -272,6 +277,8 @@ def look_at(html):
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
+    """A handler of requests that prints no log."""
+
     def log_message(self, *arguments):
         pass
 

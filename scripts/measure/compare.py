@@ -1,11 +1,12 @@
-"""Compare a training step of one layer with NumPy's, PyTorch's and JAX's, and write the table into the README if asked.
+"""A comparison of a training step of one layer with NumPy's, PyTorch's and JAX's.
 
-A ratio is the time of the fastest of the others over fastbp's: above 1, fastbp is faster.
+A ratio is the time of the fastest of the others divided by fastbp's: above 1, fastbp is faster.
 """
 import statistics
 
 import contest
 
+# Shapes (batch, inputs, neurons), from toys to a transformer's.
 SHAPES = [(1, 4, 3), (3, 4, 3), (300, 2, 64), (32, 64, 64), (200, 64, 100), (64, 784, 128), (128, 784, 512), (1, 1024, 1024),
           (16, 1024, 1024), (256, 512, 512), (100, 333, 77), (1023, 257, 129), (1024, 1024, 1024), (4096, 784, 256),
           (65536, 64, 64), (20000, 784, 128), (100000, 16, 16), (2048, 4096, 1024)]

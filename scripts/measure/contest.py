@@ -1,7 +1,7 @@
-"""Side by side: implementations of one step of a dense layer with ReLU, each in a process of its own, taking turns.
+"""A contest of implementations of one step of a dense layer with ReLU, which take turns, each in a process of its own.
 
-A step is forward, then from dvalues: dinputs, dweights and dbiases. The processes are given the same arrays, and the same
-CPUs. A ratio compares medians over turns, so that a machine that slows down for a while slows down all of them.
+A step computes y in the forward pass, and then dinputs, dweights and dbiases from dvalues. The processes have the same arrays
+and the same CPUs. Ratios compare medians over turns: a machine that is slow for a while slows down all implementations.
 """
 import argparse
 import importlib.util
@@ -20,16 +20,19 @@ BENCHMARKS = Path(__file__).parents[2] / ".docs" / "benchmarks.md"
 PEERS = ("numpy", "torch", "jax")
 PACKAGES = ("fastbp", "numba", "sklearn", *PEERS)
 README = Path(__file__).parents[2] / "README.md"
-SECONDS = 0.05                  # of steps in a turn
-MOST_STEPS = 1000
-QUIET = 0.12                    # seconds between turns: OpenBLAS's threads go on spinning for 0.1 after its last product
+SECONDS = 0.05                  # A turn takes about this many seconds.
+MOST_STEPS = 1000               # A turn has at most this many steps.
+QUIET = 0.12                    # Seconds between turns: OpenBLAS's threads spin for 0.1 s after its last product.
 
 
 # ---- in the process of one implementation
 
 
 def operands(batch, n_inputs, n_neurons, dtype):
-    """x, weights, biases and dvalues, the same in every process."""
+    """Return x (batch, n_inputs), weights (n_inputs, n_neurons), biases (1, n_neurons) and dvalues (batch, n_neurons).
+
+    They are the same in every process.
+    """
     rng = np.random.default_rng([batch, n_inputs, n_neurons])
     shapes = (batch, n_inputs), (n_inputs, n_neurons), (1, n_neurons), (batch, n_neurons)
     x, w, b, dvalues = (rng.standard_normal(shape).astype(dtype) for shape in shapes)
@@ -45,7 +48,7 @@ def numpy_steps(x, w, b, dvalues, threads, precision):
 
 
 def torch_steps(x, w, b, dvalues, threads, precision):
-    """The better of two counts: plain operators, and autograd."""
+    """Return two steps, of which the faster one counts: with plain operators, and with autograd."""
     import torch
     torch.set_num_threads(threads)
     x, w, b, dvalues = (torch.from_numpy(a) for a in (x, w, b[0], dvalues))
@@ -96,11 +99,12 @@ def fastbp_steps(x, w, b, dvalues, threads, precision):
     return [step]
 
 
+# Each function returns the steps of an implementation, functions without arguments.
 STEPS = {"fastbp": fastbp_steps, "numpy": numpy_steps, "torch": torch_steps, "jax": jax_steps}
 
 
 def work(name, threads, dtype, precision, constants):
-    """Answer for an implementation of a layer's step."""
+    """Answer questions about an implementation of a layer's step, in its process; constants: {name: value} in blocking."""
     if constants:
         from fastbp.kernels import blocking
         for constant, value in constants.items():
@@ -115,7 +119,7 @@ def work(name, threads, dtype, precision, constants):
 
 
 def answer(prepare, seconds):
-    """Answer lines of JSON with one of a number: what is to be prepared, or null for seconds()."""
+    """Answer each line of JSON on stdin with a number on stdout: null with seconds(), anything else with prepare(it)."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     for line in sys.stdin:
@@ -124,7 +128,7 @@ def answer(prepare, seconds):
 
 
 def timed(step, turns=None):
-    """The median of the seconds of a step over a turn."""
+    """Return the median of a step's seconds over a turn; turns: anything with so many elements as steps are to be timed."""
     step()
     start = time.perf_counter()
     step()
@@ -141,7 +145,7 @@ def timed(step, turns=None):
 
 
 class Contestant:
-    """An implementation in a process of its own; `constants` change fastbp's blocking table there."""
+    """An implementation in a process of its own. `constants` change fastbp's blocking table there."""
 
     def __init__(self, name, threads, dtype="float32", precision="float32", constants=None, cache=None, script=__file__):
         self.name = name
@@ -156,7 +160,7 @@ class Contestant:
                                          text=True, env=env, preexec_fn=cpus and (lambda: os.sched_setaffinity(0, cpus)))
 
     def ask(self, shape=None):
-        """Build the step for a shape, or time it: seconds."""
+        """Have the step for a shape built, or, without a shape, timed; return seconds."""
         print(json.dumps(shape), file=self._process.stdin, flush=True)
         answer = self._process.stdout.readline()
         if not answer:
@@ -169,7 +173,7 @@ class Contestant:
 
 
 def medians(contestants, shape, turns):
-    """Seconds of a step of each contestant, in their order: the medians of so many turns."""
+    """Return the seconds of a step of each contestant, in their order: medians of so many turns."""
     for contestant in contestants:
         contestant.ask(shape)
     seconds = [[] for _ in contestants]
@@ -181,7 +185,7 @@ def medians(contestants, shape, turns):
 
 
 def installed(names):
-    """Those of the names that can be imported; says which cannot."""
+    """Return those of the names that can be imported, and print which cannot."""
     found = [name for name in names if importlib.util.find_spec(name)]
     for name in sorted(set(names) - set(found)):
         print(f"{name} is not installed and left out", file=sys.stderr)
@@ -189,7 +193,7 @@ def installed(names):
 
 
 def machine():
-    """The CPU, and the versions of what is installed, in one line."""
+    """Return the CPU and the versions of the installed packages, in one line."""
     from fastbp import _config
     return _config.machine({"sklearn": "scikit-learn"}.get(name, name) for name in PACKAGES if importlib.util.find_spec(name))
 
@@ -205,7 +209,7 @@ def write(page, script, text):
 
 
 def options(description):
-    """A parser with the options that all comparisons have."""
+    """Return a parser with the options that all comparisons have."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, nargs="+", help="default: 1 and all cores")
     parser.add_argument("--dtype", nargs="+", default=["float32"], choices=["float32", "float64"])
@@ -216,11 +220,12 @@ def options(description):
 
 
 def thread_counts(chosen):
+    """Return the chosen numbers of threads, by default 1 and the number of cores."""
     from fastbp import _cpu
     return chosen or sorted({1, _cpu.cores()})
 
 
 if __name__ == "__main__":
-    sys.path.remove(str(Path(__file__).parent))         # where the scripts lie, not what they measure
+    sys.path.remove(str(Path(__file__).parent))         # no implementation must import one of the scripts
     _, name, threads, dtype, precision, constants = sys.argv
     work(name, int(threads), dtype, precision, json.loads(constants))

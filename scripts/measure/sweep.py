@@ -1,8 +1,8 @@
-"""Compare a training step of layers of random shapes with NumPy's and PyTorch's, and list those where fastbp is slower.
+"""A comparison of a training step of layers of random shapes with NumPy's and PyTorch's, which lists where fastbp is slower.
 
-Batch 1 to 300 000, inputs and neurons 1 to 3 000, log-uniform, up to 40 GFLOP a step; a fresh seed each time, which is
-printed. For a slower shape it says what binds it: the larger of its arithmetic over the speed of this machine's products and
-its memory traffic over the speed of its copies, and what share of that fastbp and the fastest other one reach.
+Shapes are log-uniform: batch 1 to 300 000, inputs and neurons 1 to 3 000, up to 40 GFLOP a step. Each run draws and prints a
+new seed. For each slower shape it prints what limits it: arithmetic at the speed of this machine's products, or memory traffic
+at the speed of its copies, whichever takes longer; and what percentage of that speed fastbp and the fastest other one reach.
 """
 import statistics
 import time
@@ -10,8 +10,8 @@ import time
 import contest
 import numpy as np
 
-MOST = 300_000, 3_000, 3_000
-FLOP = 40e9
+MOST = 300_000, 3_000, 3_000    # The largest batch, number of inputs, and number of neurons.
+FLOP = 40e9                     # A step has at most this many floating-point operations.
 
 
 def main():
@@ -29,6 +29,7 @@ def main():
 
 
 def random_shapes(seed, count):
+    """Return `count` random shapes (batch, inputs, neurons)."""
     rng = np.random.default_rng(seed)
     shapes = []
     while len(shapes) < count:
@@ -39,6 +40,7 @@ def random_shapes(seed, count):
 
 
 def sweep(shapes, peers, dtype, threads, precision, turns):
+    """Compare all shapes, and print a summary and the slower ones."""
     contestants = [contest.Contestant(name, threads, dtype, precision) for name in ("fastbp", *peers)]
     speeds = machine_speeds(dtype)
     ratios, slower = [], []
@@ -63,7 +65,7 @@ def sweep(shapes, peers, dtype, threads, precision, turns):
 
 
 def machine_speeds(dtype):
-    """(FLOP/s, bytes/s) of one thread: the best of a few large products, and of copies beyond the caches."""
+    """Return (FLOP/s, bytes/s) of one thread: the best of eight large products, and of eight copies larger than the caches."""
     a, big = np.ones((1024, 1024), dtype), np.ones(1 << 25, np.uint8)
     product, copy = np.empty_like(a), np.empty_like(big)
     from threadpoolctl import threadpool_limits
@@ -74,12 +76,14 @@ def machine_speeds(dtype):
 
 
 def seconds(function):
+    """Return the seconds that a call takes."""
     start = time.perf_counter()
     function()
     return time.perf_counter() - start
 
 
 def reason(shape, itemsize, speeds, threads, ours, theirs):
+    """Return what limits a step, and what parts of that limit fastbp and the fastest other one reach, as text."""
     batch, n_inputs, n_neurons = (float(n) for n in shape)
     arithmetic = 6 * batch * n_inputs * n_neurons / speeds[0] / threads
     memory = itemsize * (3 * batch * (n_inputs + n_neurons) + 3 * n_inputs * n_neurons) / speeds[1]

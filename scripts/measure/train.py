@@ -1,7 +1,7 @@
-"""Compare whole trainings with scikit-learn's and an eager PyTorch loop, and an optimiser's pass with copying memory.
+"""A comparison of whole trainings with scikit-learn's and an eager PyTorch loop, and of an optimiser's pass with copying.
 
-A ratio is the time of another over fastbp's: above 1, fastbp is faster. Each trains in a process of its own, turn by turn,
-for the same number of epochs on the same data, with all cores.
+A ratio is the time of another divided by fastbp's: above 1, fastbp is faster. The implementations take turns, each in a process
+of its own. They train for the same number of epochs on the same data, with all cores.
 """
 import argparse
 import statistics
@@ -18,7 +18,7 @@ import numpy as np
 PEERS = ("sklearn", "torch")
 CONTESTANTS = ("fastbp", *PEERS)
 
-# name: data, dtype, parameters of scikit-learn's MLPClassifier, what the ratio to each is to be at least
+# Each job has data, a dtype, parameters of scikit-learn's MLPClassifier, and the smallest ratio to each that is promised.
 JOBS = {
     "digits, defaults": ("digits", "float64", {}, {"sklearn": 4, "torch": 4}),
     "digits, defaults, float32": ("digits", "float32", {}, {"sklearn": 4, "torch": 4}),
@@ -26,15 +26,16 @@ JOBS = {
                                       {"sklearn": 4}),
     "50 000 × 100, hidden 256": ("normal", "float64", {"hidden_layer_sizes": [256], "max_iter": 5}, {"sklearn": 1.7}),
 }
-TURN = 1.0                      # seconds, at least, of fits of one implementation
-PARAMETERS = 10_000_000
-BANDWIDTH = 0.8                 # of copying
+TURN = 1.0                      # A turn of an implementation takes at least this many seconds.
+PARAMETERS = 10_000_000         # The optimiser's pass is over this many parameters.
+BANDWIDTH = 0.8                 # It must read and write bytes at this part of the speed of copying, or faster.
 
 
 # ---- in the process of one implementation
 
 
 def data(name, dtype):
+    """Return x (rows, features) and the labels (rows,) of a job."""
     if name == "digits":
         from fastbp.demo import load_digits
         digits = load_digits()
@@ -44,7 +45,7 @@ def data(name, dtype):
 
 
 def estimator(module):
-    """fit(x, y, parameters, epochs) of scikit-learn's classifier, or of fastbp's."""
+    """Return a function fit(x, y, parameters, epochs) that trains the classifier of a module and returns its epochs."""
     def fit(x, y, parameters, epochs):
         return module.MLPClassifier(random_state=0, **parameters | {"max_iter": epochs}).fit(x, y).n_iter_
     return fit
@@ -82,12 +83,13 @@ def torch_fit():
     return fit
 
 
+# Each function returns fit(x, y, parameters, epochs) of an implementation, which returns the number of epochs.
 FITS = {"fastbp": fastbp_fit, "sklearn": sklearn_fit, "torch": torch_fit}
 
 
 def work(name):
-    """Answer for an implementation: a job prepares, with the number of its epochs as the answer, null times a fit."""
-    warnings.simplefilter("ignore")                     # most jobs end before they converge
+    """Answer questions about an implementation in its process: a job with its number of epochs, null with a fit's seconds."""
+    warnings.simplefilter("ignore")                     # warnings that a job ended before it converged
     fit, prepared = FITS[name](), []
 
     def prepare(job):
@@ -96,7 +98,7 @@ def work(name):
         return fit(*prepared)
 
     def seconds():
-        """Of a fit, the mean over a turn: the first one finds the cores as another implementation has left them."""
+        """Return the mean seconds of a fit over a turn: the first fit finds the cores as another implementation left them."""
         start, fits = time.perf_counter(), 0
         while time.perf_counter() - start < TURN:
             fit(*prepared)
@@ -143,7 +145,7 @@ def fits(jobs, peers, turns):
 
 
 def optimizer():
-    """Adam's pass over many parameters: the bytes that it reads and writes a second, beside the better of two ways to copy."""
+    """Return a line about Adam's pass over many parameters: its bytes a second, beside the faster of two ways to copy."""
     import fastbp
     values, gradient = np.ones(PARAMETERS, np.float32), np.full(PARAMETERS, 0.1, np.float32)
     target, adam = np.ones_like(values), fastbp.Adam()
@@ -166,7 +168,7 @@ def optimizer():
 
 if __name__ == "__main__":
     if len(sys.argv) == 6 and sys.argv[1] in FITS:
-        sys.path.remove(str(Path(__file__).parent))     # where the scripts lie, not what they measure
+        sys.path.remove(str(Path(__file__).parent))     # no implementation must import one of the scripts
         work(sys.argv[1])
     else:
         main()

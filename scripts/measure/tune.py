@@ -1,7 +1,8 @@
-"""Try other values of the blocking table (fastbp/kernels/blocking.py), each in a fresh process, and print what to change.
+"""A trial of other values of the blocking table (fastbp/kernels/blocking.py), which prints what to change.
 
-Every value is compared with the present one in turns, over shapes that it could matter for. A number is the geometric mean of
-the speed-ups; what gains more than 2 % is printed as a change to make. Nothing is changed.
+Each value has a process of its own, and is compared with the present value in turns, over shapes for which it may matter. The
+printed number is the geometric mean of the speed-ups. A value that gains more than 2 % is printed as a change to make; nothing
+is changed.
 """
 import statistics
 import tempfile
@@ -10,9 +11,11 @@ import contest
 
 from fastbp.kernels import blocking
 
+# Shapes (batch, inputs, neurons) for which the constants may matter.
 SHAPES = [(32, 64, 64), (64, 784, 128), (1, 1024, 1024), (8, 1024, 1024), (256, 512, 512), (1024, 1024, 1024), (16384, 64, 64),
           (8192, 784, 128), (50000, 16, 16), (5000, 8, 8)]
-GAIN = 1.02
+GAIN = 1.02                     # A value is worth a change from this speed-up on.
+# The constants to try, each with factors of its present value.
 FACTORS = {"KC": (0.5, 2), "MC_L2_PART": (0.5, 2), "COPIED_MC": (0.5, 2), "AHEAD": (0, 2), "SHALLOW_K": (0.5, 2),
            "NC_L3_PART": (0.5, 2), "UNROLL": (0.5, 2), "TASK_ROWS": (0.5, 2), "UNPACKED_ROWS": (0.5, 2),
            "FAR_UNPACKED_ROWS": (0.5, 2), "FAR_L3_PART": (0.5, 2), "UNPACKED_KC": (0.5, 2), "TRANSPOSED_ROWS": (0.5, 2),
