@@ -52,7 +52,7 @@ class SGD(_InPlace, SGDOptimizer):
 
     def before(self, optimizer):
         """Give fastbp's Optimizer, before an epoch, the learning rate that scikit-learn's loop may have changed."""
-        # The property's setter refuses 0, which a falling learning rate may become.
+        # The property's setter would check the number, which scikit-learn does not.
         optimizer._settings[optimizers.Settings._fields.index("learning_rate")] = self.learning_rate
 
     def after(self, optimizer):
