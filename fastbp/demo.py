@@ -75,12 +75,14 @@ class NumPyLayer:
         self.relu, self.need_dinputs = isinstance(layer, DenseReLU), layer.need_dinputs
 
     def forward(self, inputs: np.ndarray) -> np.ndarray:
+        """Return the output (rows, neurons) for inputs (rows, inputs)."""
         self.inputs, self.output = inputs, inputs @ self.weights + self.biases
         if self.relu:
             np.maximum(self.output, 0, out=self.output)
         return self.output
 
     def backward(self, dvalues: np.ndarray) -> np.ndarray | None:
+        """Set dweights and dbiases, and return dinputs if the layer needs them."""
         if self.relu:
             dvalues = dvalues * (self.output > 0)
         self.dweights = self.inputs.T @ dvalues
@@ -96,11 +98,13 @@ class NumPyNetwork:
         self.velocities = [np.zeros_like(values) for values in network.parameters()]
 
     def forward(self, inputs: np.ndarray) -> np.ndarray:
+        """Return the scores (rows, 10) for inputs (rows, 64)."""
         for layer in self.layers:
             inputs = layer.forward(inputs)
         return inputs
 
     def backward(self, dvalues: np.ndarray) -> np.ndarray | None:
+        """Set the gradients of all layers, and return the first one's dinputs, if it needs them."""
         for layer in reversed(self.layers):
             dvalues = layer.backward(dvalues)
         return dvalues

@@ -68,11 +68,13 @@ def functions(plan, kind, loss):
         return results
 
     def forward(parameters, x):
+        """Return the scores (rows, n_outputs) for x (rows, n_inputs)."""
         check(parameters, x)
         scores, _ = forward_passes(parameters, x)[-1]
         return scores
 
     def value_and_gradient(parameters, x, y):
+        """Return the mean loss, and the gradients with respect to the parameters, as a tuple."""
         check(parameters, x)
         check_targets(y, len(x))
         results = forward_passes(parameters, x)

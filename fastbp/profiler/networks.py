@@ -45,12 +45,14 @@ class TorchLayer:
             self.weights, self.biases = self.weights.bfloat16(), self.biases.bfloat16()
 
     def forward(self, inputs):
+        """Return the output (rows, neurons) for inputs (rows, inputs)."""
         with self.torch.no_grad():
             self.inputs = self.torch.as_tensor(inputs).to(self.weights.dtype)
             self.output = self.torch.addmm(self.biases, self.inputs, self.weights)
             return self.output.relu_() if self.relu else self.output
 
     def backward(self, dvalues):
+        """Set dweights and dbiases, and return dinputs."""
         with self.torch.no_grad():
             dvalues = self.torch.as_tensor(dvalues).to(self.weights.dtype)
             if self.relu:

@@ -80,7 +80,7 @@ def stream(plan: Plan, folder: Path, keep: bool = False) -> tuple[Report, Profil
             for name in missing:
                 file = created.enter_context((made / name).open("x+b"))
                 files[name] = Rows.create(file, shapes[name], plan.dtype)
-            _make_up([files[name] for name in INPUTS if name in missing], rows)
+            _fill_randomly([files[name] for name in INPUTS if name in missing], rows)
             with measure.threads_of(plan):
                 return _profile(plan, rows, [files[name] for name in shapes], rates)
 
@@ -262,7 +262,7 @@ def compile_for(arguments: dict[str, object], rows: int) -> None:
             measure.step(layers, *(np.zeros((count, size), plan.dtype) for size in (plan.sizes[0], plan.sizes[-1])))
 
 
-def _make_up(files, rows):
+def _fill_randomly(files, rows):
     """Fill the files with the random numbers that measure.measure gives a batch in memory."""
     rng = np.random.default_rng(networks.SEED)
     for file in files:
