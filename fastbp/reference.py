@@ -223,12 +223,12 @@ def run_loss(kind, scores, targets, weights, numbers, sums):
     if targets is None:
         _write([scores], [_exactly(softmax if kind == SOFTMAX else sigmoid, scores)])
         return
-    factor, *bounds, scale = numbers
-    weights = np.ones(len(scores), np.float64) if weights is None else weights * scale
+    gradient_factor, lower, upper, weight_scale = numbers
+    weights = np.ones(len(scores), np.float64) if weights is None else weights * weight_scale
     targets = targets if targets.ndim == 1 else targets.astype(np.float64)
-    losses, right, gradient = _exactly(lambda z: loss(kind, z, targets, *bounds), scores)
+    losses, right, gradient = _exactly(lambda z: loss(kind, z, targets, lower, upper), scores)
     with np.errstate(all="ignore"):
-        results = gradient * (factor * weights)[:, np.newaxis], ((weights * losses).sum(), right.sum())
+        results = gradient * (gradient_factor * weights)[:, np.newaxis], ((weights * losses).sum(), right.sum())
     _write([scores, sums[0]], results)
 
 

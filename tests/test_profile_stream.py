@@ -121,7 +121,8 @@ def test_report_is_of_the_whole_batch(plan, tmp_path, monkeypatch):
     assert report.seconds["numpy"] == pytest.approx(6 * BATCH / BLOCK)
     assert 0 < report.seconds["fastbp"] < streamed.seconds
     for layer, inputs, neurons, relu in zip(report.layers, SIZES, SIZES[1:], (1, 0), strict=False):
-        call = Call(BATCH, inputs, neurons, 8 * size, relu, 0, 1, 0)
+        call = Call(rows=BATCH, inputs=inputs, neurons=neurons, precision=8 * size, activation=relu, weights=0, dinputs=1,
+                    dinputs_bytes=0)
         for one, kind in zip(layer.passes, (FORWARD, BACKWARD), strict=True):
             assert one.work == work.of_pass(kind, call) and one.kernels and one.seconds > 0
             assert one.peers["numpy"] == pytest.approx((3 if kind == FORWARD else 0) * BATCH / BLOCK)

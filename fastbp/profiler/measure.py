@@ -197,8 +197,11 @@ def memory_of(name, layers, x, dvalues):
 
 def workspace() -> int:
     """Return the bytes of scratch memory that passes have taken so far. Later passes use it again."""
-    slots = range(_state.SLOTS, _state.SLOTS + _state.SLOT_COUNT * _state.SLOT_WORDS, _state.SLOT_WORDS)
-    return sum(_state.words[slot + 2] for slot in slots)
+    total_bytes = 0
+    for slot in range(_state.SLOTS, _state.SLOTS + _state.SLOT_COUNT * _state.SLOT_WORDS, _state.SLOT_WORDS):
+        _busy, _address, size = _state.words[slot:slot + _state.SLOT_WORDS]
+        total_bytes += size
+    return total_bytes
 
 
 @contextlib.contextmanager

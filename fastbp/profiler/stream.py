@@ -113,11 +113,12 @@ def _profile(plan, rows, files, rates):
     rates: the result of disk.rates.
     """
     scale = plan.batch / rows
+    inputs, dvalues, *_ = files
     _compile(plan, rows)
     layers = plan.own_layers()
 
     def first_block():
-        return [file.block(slice(0, rows)) for file in files[:2]]
+        return [file.block(slice(0, rows)) for file in (inputs, dvalues)]
 
     memory = {"fastbp": measure.memory_of("fastbp", _copies(layers), *first_block())}
     done = step(_copies(layers), files, rows)
@@ -125,7 +126,7 @@ def _profile(plan, rows, files, rates):
     for turn in _rounds_of_peers(plan, layers, first_block(), memory):
         peers = {name: (np.array(seconds, np.float64) * scale).tolist() for name, seconds in turn.times.items()}
         rounds.append(measure.Round({"fastbp": done.times} | peers, done.last))
-    byte_count = sum(file.bytes for file in files[:2])      # of the inputs, and of the results, which are as large
+    byte_count = inputs.bytes + dvalues.bytes               # the results have as many
     disk_read, disk_write = rates
     streamed = Streamed(block=rows, read=byte_count, written=byte_count, seconds=done.seconds, disk_read=disk_read,
                         disk_write=disk_write, anonymous=done.anonymous, scaled=scale)
