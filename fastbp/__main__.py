@@ -13,7 +13,7 @@ from fastbp import _jit, terminal
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser that says in one line what is wrong."""
+    """An argument parser whose error is one line."""
 
     def error(self, message):
         terminal.complain(f"{self.prog}: error: {message} (--help says what is expected)")
@@ -21,14 +21,14 @@ class _Parser(argparse.ArgumentParser):
 
 
 class Command(NamedTuple):
-    """`prepare(parser)` adds the command's options and returns what runs it: run(options) -> exit status."""
+    """A command: its help, and `prepare(parser)`, which adds its options and returns run(options) -> exit status."""
 
     help: str
     prepare: Callable[[argparse.ArgumentParser], Callable[[argparse.Namespace], int]]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit status: terminal.run says which ones it adds.
+    """Run a command and return its exit status or one that terminal.run returns in its place.
 
     Wrong options end the process with status 2, as argparse does.
     """
@@ -55,7 +55,7 @@ def _main(arguments):
 
 
 def _join_negative(arguments):
-    """Write `--inputs -1,2` as `--inputs=-1,2`: argparse would take -1,2 for an option."""
+    """Return the arguments with `--inputs=-1,2` in place of `--inputs -1,2`: argparse would take -1,2 for an option."""
     joined = []
     for argument in arguments:
         if joined and re.fullmatch("--[^=]+", joined[-1]) and re.match(r"-[\d.]", argument):
@@ -66,7 +66,7 @@ def _join_negative(arguments):
 
 
 def _module(name):
-    """The command of fastbp/<name>.py, which is imported only when it is used."""
+    """Return the `prepare` of the command in fastbp/<name>.py. It imports that module only when the command is used."""
     def prepare(parser):
         module = import_module(f"fastbp.{name}")
         module.add_options(parser)

@@ -1,17 +1,17 @@
-"""Who looks at standard error while it is written."""
+"""Checks whether somebody sees standard error while it is written."""
 import sys
 
 
 def in_notebook() -> bool:
-    """Return whether a kernel of Jupyter runs this: its standard error is no terminal, but shown as it comes."""
+    """Return whether a Jupyter kernel runs this process. It shows standard error at once, though that is no terminal."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if hasattr(ipython, "get_ipython") else None
     return getattr(shell, "kernel", None) is not None
 
 
 def is_watched() -> bool:
-    """Return whether standard error is a terminal or a notebook's: what is written elsewhere is read later, if at all."""
+    """Return whether standard error is a terminal or a notebook's. Elsewhere text is read later, if at all."""
     try:
         return sys.stderr.isatty() or in_notebook()
-    except (AttributeError, ValueError, OSError):                       # there is none, or it is closed
+    except (AttributeError, ValueError, OSError):                       # standard error is None or closed
         return False

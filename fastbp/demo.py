@@ -1,6 +1,6 @@
-"""Trains a 64-128-10 network on handwritten digits, checks its gradients and times it beside plain NumPy.
+"""A demonstration: trains a 64-128-10 network on handwritten digits, checks its gradients and times it beside plain NumPy.
 
-It is written as a user would write it, with `fit`; its twin in plain NumPy shows what that stands for.
+The code is what a user would write, with `fit`. The same network in plain NumPy shows what `fit` does.
 """
 import argparse
 import os
@@ -18,37 +18,39 @@ from . import SGD, Dense, DenseReLU, Sequential, SoftmaxCrossEntropy, __version_
 from ._memory import shuffled
 from .fit import History
 
-SIZES = 64, 128, 10             # pixels, hidden neurons, digits
-TRAINED_ON = 1437               # of 1 797 images, 80 %
-LEARNING_RATE = 0.1             # of the first epoch; it falls linearly to 0
-MOMENTUM = 0.9
-EPOCHS, BATCH, SEED = 30, 32, 0
-ACCURACY = 0.97                 # to be reached with these three
-GRADIENT_ERROR = 1e-6           # to stay below, for as many images
-CHECKED = 64
+SIZES = 64, 128, 10             # The layers have these sizes: pixels, hidden neurons, digits.
+TRAINED_ON = 1437               # The network trains on this many of the 1 797 images, 80 %.
+LEARNING_RATE = 0.1             # This is the learning rate of the first epoch. It falls linearly to 0.
+MOMENTUM = 0.9                  # A training step adds this fraction of the last step.
+EPOCHS = 30                     # This is the default number of passes over the images.
+BATCH = 32                      # This is the default number of images in a training step.
+SEED = 0                        # This is the default seed of weights and batches.
+ACCURACY = 0.97                 # The test accuracy has to reach this with the three defaults.
+CHECKED = 64                    # The gradient check uses this many images.
+GRADIENT_ERROR = 1e-6           # The relative error of its gradients has to stay below this.
 
 
 class Digits(NamedTuple):
-    """images: float32 (n, 64), 0 to 1. labels: uint8 (n,), 0 to 9."""
+    """Images, float32 (n, 64) from 0 to 1, and their labels, uint8 (n,) from 0 to 9."""
 
     images: np.ndarray
     labels: np.ndarray
 
 
 def load_digits() -> Digits:
-    """All 1 797 digits, in the order of their source (see data/README.md)."""
+    """Return all 1 797 digits, in the order of their source (see data/README.md)."""
     with (files("fastbp") / "data" / "digits.npz").open("rb") as file, np.load(file) as arrays:
         return Digits(arrays["images"] / np.float32(16), arrays["labels"])
 
 
 def split(digits: Digits) -> tuple[Digits, Digits]:
-    """Two random parts, always the same: TRAINED_ON to train on and the others to test on."""
+    """Return two random parts, the same in every call: TRAINED_ON images to train on, and the others to test on."""
     order = shuffled(np.random.default_rng(0), len(digits.labels))
     return tuple(Digits(digits.images[part], digits.labels[part]) for part in (order[:TRAINED_ON], order[TRAINED_ON:]))
 
 
 def make_network(rng: np.random.Generator) -> Sequential:
-    """A hidden layer with ReLU and an output layer, in float32."""
+    """Return a network of a hidden layer with ReLU and an output layer, in float32."""
     pixels, hidden, digits = SIZES
     return Sequential([DenseReLU(pixels, hidden, rng=rng, need_dinputs=False), Dense(hidden, digits, rng=rng)],
                       SoftmaxCrossEntropy())
@@ -61,24 +63,26 @@ def train(network: Sequential, training: Digits, test: Digits, epochs: int, batc
     def lower_the_rate(network, history):
         optimizer.learning_rate = LEARNING_RATE * max(1 - len(history.loss) / epochs, 1 / epochs)
 
-    return network.fit(*training, epochs=epochs, batch_size=batch, optimizer=optimizer, validation_data=test, rng=rng,
-                       callbacks=[lower_the_rate])
+    return network.fit(training.images, training.labels, epochs=epochs, batch_size=batch, optimizer=optimizer,
+                       validation_data=(test.images, test.labels), rng=rng, callbacks=[lower_the_rate])
 
 
 class NumPyLayer:
-    """A layer in plain NumPy, with a copy of a fastbp layer's weights and biases."""
+    """A layer in plain NumPy, with copies of a fastbp layer's weights and biases."""
 
     def __init__(self, layer: Dense):
         self.weights, self.biases = layer.weights.copy(), layer.biases.copy()
         self.relu, self.need_dinputs = isinstance(layer, DenseReLU), layer.need_dinputs
 
     def forward(self, inputs: np.ndarray) -> np.ndarray:
+        """Return the output (rows, neurons) for inputs (rows, inputs)."""
         self.inputs, self.output = inputs, inputs @ self.weights + self.biases
         if self.relu:
             np.maximum(self.output, 0, out=self.output)
         return self.output
 
     def backward(self, dvalues: np.ndarray) -> np.ndarray | None:
+        """Set dweights and dbiases, and return dinputs if the layer needs them."""
         if self.relu:
             dvalues = dvalues * (self.output > 0)
         self.dweights = self.inputs.T @ dvalues
@@ -87,24 +91,26 @@ class NumPyLayer:
 
 
 class NumPyNetwork:
-    """A network with its training in plain NumPy, with a copy of a fastbp network's weights and biases."""
+    """A network and its training in plain NumPy, with copies of a fastbp network's weights and biases."""
 
     def __init__(self, network: Sequential):
         self.layers = [NumPyLayer(layer) for layer in network.layers]
         self.velocities = [np.zeros_like(values) for values in network.parameters()]
 
     def forward(self, inputs: np.ndarray) -> np.ndarray:
+        """Return the scores (rows, 10) for inputs (rows, 64)."""
         for layer in self.layers:
             inputs = layer.forward(inputs)
         return inputs
 
     def backward(self, dvalues: np.ndarray) -> np.ndarray | None:
+        """Set the gradients of all layers, and return the first one's dinputs, if it needs them."""
         for layer in reversed(self.layers):
             dvalues = layer.backward(dvalues)
         return dvalues
 
     def step(self, images: np.ndarray, labels: np.ndarray) -> float:
-        """Forward, loss, backward, and momentum; returns the loss."""
+        """Run forward, loss and backward, change the parameters with momentum, and return the loss."""
         loss, gradient = softmax_cross_entropy(self.forward(images), labels)
         self.backward(gradient)
         arrays = [pair for layer in self.layers for pair in ((layer.weights, layer.dweights), (layer.biases, layer.dbiases))]
@@ -115,7 +121,7 @@ class NumPyNetwork:
         return loss
 
     def epoch(self, digits: Digits, batch: int, rng: np.random.Generator) -> None:
-        """Steps over all images, in batches that are drawn anew."""
+        """Make steps over all images, in a new random order."""
         order = shuffled(rng, len(digits.labels))
         for start in range(0, len(order), batch):
             part = order[start:start + batch]
@@ -123,7 +129,7 @@ class NumPyNetwork:
 
 
 def softmax_cross_entropy(scores: np.ndarray, labels: np.ndarray) -> tuple[float, np.ndarray]:
-    """The mean loss of scores (n, 10), and its gradient with respect to them, in plain NumPy."""
+    """Return the mean loss of scores (n, 10) and its gradient with respect to the scores, in plain NumPy."""
     samples = np.arange(len(labels), dtype=np.int64)
     scores = scores - scores.max(axis=1, keepdims=True)
     gradient = np.exp(scores)
@@ -136,10 +142,10 @@ def softmax_cross_entropy(scores: np.ndarray, labels: np.ndarray) -> tuple[float
 
 
 def median_seconds(functions: list[Callable[[], object]], turns: int = 6, seconds: float = 0.05) -> list[float]:
-    """The median time of a call of each function.
+    """Return the median time of a call of each function, in seconds.
 
-    Each is called for that many seconds in each of its turns. In turns, so that a change of the machine's load meets
-    all of them; for a while, because the threads of NumPy's BLAS and of fastbp disturb each other until they sleep.
+    The functions take turns, so that a change of the machine's load affects all of them. In a turn a function is called again
+    and again for some seconds, because the threads of NumPy's BLAS and of fastbp disturb each other until they sleep.
     """
     times = [[] for _ in functions]
     for _ in range(turns):
@@ -152,21 +158,22 @@ def median_seconds(functions: list[Callable[[], object]], turns: int = 6, second
 
 
 def times(digits: Digits, batch: int, rng: np.random.Generator) -> Iterator[tuple[str, list[float]]]:
-    """(what, [seconds with fastbp, seconds in plain NumPy]) for an epoch, and for the layers of a batch alone."""
+    """Yield (what, [seconds with fastbp, seconds in plain NumPy]) for an epoch, and for the layers alone on a batch."""
     ours = make_network(rng)
     theirs, optimizer = NumPyNetwork(ours), SGD(LEARNING_RATE, momentum=MOMENTUM)
     yield f"epoch, batches of {batch}", median_seconds([
-        lambda: ours.fit(*digits, epochs=1, batch_size=batch, optimizer=optimizer, rng=rng, progress=False),
+        lambda: ours.fit(digits.images, digits.labels, epochs=1, batch_size=batch, optimizer=optimizer, rng=rng,
+                         progress=False),
         lambda: theirs.epoch(digits, batch, rng)])
     for images in sorted({batch, len(digits.labels)}):
-        some, dscores = digits.images[:images], rng.standard_normal((images, SIZES[-1]), np.float32)
+        inputs, dscores = digits.images[:images], rng.standard_normal((images, SIZES[-1]), np.float32)
         yield f"layers only, {images} images", median_seconds([
-            lambda network=network, some=some, dscores=dscores: (network.forward(some), network.backward(dscores))
+            lambda network=network, inputs=inputs, dscores=dscores: (network.forward(inputs), network.backward(dscores))
             for network in (ours, theirs)])
 
 
 def plot(history: History, path: Path) -> None:
-    """Draw the loss and the accuracy of each epoch into a file: PNG, or what else matplotlib knows by its suffix."""
+    """Draw the loss and the accuracy of each epoch into a file: PNG, or another format that matplotlib knows by its suffix."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
@@ -188,10 +195,10 @@ def plot(history: History, path: Path) -> None:
 
 
 def check_file(name: str, path: Path) -> None:
-    """Raise ArgumentError, before the work, where an option names a file that cannot be written."""
+    """Raise ArgumentError if the file that an option names cannot be written. To be called before the work."""
     try:
         is_folder, folder_is_there = path.is_dir(), path.absolute().parent.is_dir()
-    except OSError as error:                    # such as a name that is too long
+    except OSError as error:                    # for example, the name is too long
         raise argparse.ArgumentError(None, f"argument --{name}: {error.strerror}: '{path}'") from None
     if is_folder or not folder_is_there:
         raise argparse.ArgumentError(None, f"argument --{name}: expected a file in a folder that exists, got '{path}'")
@@ -200,7 +207,7 @@ def check_file(name: str, path: Path) -> None:
 
 
 def check_plot(path: Path) -> None:
-    """Raise ArgumentError, before the work, if `plot` could not write that file."""
+    """Raise ArgumentError if `plot` could not write this file. To be called before the work."""
     if find_spec("matplotlib") is None:
         raise argparse.ArgumentError(None, "argument --plot: needs matplotlib; install it: pip install 'fastbp[plot]'")
     from matplotlib.backend_bases import FigureCanvasBase
@@ -226,15 +233,15 @@ def _natural(text, least=0):
 
 
 def positive(text: str) -> int:
-    """The type of an option that is a whole number from 1."""
+    """Return the whole number from 1 that an option's text holds, or raise what argparse expects of a type."""
     return _natural(text, least=1)
 
 
-_natural.__name__ = positive.__name__ = "whole number"      # argparse: "invalid whole number value: 'x'"
+_natural.__name__ = positive.__name__ = "whole number"      # argparse prints "invalid whole number value: 'x'"
 
 
 def run(options: argparse.Namespace) -> int:
-    """Train, check and time. Returns 1 if the gradients are wrong or the default training is not accurate enough."""
+    """Train, check and time. Return 1 if the gradients are wrong or the default training is not accurate enough, else 0."""
     if options.plot:
         check_plot(options.plot)
     digits = load_digits()
@@ -257,10 +264,10 @@ def run(options: argparse.Namespace) -> int:
 def _prepare(digits, batch):
     print("Compiling, or loading compiled code ...", end=" ", flush=True)
     start = time.perf_counter()
-    few = Digits(digits.images[:CHECKED], digits.labels[:CHECKED])
+    images, labels = digits.images[:CHECKED], digits.labels[:CHECKED]
     network = make_network(np.random.default_rng(0))
-    network.fit(*few, epochs=1, batch_size=batch, optimizer=SGD(), validation_data=few, progress=False)
-    network.check_gradients(*few)
+    network.fit(images, labels, epochs=1, batch_size=batch, optimizer=SGD(), validation_data=(images, labels), progress=False)
+    network.check_gradients(images, labels)
     print(f"{time.perf_counter() - start:.1f} s")
 
 
@@ -279,9 +286,9 @@ def _train(options, training, test):
 
 def _report_accuracy(options, history, tested):
     reached = history.validation_accuracy[-1]
-    expected = (options.epochs, options.batch, options.seed) == (EPOCHS, BATCH, SEED)
-    enough = reached >= ACCURACY or not expected
-    note = "" if not expected else f"; at least {ACCURACY} expected" + ("" if enough else ": FAILED")
+    is_default = (options.epochs, options.batch, options.seed) == (EPOCHS, BATCH, SEED)
+    enough = reached >= ACCURACY or not is_default
+    note = "" if not is_default else f"; at least {ACCURACY} expected" + ("" if enough else ": FAILED")
     print(_fill(f"Test accuracy    {reached:.4f}   {round(reached * tested)} of {tested} images{note}"))
     return enough
 
@@ -299,7 +306,7 @@ def _fill(text):
 
 
 def _report_times(training, batch):
-    column = 36 if terminal.width() >= 36 + 12 + 16 + 9 else 0      # the names stand above the numbers where it is narrow
+    column = 36 if terminal.width() >= 36 + 12 + 16 + 9 else 0      # on a narrow terminal, names stand above the numbers
     print(f"\n{'Median time':<{column}}" + ("" if column else "\n") + f"{'fastbp':>12}{'plain NumPy':>16}{'ratio':>9}")
     for what, (ours, theirs) in times(training, min(batch, TRAINED_ON), np.random.default_rng(0)):
         print(f"{'  ' + what:<{column}}" + ("" if column else "\n")

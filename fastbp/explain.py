@@ -1,7 +1,7 @@
 """The chain rule on one neuron, step by step, with every number from fastbp's own functions.
 
-A neuron is a dense layer of one sample and one neuron. Its parts are smaller ones: a product x0 * w0 has one input, and
-the sum of the products is a layer whose weights are all 1. So each line of the derivation is a call of the library.
+A neuron is a dense layer with one sample and one neuron. Its parts are smaller layers: a product x0 * w0 is a layer with one
+input, and the sum of the products is a layer whose weights are all 1. So each line of the derivation is a call of the library.
 """
 import argparse
 import math
@@ -13,7 +13,7 @@ from . import dense_backward, dense_forward, dense_relu_backward, dense_relu_for
 
 
 class Line(NamedTuple):
-    """One quantity of the derivation."""
+    """A line of the derivation: the name of a quantity, its value and its meaning."""
 
     name: str
     value: float
@@ -22,13 +22,13 @@ class Line(NamedTuple):
 
 def explain(inputs: list[float], weights: list[float], bias: float, dvalue: float,
             step: float) -> dict[str, list[Line]]:
-    """The derivation in four parts, by title: forward, backward, update, forward again.
+    """Return the derivation in four parts, by title: forward, backward, update, forward again.
 
-    inputs and weights are equally long; dvalue is the gradient that the next layer hands back; step is the factor of
-    the gradient that is subtracted from the weights and the bias.
+    inputs and weights have the same length. dvalue is the gradient that the next layer hands back. step is the factor of the
+    gradient that is subtracted from the weights and the bias.
 
-    Some notes compute drelu_db without drelu_dz, as dsum_db * dsum_dxw2. The chain rule has it, and so does this: the
-    two agree only where drelu_dz is 1.
+    Some notes compute drelu_db without the factor drelu_dz, as dsum_db * dsum_dxw2. The chain rule has this factor, and so has
+    this function. The two agree only where drelu_dz is 1.
     """
     n = len(inputs)
     x, w, b = np.array([inputs], float), np.array([weights], float).T, np.array([[bias]], float)
@@ -86,11 +86,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the derivation in columns; returns 0."""
+    """Print the derivation in columns, and return 0."""
     if len(options.inputs) != len(options.weights):
         raise argparse.ArgumentError(None, f"argument --weights: expected as many numbers as --inputs has, "
                                            f"{len(options.inputs)}, got {len(options.weights)}")
-    with np.errstate(over="ignore", invalid="ignore"):      # numbers may be so large that products are infinite
+    with np.errstate(over="ignore", invalid="ignore"):      # products of large numbers may be infinite
         parts = explain(options.inputs, options.weights, options.bias, options.dvalue, options.step)
     texts = [(line.name, f"{line.value:.10g}") for lines in parts.values() for line in lines]
     name_width, value_width = (max(map(len, column)) for column in zip(*texts, strict=True))
@@ -121,4 +121,4 @@ def _numbers(text):
     return [_number(part) for part in text.split(",")]
 
 
-_number.__name__, _numbers.__name__ = "number", "list of numbers"       # argparse: "invalid number value: '1,x'"
+_number.__name__, _numbers.__name__ = "number", "list of numbers"       # argparse prints "invalid number value: '1,x'"

@@ -13,6 +13,7 @@ from . import _jit, _link, interpreted
 from ._allocation import allocator
 from ._operands import BFLOAT16
 from .compiled import check_array
+from .interpreted import CLASSES, INPUTS, LABELS, NEGATIVE, PARAMETERS, SHARES, TARGETS
 from .kernels import losses
 from .kernels.activations import GELU, IDENTITY
 from .kernels.blocking import MOST_THREADS
@@ -309,21 +310,21 @@ _FINE, _PARAMETERS, _GAPS, _X, _Y, _LABELS, _CLASS, _SHARE, _NEGATIVE = range(9)
 def _raise(fault):
     """Raise ValueError for what is wrong, in the function that this is inlined into."""
     if fault == _PARAMETERS:
-        raise ValueError("parameters do not fit the network, expected arrays like those of network.parameters()")
+        raise ValueError(PARAMETERS)
     if fault == _GAPS:
         raise ValueError("parameters are weights whose rows have gaps, expected arrays in C order for bfloat16")
     if fault == _X:
-        raise ValueError("x does not fit the network, expected (rows, n_inputs)")
+        raise ValueError(INPUTS)
     if fault == _Y:
-        raise ValueError("y does not fit x and the network, expected (rows, n_outputs)")
+        raise ValueError(TARGETS)
     if fault == _LABELS:
-        raise ValueError("y does not fit x, expected (rows,)")
+        raise ValueError(LABELS)
     if fault == _CLASS:
-        raise ValueError("y has a class that the network has not, expected 0 to n_outputs - 1")
+        raise ValueError(CLASSES)
     if fault == _SHARE:
-        raise ValueError("y has a number that is no share, expected 0 to 1")
+        raise ValueError(SHARES)
     if fault == _NEGATIVE:
-        raise ValueError("y has a share below 0, expected 0 or more")
+        raise ValueError(NEGATIVE)
 
 
 def _check_x(x, cols):

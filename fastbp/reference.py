@@ -1,7 +1,7 @@
-"""What the kernels compute, as NumPy has it: the definition of each, and what computes where NUMBA_DISABLE_JIT is 1.
+"""The definition of what each kernel computes, in NumPy. These functions compute where NUMBA_DISABLE_JIT is 1.
 
-A layer of K inputs and N neurons takes a batch of M rows. The first part of this file are the formulas, on arrays of any float
-dtype. The second part takes the places of compiled functions: it computes in float64 and rounds each result once.
+A layer with K inputs and N neurons takes a batch of M rows. The first part of this file holds the formulas, for arrays of any
+float dtype. The second part replaces compiled functions: it computes in float64 and rounds each result once.
 """
 from functools import partial
 
@@ -14,23 +14,24 @@ from .kernels.losses import BINARY, SOFTMAX
 from .kernels.optimizers import ADAM, NESTEROV, SGD, Settings
 from .kernels.tile import BFLOAT16
 
-_GELU_SCALE, _GELU_CUBE = np.sqrt(2 / np.pi), 0.044715
-_GELU_IS_0 = -30.0              # below, to the last bit: -inf times its sigmoid, 0, would be a NaN
+_GELU_SCALE = np.sqrt(2 / np.pi)        # This factor scales the argument of the GELU's tanh.
+_GELU_CUBE = 0.044715                   # This is the coefficient of z³ in that argument.
+_GELU_IS_0 = -30.0                      # Below this z the GELU is 0 to the last bit. -inf times its sigmoid, 0, would be NaN.
 
 
 # ---- activations
 
 
 def relu(dvalues, z):
-    """Return dvalues where z lets it pass, and 0 elsewhere: relu(z, z) is the ReLU.
+    """Return dvalues where z is above 0 or NaN, and 0 elsewhere. relu(z, z) is the ReLU.
 
-    z > 0 passes, z == 0 stops, a NaN passes. The 0 is assigned, so that it replaces an inf or a NaN, too.
+    The 0 is assigned, not multiplied, so that it also replaces an inf or a NaN in dvalues.
     """
     return np.where(z <= 0, 0, dvalues)
 
 
 def sigmoid(z):
-    """Return 1 / (1 + exp(-z)); where exp(-z) is inf, 0."""
+    """Return 1 / (1 + exp(-z)), which is 0 where exp(-z) is inf."""
     return 1 / (1 + np.exp(-z))
 
 
@@ -41,7 +42,7 @@ def softmax(z):                                                         # (M, N)
 
 
 def activated(kind, z):
-    """Return (y, s): the activation of z, and what `passed_back` needs for its derivative: y, but for gelu dy/dz."""
+    """Return (y, saved): the activation of z, and what `passed_back` needs for its derivative (y; for gelu dy/dz)."""
     if kind == GELU:
         return _gelu(z)
     if kind == RELU:
@@ -60,23 +61,23 @@ def activated(kind, z):
 def _gelu(z):
     """Return (y, dy/dz) of y = z (1 + tanh(u)) / 2 = z sigmoid(2 u), u = sqrt(2/π) (z + 0.044715 z³)."""
     near = np.clip(z, _GELU_IS_0, -_GELU_IS_0)
-    share = sigmoid(2 * _GELU_SCALE * (near + _GELU_CUBE * near**3))
-    slope = share + near * share * (1 - share) * 2 * _GELU_SCALE * (1 + 3 * _GELU_CUBE * near**2)
-    return np.maximum(z, _GELU_IS_0) * share, slope
+    gate = sigmoid(2 * _GELU_SCALE * (near + _GELU_CUBE * near**3))
+    derivative = gate + near * gate * (1 - gate) * 2 * _GELU_SCALE * (1 + 3 * _GELU_CUBE * near**2)
+    return np.maximum(z, _GELU_IS_0) * gate, derivative
 
 
-def passed_back(kind, dvalues, s):
-    """Return dz = dvalues * dy/dz."""
+def passed_back(kind, dvalues, saved):
+    """Return dz = dvalues * dy/dz. `saved` is what `activated` returned beside y."""
     if kind == RELU:
-        return relu(dvalues, s)
+        return relu(dvalues, saved)
     if kind == LEAKY_RELU:
-        return np.where(s > 0, dvalues, LEAK * dvalues)
+        return np.where(saved > 0, dvalues, LEAK * dvalues)
     if kind == SIGMOID:
-        return dvalues * (s * (1 - s))
+        return dvalues * (saved * (1 - saved))
     if kind == TANH:
-        return dvalues * (1 - s * s)
+        return dvalues * (1 - saved * saved)
     if kind == GELU:
-        return dvalues * s
+        return dvalues * saved
     return dvalues
 
 
@@ -84,21 +85,21 @@ def passed_back(kind, dvalues, s):
 
 
 def dense_forward(x, weights, biases=None, activation=IDENTITY, factor=np.asarray):
-    """Return (y, s) as `activated` does. `factor` is what each factor of a product becomes before: `rounded` for bfloat16."""
+    """Return (y, saved) as `activated` does. `factor` converts the factors of the product first: `rounded` for bfloat16."""
     z = factor(x) @ factor(weights)                                     # (M, N) = (M, K) @ (K, N)
     return activated(activation, z if biases is None else z + biases)   # biases (1, N)
 
 
-def dense_backward(dvalues, s, x, weights, activation=IDENTITY, factor=np.asarray):
+def dense_backward(dvalues, saved, x, weights, activation=IDENTITY, factor=np.asarray):
     """Return (dinputs, dweights, dbiases) from dvalues, the gradient with respect to y."""
-    dz = passed_back(activation, dvalues, s)                            # (M, N)
+    dz = passed_back(activation, dvalues, saved)                        # (M, N)
     dinputs = factor(dz) @ factor(weights).T                            # (M, K) = (M, N) @ (N, K)
     dweights = factor(x).T @ factor(dz)                                 # (K, N) = (K, M) @ (M, N)
-    return dinputs, dweights, dz.sum(axis=0, keepdims=True)             # dbiases (1, N), of what is not rounded
+    return dinputs, dweights, dz.sum(axis=0, keepdims=True)             # dbiases (1, N) sum dz before rounding
 
 
 def rounded(a):
-    """Return float32 numbers rounded to bfloat16, the upper 16 bits: to the nearest, of two to the even one."""
+    """Return float32 numbers rounded to bfloat16, their upper 16 bits: to the nearest, ties to even."""
     a = np.array(a, np.float32)
     bits = a.view(np.uint32)
     nearest = (bits + 0x7FFF + (bits >> 16 & 1)) & np.uint32(0xFFFF0000)
@@ -108,32 +109,32 @@ def rounded(a):
 # ---- losses
 
 
-def loss(kind, z, t, least=0.0, most=np.inf):
-    """Return (losses (M,), right (M,), gradient (M, N)) of scores z (M, N); right: how many answers of a row are.
+def loss(kind, z, t, lower=0.0, upper=np.inf):
+    """Return (losses (M,), right (M,), gradient (M, N)) for scores z (M, N). `right` counts the right answers in each row.
 
-    t: labels (M,), or numbers (M, N). least, most: bounds of a loss of the cross-entropies. The gradient is not bounded.
+    t: labels (M,), or numbers (M, N). lower, upper: the bounds of each loss of a cross-entropy. The gradient is not bounded.
     """
     if kind == SOFTMAX:
         t = np.eye(z.shape[1], dtype=z.dtype)[t] if t.ndim == 1 else t
-        together, highest, answers = t.sum(axis=1), z.max(axis=1), z.argmax(axis=1)
+        total, highest, answers = t.sum(axis=1), z.max(axis=1), z.argmax(axis=1)
         log_sum = np.log(np.exp(z - highest[:, np.newaxis]).sum(axis=1))
-        weighted = np.where(t != 0, t * z, 0).sum(axis=1)               # a class that is masked by -inf has no part in it
-        losses = together * log_sum + (together * highest - weighted)   # Σ t (log(Σ exp(z)) - z)
+        weighted = np.where(t != 0, t * z, 0).sum(axis=1)               # a class masked by z = -inf, t = 0 counts as 0
+        losses = total * log_sum + (total * highest - weighted)         # Σ t (log(Σ exp(z)) - z)
         right = (answers == t.argmax(axis=1)) & ~np.isnan(highest)
-        return np.clip(losses, least, most), right, softmax(z) * together[:, np.newaxis] - t
+        return np.clip(losses, lower, upper), right, softmax(z) * total[:, np.newaxis] - t
     if kind == BINARY:
         losses = np.maximum(z, 0) - z * t + np.log1p(np.exp(-np.abs(z)))        # log(1 + exp(z)) - t z
-        return np.clip(losses, least, most).sum(axis=1), ((z > 0) == (t > 0.5)).sum(axis=1), sigmoid(z) - t
-    return ((z - t)**2).sum(axis=1), np.zeros(len(z), z.dtype), z - t            # half of the square's derivative: Loss.factors
+        return np.clip(losses, lower, upper).sum(axis=1), ((z > 0) == (t > 0.5)).sum(axis=1), sigmoid(z) - t
+    return ((z - t)**2).sum(axis=1), np.zeros(len(z), z.dtype), z - t            # half the derivative; Loss.factors doubles it
 
 
 # ---- optimisers
 
 
 def step(kind, settings, steps, decays, w, g, v=None, square=None):
-    """Return (w, v, square) after a step with the gradient g, the `steps`-th from 0. v and square are the optimiser's.
+    """Return (w, v, square) after a step with the gradient g. `steps` steps came before it; v and square are the optimiser's.
 
-    settings: Settings of kernels/optimizers.py. decays: whether its weight decay is for w.
+    settings: Settings of kernels/optimizers.py. decays: whether weight decay applies to w.
     """
     rate = settings.learning_rate / (1 + settings.decay * steps)
     if kind == SGD:
@@ -141,24 +142,24 @@ def step(kind, settings, steps, decays, w, g, v=None, square=None):
     if kind == ADAM:
         v = settings.beta * v + (1 - settings.beta) * g
         square = settings.beta2 * square + (1 - settings.beta2) * g * g
-        first, second = v / (1 - settings.beta**(steps + 1)), square / (1 - settings.beta2**(steps + 1))
-        shrunk = settings.weight_decay * w if decays else 0
-        return w - rate * (first / (np.sqrt(second) + settings.epsilon) + shrunk), v, square
+        mean, mean_square = v / (1 - settings.beta**(steps + 1)), square / (1 - settings.beta2**(steps + 1))
+        decay = settings.weight_decay * w if decays else 0
+        return w - rate * (mean / (np.sqrt(mean_square) + settings.epsilon) + decay), v, square
     v = settings.beta * v - rate * g
     return w + (settings.beta * v - rate * g if kind == NESTEROV else v), v, square
 
 
-# ---- in the places of compiled functions
+# ---- replacements of compiled functions
 
 
 def _exactly(formula, *arrays):
-    """Return the results of a formula for these arrays, or None, in float64; what is not finite needs no warning."""
+    """Return the results of a formula for these arrays in float64; an array may be None. Results may be inf or NaN."""
     with np.errstate(all="ignore"):
         return formula(*(None if a is None else a.astype(np.float64) for a in arrays))
 
 
 def _write(targets, results):
-    """Round the results into the targets, all or none; None is not wanted."""
+    """Round the results into the targets, all of them or none. A target that is None is left out."""
     with np.errstate(all="ignore"), _signals.whole():
         for target, result in zip(targets, results, strict=True):
             if target is not None:
@@ -170,42 +171,42 @@ def _overlap(targets, operands):
 
 
 def forward(dtype):
-    """As kernels/entry.py's."""
+    """Return the function that replaces kernels/entry.py's forward."""
     factor = rounded if dtype is BFLOAT16 else np.asarray
 
-    def forward(x, weights, biases, has_biases, y, slope, has_slope, activation):
-        biases, slope = biases if has_biases else None, slope if has_slope else None
+    def forward(x, weights, biases, has_biases, y, saved, has_saved, activation):
+        biases, saved = biases if has_biases else None, saved if has_saved else None
         (m, k), n = x.shape, weights.shape[1]
         fits = len(weights) == k and y.shape == (m, n) and (biases is None or biases.shape == (1, n))
-        if not fits or _overlap((y, slope), (x, weights, biases)):
+        if not fits or _overlap((y, saved), (x, weights, biases)):
             return REFUSED
-        _write((y, slope), _exactly(partial(dense_forward, activation=activation, factor=factor), x, weights, biases))
+        _write((y, saved), _exactly(partial(dense_forward, activation=activation, factor=factor), x, weights, biases))
         return OK
 
     return forward
 
 
 def backward(dtype):
-    """As kernels/entry.py's."""
+    """Return the function that replaces kernels/entry.py's backward."""
     factor = rounded if dtype is BFLOAT16 else np.asarray
 
-    def backward(dvalues, s, has_s, x, weights, dinputs, has_dinputs, dweights, dbiases, activation):
-        s, dinputs = s if has_s else None, dinputs if has_dinputs else None
+    def backward(dvalues, saved, has_saved, x, weights, dinputs, has_dinputs, dweights, dbiases, activation):
+        saved, dinputs = saved if has_saved else None, dinputs if has_dinputs else None
         (m, k), n = x.shape, weights.shape[1]
         results = dinputs, dweights, dbiases
-        fits = (len(weights) == k and dvalues.shape == (m, n) and (s is None or s.shape == (m, n))
+        fits = (len(weights) == k and dvalues.shape == (m, n) and (saved is None or saved.shape == (m, n))
                 and dweights.shape == (k, n) and dbiases.shape == (1, n) and (dinputs is None or dinputs.shape == (m, k)))
-        if not fits or _overlap(results, (dvalues, s, x, weights)):
+        if not fits or _overlap(results, (dvalues, saved, x, weights)):
             return REFUSED
         formula = partial(dense_backward, activation=activation, factor=factor)
-        _write(results, _exactly(formula, dvalues, s, x, weights))
+        _write(results, _exactly(formula, dvalues, saved, x, weights))
         return OK
 
     return backward
 
 
 def elementwise(dtype):
-    """As kernels/entry.py's."""
+    """Return the function that replaces kernels/entry.py's elementwise."""
     def elementwise(dvalues, z, out):
         _write([out], [relu(dvalues, z)])
         return OK
@@ -214,29 +215,29 @@ def elementwise(dtype):
 
 
 def run_loss(kind, scores, targets, weights, numbers, sums):
-    """Write the gradient over the scores, and the sums of losses and right answers to sums[0]; as losses._run.
+    """Write the gradient over the scores, and the sums of losses and right answers to sums[0], as losses._run does.
 
-    numbers: the factor of the gradient, the bounds of a loss, and the scale of the weights. Without targets the softmax or the
-    sigmoid is written.
+    numbers: the factor of the gradient, the two bounds of a loss, and the scale of the weights. Without targets, write the
+    softmax or the sigmoid over the scores.
     """
     if targets is None:
         _write([scores], [_exactly(softmax if kind == SOFTMAX else sigmoid, scores)])
         return
-    factor, *bounds, scale = numbers
-    weights = np.ones(len(scores), np.float64) if weights is None else weights * scale
+    gradient_factor, lower, upper, weight_scale = numbers
+    weights = np.ones(len(scores), np.float64) if weights is None else weights * weight_scale
     targets = targets if targets.ndim == 1 else targets.astype(np.float64)
-    losses, right, gradient = _exactly(lambda z: loss(kind, z, targets, *bounds), scores)
+    losses, right, gradient = _exactly(lambda z: loss(kind, z, targets, lower, upper), scores)
     with np.errstate(all="ignore"):
-        results = gradient * (factor * weights)[:, np.newaxis], ((weights * losses).sum(), right.sum())
+        results = gradient * (gradient_factor * weights)[:, np.newaxis], ((weights * losses).sum(), right.sum())
     _write([scores, sums[0]], results)
 
 
 def run_step(kind, settings, steps, parameters, gradients, states, decay):
-    """Change parameters, states and steps in place; as optimizers.Step.make without a penalty."""
+    """Change parameters, states and steps in place, as optimizers.Step.make does without a penalty."""
     targets, results = [steps], [steps + 1]
-    for w, g, remembered, decays in zip(parameters, gradients, states, decay, strict=True):
-        remembered = [a.reshape(w.shape) for a in remembered]
-        formula = partial(step, kind, Settings(*settings), int(steps[0]), decays)
-        targets += [w, *remembered]
-        results += _exactly(formula, w, g, *remembered)[:1 + len(remembered)]       # SGD returns None for what it has not
+    for w, g, arrays, decays in zip(parameters, gradients, states, decay, strict=True):
+        state = [a.reshape(w.shape) for a in arrays]
+        formula = partial(step, kind, Settings._make(settings), int(steps[0]), decays)
+        targets += [w, *state]
+        results += _exactly(formula, w, g, *state)[:1 + len(state)]     # SGD returns None for v and square
     _write(targets, results)

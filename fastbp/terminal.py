@@ -1,4 +1,4 @@
-"""What fastbp prints: text that every stream can take, lines as wide as the terminal, progress bars, and how a command ends."""
+"""Output to the terminal: text that every stream can take, lines that fit, progress bars, and the end of a command."""
 import codecs
 import contextlib
 import errno
@@ -12,18 +12,19 @@ from collections.abc import Callable, Iterator
 
 from . import _terminal
 
-NARROWEST = 44                  # columns that lines are made for, at least
-WIDEST = 100                    # columns of a table, at most
-INTERRUPTED = 130               # what a shell reports of a program that Ctrl-C ended
-CLOSED_PIPE = 141               # what a shell reports of a program that wrote to a pipe which nobody reads any more
+NARROWEST = 44                  # Lines are made for at least this many columns.
+WIDEST = 100                    # A table has at most this many columns.
+INTERRUPTED = 130               # A shell reports this status if Ctrl-C ended a program.
+CLOSED_PIPE = 141               # A shell reports this status if a program wrote to a pipe that nobody reads any more.
 
+# Characters outside ASCII are replaced by these where an encoding lacks them.
 _ASCII = {"→": "->", "←": "<-", "µ": "u", "μ": "u", "×": "x", "·": "*", "÷": "/", "−": "-", "±": "+-", "²": "^2", "³": "^3",
           "©": "(C)", "≤": "<=", "≥": ">=", "≠": "!=", "≈": "~", "∞": "inf", "Σ": "sum", "°": " deg", "…": "...", "–": "-",
           "—": "-", "‘": "'", "’": "'", "“": '"', "”": '"', "•": "*", "─": "-", "│": "|", "\xa0": " ", "®": "(R)", "™": "(TM)"}
 
 
 def _replace(error):
-    """Handle an encoding error: write the characters that the encoding lacks in ASCII, unknown ones by their numbers."""
+    """Handle an encoding error: replace what the encoding lacks by _ASCII, or by the character's number in hexadecimal."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     lacking = error.object[error.start:error.end]
@@ -36,18 +37,18 @@ codecs.register_error("fastbp.ascii", _replace)
 # ---- text
 
 def in_ascii(text: str) -> str:
-    """Return the text in ASCII: "->" for an arrow, "u" for the prefix micro."""
+    """Return the text in ASCII, for example "->" for an arrow and "u" for the prefix micro."""
     return text.encode("ascii", "fastbp.ascii").decode()
 
 
 def readable(text: str, stream: object) -> str:
-    """Return the text with what the encoding of `stream` lacks in ASCII."""
+    """Return the text with ASCII in place of the characters that the encoding of `stream` lacks."""
     encoding = getattr(stream, "encoding", None)
-    if not isinstance(encoding, str):           # a stream of text, such as io.StringIO
+    if not isinstance(encoding, str):           # the stream takes any text, as io.StringIO does
         return text
     try:
         return text.encode(encoding, "fastbp.ascii").decode(encoding)
-    except (LookupError, UnicodeError):         # an encoding that Python does not know, or that even lacks ASCII
+    except (LookupError, UnicodeError):         # Python does not know the encoding, or it even lacks ASCII
         return in_ascii(text)
 
 
@@ -57,32 +58,32 @@ def say(text: str) -> None:
 
 
 def complain(text: str) -> None:
-    """Print a line to standard error, or nothing where that cannot be written."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):      # a full disk, a closed stream, none at all
+    """Print a line to standard error, or nothing if that cannot be written."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):      # the disk is full, or the stream is closed or None
         sys.stderr.write(readable(" ".join(text.split()), sys.stderr) + "\n")
 
 
 def width(most: int = WIDEST) -> int:
-    """Return how many columns lines may have: those of the terminal or of COLUMNS, from NARROWEST to `most`."""
+    """Return how many columns lines may have: the terminal's or those of COLUMNS, but between NARROWEST and `most`."""
     return max(NARROWEST, min(most, shutil.get_terminal_size((most, 24)).columns))
 
 
 def fill(text: str, indent: str = "", most: int = 1 << 20) -> str:
-    """Return the text in lines of `width(most)`, of which all but the first are indented. A long path stays in one piece."""
+    """Return the text in lines of `width(most)` columns. All lines but the first are indented. A long path is not broken."""
     return textwrap.fill(text, width(most), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 # ---- commands
 
 class Output(io.TextIOBase):
-    """Standard output of a command, as print and argparse use it.
+    """The standard output of a command, for print and argparse.
 
-    What the encoding lacks is written in ASCII. An error of writing is kept, and what is written after it is dropped, so that
-    a command does its work to the end.
+    Characters that the encoding lacks are written in ASCII. After an error, which is kept in `failure`, all text is dropped, so
+    that a command does its work to the end.
     """
 
     def __init__(self, stream: io.TextIOBase | None):
-        """stream: None where standard output was closed before the start."""
+        """Write to `stream`, or nowhere if it is None: standard output was closed before the start."""
         self._stream = stream
         self.failure: Exception | None = None
 
@@ -111,11 +112,11 @@ class Output(io.TextIOBase):
                 self.failure = error
 
     def end(self) -> int:
-        """Write what is left. Return 0, CLOSED_PIPE or, after a line that says why output cannot be written, 1."""
+        """Flush. Return 0, or CLOSED_PIPE, or 1 after a line on standard error that says why output cannot be written."""
         self.flush()
         if self.failure is None:
             return 0
-        with contextlib.suppress(OSError, ValueError):      # or Python would try again when it ends, and complain
+        with contextlib.suppress(OSError, ValueError):      # otherwise Python tries again at its exit, and complains
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self._stream.fileno())
             os.close(nowhere)
@@ -127,16 +128,16 @@ class Output(io.TextIOBase):
 
 
 def is_read() -> bool:
-    """Return whether somebody may still read what a command prints."""
+    """Return whether somebody may still read the output of a command."""
     sys.stdout.flush()
     return getattr(sys.stdout, "failure", None) is None
 
 
 def run(command: Callable[[], int]) -> int:
-    """Run a command and return its exit status, of which standard output can make CLOSED_PIPE or 1.
+    """Run a command and return its exit status, or CLOSED_PIPE or 1 if standard output failed.
 
-    What the system refuses and too little memory are a line on standard error and 1, Ctrl-C is INTERRUPTED. SystemExit, with
-    which argparse ends, passes.
+    An OSError or MemoryError becomes a line on standard error and status 1. Ctrl-C becomes INTERRUPTED. SystemExit, which
+    argparse raises, passes.
     """
     output = Output(sys.stdout)
     try:
@@ -160,14 +161,14 @@ def run(command: Callable[[], int]) -> int:
 # ---- progress
 
 def progress_bar(**settings: object):
-    """Return a progress bar of tqdm with these settings, on a terminal or in a notebook, else None.
+    """Return tqdm's progress bar with these settings, on a terminal or in a notebook, else None.
 
-    A hidden one of tqdm takes its lock, too, and starts its thread, so that a forked child might wait for the one and would
-    compute on one thread because of the other (_threads.py).
+    A disabled bar of tqdm would not do: it takes a lock and starts a thread all the same. A forked child might wait for the
+    lock forever, and would compute on one thread because of the other thread (_threads.py).
     """
-    # tqdm is imported here, as importing fastbp is to take no longer than importing Numba.
+    # tqdm is imported here, because importing fastbp shall take no longer than importing Numba.
     if _terminal.in_notebook():
-        with warnings.catch_warnings():         # tqdm warns where ipywidgets is missing, and takes its bar of text
+        with warnings.catch_warnings():         # without ipywidgets, tqdm warns and shows a bar of text
             warnings.simplefilter("ignore")
             from tqdm.auto import tqdm
     elif _terminal.is_watched():
@@ -176,14 +177,14 @@ def progress_bar(**settings: object):
         return None
 
     class Bar(tqdm):
-        monitor_interval = 0            # without that thread
+        monitor_interval = 0            # no thread is started
 
     return Bar(**settings)
 
 
 @contextlib.contextmanager
 def progress(total: int, what: str, unit: str, **settings: object) -> Iterator[Callable[[int], object]]:
-    """Show a bar within the block, where there can be one; give the function advance(count)."""
+    """Show a progress bar within the block if progress_bar makes one. The block gets the function advance(count)."""
     bar = progress_bar(total=total, desc=what, unit=unit, leave=False, **settings)
     try:
         yield bar.update if bar is not None else lambda count: None

@@ -8,6 +8,7 @@ import pytest
 
 import fastbp
 from fastbp import _cpu
+from fastbp.training import Run
 
 hypothesis.settings.register_profile("fastbp", derandomize=True, deadline=None, max_examples=100, database=None)
 hypothesis.settings.load_profile("fastbp")
@@ -39,3 +40,16 @@ def threads_as_before():
     before = fastbp.get_num_threads()
     yield
     fastbp.set_num_threads(before)
+
+
+@pytest.fixture
+def epochs(monkeypatch):
+    """Return a list that grows with each epoch of fastbp.sklearn in compiled code."""
+    done, start = [], Run.start
+
+    def noted(self, *arguments):
+        done.append(self)
+        start(self, *arguments)
+
+    monkeypatch.setattr(Run, "start", noted)
+    return done

@@ -105,6 +105,8 @@ def test_errors(rng):
             value_and_gradient(parameters, x, np.array([0, 1, wrong, 2]))
     with pytest.raises(ValueError, match="y does not fit"):
         value_and_gradient(parameters, x, np.zeros((4, 2)))
+    with pytest.raises(ValueError, match="^y has a share below 0, expected 0 or more$"):
+        value_and_gradient(parameters, x, np.full((4, 3), -0.1))
     with pytest.raises(TypingError, match="expected integers"):
         value_and_gradient(parameters, x, np.zeros(4))
     with pytest.raises(ValueError, match="loss is None, expected one for jitted"):

@@ -109,18 +109,20 @@ def test_without_keep_only_what_was_there_stays(plan, rng, dtype, tmp_path):
 
 def test_report_is_of_the_whole_batch(plan, tmp_path, monkeypatch):
     rounds = iter([1.0, 5.0])
-    monkeypatch.setattr(measure, "round_of", lambda peers, *rest: ({name: [[next(rounds), 0]] * 2 for name in peers}, []))
+    monkeypatch.setattr(measure, "round_of", lambda peers, *rest: measure.Round(
+        {name: [[next(rounds), 0]] * 2 for name in peers}, None))
     report, _ = stream.stream(plan, tmp_path)
     size, streamed = plan.dtype.itemsize, report.streamed
     assert streamed.block == BLOCK and streamed.scaled == BATCH / BLOCK
     assert streamed.read == streamed.written == BATCH * (SIZES[0] + SIZES[-1]) * size
     assert (streamed.disk_read, streamed.disk_write) == (2e9, 1e9)
-    assert streamed.share == pytest.approx(streamed.read * (1 / 2e9 + 1 / 1e9) / streamed.seconds)
+    assert streamed.disk_fraction == pytest.approx(streamed.read * (1 / 2e9 + 1 / 1e9) / streamed.seconds)
     assert list(report.seconds) == ["fastbp", "numpy"]
     assert report.seconds["numpy"] == pytest.approx(6 * BATCH / BLOCK)
     assert 0 < report.seconds["fastbp"] < streamed.seconds
     for layer, inputs, neurons, relu in zip(report.layers, SIZES, SIZES[1:], (1, 0), strict=False):
-        call = Call(BATCH, inputs, neurons, 8 * size, relu, 0, 1, 0)
+        call = Call(rows=BATCH, inputs=inputs, neurons=neurons, precision=8 * size, activation=relu, weights=0, dinputs=1,
+                    dinputs_bytes=0)
         for one, kind in zip(layer.passes, (FORWARD, BACKWARD), strict=True):
             assert one.work == work.of_pass(kind, call) and one.kernels and one.seconds > 0
             assert one.peers["numpy"] == pytest.approx((3 if kind == FORWARD else 0) * BATCH / BLOCK)

@@ -11,7 +11,7 @@ pytest.importorskip("sklearn", reason="scikit-learn is in the extra 'sklearn'")
 import joblib
 
 from fastbp import sklearn_optimizers
-from test_sklearn import ROWS, SOLVERS, assert_alike, assert_predict_alike, both, data, epochs, ours, pair  # noqa: F401
+from sklearn_pairs import ROWS, SOLVERS, assert_alike, assert_predict_alike, both, data, ours, pair
 
 
 def every(change):
@@ -81,7 +81,7 @@ ASSIGNED = {
 @pytest.mark.parametrize("solver", ["adam", "constant"])
 @pytest.mark.parametrize("assigned", ASSIGNED)
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-def test_assigned_arrays(assigned, solver, epochs):  # noqa: F811
+def test_assigned_arrays(assigned, solver, epochs):
     change, is_compiled = ASSIGNED[assigned]
     x, y = data("numbers")
     fitted = pair("numbers", hidden_layer_sizes=(6, 6), warm_start=True, **SOLVERS[solver])
@@ -99,7 +99,7 @@ def test_assigned_arrays(assigned, solver, epochs):  # noqa: F811
             assert_alike(*estimators, rtol=1e-4 if assigned == "float16" else 1e-6)
 
 
-def test_weights_that_are_moments(epochs):  # noqa: F811
+def test_weights_that_are_moments(epochs):
     x, y = data("numbers")
     estimators = pair("numbers", max_iter=1)
     both(estimators, "fit", x, y)
@@ -137,7 +137,7 @@ def without_copies(estimator, *_):
 @pytest.mark.parametrize("load", [lambda e, path: mapped(e, path, "r"), lambda e, path: mapped(e, path, "c"),
                                   lambda e, path: mapped(e, path, "r+"), without_copies], ids=["r", "c", "r+", "buffers"])
 @pytest.mark.parametrize("solver", ["adam", "constant"])
-def test_an_estimator_whose_arrays_lie_in_a_file(load, solver, tmp_path, epochs):  # noqa: F811
+def test_an_estimator_whose_arrays_lie_in_a_file(load, solver, tmp_path, epochs):
     x, y = data("classes")
     estimators = pair("classes", warm_start=True, **SOLVERS[solver])
     both(estimators, "fit", x, y)
@@ -172,7 +172,7 @@ CREATION = {"zeros": 1, "ones": 1, "empty": 1, "full": 2, "eye": 3, "arange": 3,
 
 @pytest.mark.parametrize("task", ["classes", "labels", "numbers"])
 @pytest.mark.parametrize("options", [dict(), dict(shuffle=False), dict(early_stopping=True)], ids=str)
-def test_no_array_is_made_without_its_dtype(task, options, monkeypatch, epochs):  # noqa: F811
+def test_no_array_is_made_without_its_dtype(task, options, monkeypatch, epochs):
     numpy = Strict("numpy")
     vars(numpy).update({name: strict(name, position) for name, position in CREATION.items()})
     for module in ours, ours.originals, sklearn_optimizers:

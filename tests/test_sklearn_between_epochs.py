@@ -10,7 +10,7 @@ pytest.importorskip("sklearn", reason="scikit-learn is in the extra 'sklearn'")
 
 from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOptimizer
 
-from test_sklearn import assert_alike, both, data, epochs, ours, theirs  # noqa: F401
+from sklearn_pairs import assert_alike, both, data, ours, theirs
 from test_sklearn_overrides import BASE, OPTIONS, SlowAdam, doubled
 
 
@@ -69,7 +69,7 @@ class CallingTheirs(Calling, theirs.MLPRegressor):
 
 
 @pytest.mark.parametrize("change", BETWEEN_EPOCHS)
-def test_changes_between_epochs_count_as_in_scikit_learn(change, monkeypatch, epochs):  # noqa: F811
+def test_changes_between_epochs_count_as_in_scikit_learn(change, monkeypatch, epochs):
     apply, compiled = BETWEEN_EPOCHS[change]
     monkeypatch.setattr(Calling, "after", apply, raising=False)
     estimators = CallingRegressor(**OPTIONS), CallingTheirs(**OPTIONS)
@@ -80,7 +80,7 @@ def test_changes_between_epochs_count_as_in_scikit_learn(change, monkeypatch, ep
     assert len(epochs) == compiled
 
 
-def test_an_epoch_within_an_epochs_end(monkeypatch, epochs):  # noqa: F811
+def test_an_epoch_within_an_epochs_end(monkeypatch, epochs):
     def more(e):
         if not hasattr(e, "more_"):
             e.more_ = True

@@ -13,7 +13,7 @@ from sklearn.neural_network import _multilayer_perceptron as mlp
 from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, BaseOptimizer, SGDOptimizer
 from sklearn.utils._param_validation import StrOptions
 
-from test_sklearn import NAMES, assert_alike, assert_predict_alike, both, data, epochs, ours, theirs  # noqa: F401
+from sklearn_pairs import NAMES, assert_alike, assert_predict_alike, both, data, ours, theirs
 
 OPTIONS = dict(hidden_layer_sizes=(11, 5), batch_size=20, max_iter=4, random_state=3, learning_rate_init=0.01)
 BASE = mlp.BaseMultilayerPerceptron
@@ -113,7 +113,7 @@ def differ(coefs, others):
 
 
 @pytest.mark.parametrize("mixin", SUBCLASSES, ids=lambda mixin: mixin.__name__)
-def test_a_subclass_is_scikit_learns(mixin, monkeypatch, epochs):  # noqa: F811
+def test_a_subclass_is_scikit_learns(mixin, monkeypatch, epochs):
     if mixin is Elu:
         monkeypatch.setitem(_base.ACTIVATIONS, "elu", Elu.function)
         monkeypatch.setitem(_base.DERIVATIVES, "elu", Elu.derivative)
@@ -219,7 +219,7 @@ original_init_coef, original_updates = BASE._init_coef, AdamOptimizer._get_updat
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_change_counts_as_in_scikit_learn(change, monkeypatch, epochs):  # noqa: F811
+def test_a_change_counts_as_in_scikit_learn(change, monkeypatch, epochs):
     apply, is_compiled = CHANGES[change]
     x, y = data("classes")
     estimators = plain()
@@ -238,7 +238,7 @@ def test_a_change_counts_as_in_scikit_learn(change, monkeypatch, epochs):  # noq
 
 @pytest.mark.parametrize("optimizer", ["class", "instance"])
 @pytest.mark.parametrize("solver", ["adam", "sgd"])
-def test_an_optimiser_of_another_kind_goes_on(optimizer, solver, epochs):  # noqa: F811
+def test_an_optimiser_of_another_kind_goes_on(optimizer, solver, epochs):
     known = {"adam": AdamOptimizer, "sgd": SGDOptimizer}[solver]
     mine = type("Slow", (known,), {"_get_updates": lambda self, grads: slower(known._get_updates, self, grads)})
     x, y = data("classes")
@@ -265,7 +265,7 @@ class Between(BASE):
         return super()._forward_pass_fast(*arguments, **options) ** 2
 
 
-def test_a_mixin_between_the_classes(epochs):  # noqa: F811
+def test_a_mixin_between_the_classes(epochs):
     x, y = data("numbers")
     estimators = tuple(type("Derived", (module.MLPRegressor, Between), {"__init__": module.MLPRegressor.__init__})(**OPTIONS)
                        for module in (ours, theirs))
@@ -288,7 +288,7 @@ class Pruned:
         self._all_coefs = coefs
 
 
-def test_weights_that_a_class_computes(epochs):  # noqa: F811
+def test_weights_that_a_class_computes(epochs):
     x, y = data("numbers")
     estimators = derived(Pruned, "numbers")
     both(estimators, "fit", x, y)
@@ -318,7 +318,7 @@ class Unlabelled:
 
 @pytest.mark.parametrize(("mixin", "task", "compiled"), [(Smoothed, "classes", 0), (Smoothed, "labels", 0),
                                                          (Unlabelled, "classes", 0), (Unlabelled, "labels", 4)])
-def test_targets_of_a_subclass(mixin, task, compiled, epochs):  # noqa: F811
+def test_targets_of_a_subclass(mixin, task, compiled, epochs):
     estimators = derived(mixin, task)
     both(estimators, "fit", *data(task))
     assert len(epochs) == compiled

@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("sklearn", reason="scikit-learn is in the extra 'sklearn'")
 
-from test_sklearn import ROWS, assert_alike, both, data, epochs, pair  # noqa: F401
+from sklearn_pairs import ROWS, assert_alike, both, data, pair
 
 RANDOM = np.random.default_rng(2).random(ROWS) + 0.1
 FIRST_BATCH = np.arange(ROWS) < 20
@@ -58,7 +58,7 @@ WEIGHTS = {
     ("numbers", dict(shuffle=False)), ("labels", dict(solver="sgd", shuffle=False, alpha=0)),
     ("classes", dict(early_stopping=True, validation_fraction=0.3)), ("number", dict(early_stopping=True, solver="sgd")),
 ], ids=str)
-def test_weights(task, options, weights, epochs):  # noqa: F811
+def test_weights(task, options, weights, epochs):
     x, y = data(task)
     values, is_own = WEIGHTS[weights]
     estimators = pair(task, max_iter=3, **options)
@@ -77,7 +77,7 @@ def test_weights(task, options, weights, epochs):  # noqa: F811
 
 @pytest.mark.parametrize("weights", ["one below 0", "a later batch of zeros", "1e-310", "1e308", "integers"])
 @pytest.mark.parametrize("task", ["classes", "numbers"])
-def test_weights_of_float32_data(task, weights, epochs):  # noqa: F811
+def test_weights_of_float32_data(task, weights, epochs):
     x, y = data(task, np.float32)
     estimators = pair(task, shuffle=False, max_iter=3)
     with warnings.catch_warnings():
@@ -89,7 +89,7 @@ def test_weights_of_float32_data(task, weights, epochs):  # noqa: F811
     np.testing.assert_allclose(*(e.loss_curve_ for e in estimators), 1e-4)
 
 
-def test_a_batch_without_weight_ends_where_scikit_learn_ends(epochs):  # noqa: F811
+def test_a_batch_without_weight_ends_where_scikit_learn_ends(epochs):
     """The batches before the one without weight have made their steps, those of epochs before in compiled code."""
     x, y = data("numbers")
     weights = np.where(np.arange(ROWS) % 27 == 0, 1.0, 0.0)

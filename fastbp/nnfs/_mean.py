@@ -1,9 +1,9 @@
-"""The mean over the batches of one pass through the data, as in chapter 19."""
+"""The mean of a loss or an accuracy over all batches of one pass through the data, as in chapter 19."""
 import numpy as np
 
 
 class Accumulated:
-    """Sums up what batches hold one number a sample of: accumulated_sum and accumulated_count, since the last new_pass."""
+    """The sum and the count of numbers, one for each sample, since the last new_pass: accumulated_sum, accumulated_count."""
 
     accumulated_sum = accumulated_count = 0
 
@@ -12,7 +12,7 @@ class Accumulated:
         self.accumulated_sum = self.accumulated_count = 0
 
     def _mean(self, values):
-        """Return the mean of one batch, and add it to the pass."""
+        """Return the mean of one batch's values, and add them to the pass."""
         self.accumulated_sum += np.sum(values)
         self.accumulated_count += np.size(values)
         return np.mean(values)

@@ -1,6 +1,6 @@
-"""The activations of the book. `predictions` (chapter 18) says what a model with that activation at its end predicts.
+"""The activations of the book. `predictions` (chapter 18) turns the outputs of a model that ends in one into predictions.
 
-A backward pass that needs what its forward pass sets raises RuntimeError where it is missing.
+A backward pass that needs a result of its forward pass raises RuntimeError if that has not run.
 """
 import numpy as np
 from numpy.typing import ArrayLike
@@ -14,7 +14,7 @@ class Activation_ReLU:
     """The rectified linear unit as in chapter 9, for any shape."""
 
     def forward(self, inputs: ArrayLike, training: bool = True) -> None:
-        """Set output = inputs where they are above 0, else 0."""
+        """Set output = inputs where the inputs are above 0, else 0."""
         self.output = functional.relu_forward(inputs)
         self.inputs = inputs
 
@@ -29,10 +29,10 @@ class Activation_ReLU:
 
 
 class Activation_Softmax:
-    """exp(inputs) over its sum in each row, as in chapters 4 and 9."""
+    """The softmax: exp(inputs) divided by its sum in each row, as in chapters 4 and 9."""
 
     def forward(self, inputs: ArrayLike, training: bool = True) -> None:
-        """Set output, (batch, classes) as the inputs: in each row probabilities whose sum is 1."""
+        """Set output (batch, classes), the shape of the inputs. Each row holds probabilities whose sum is 1."""
         self.inputs = inputs
         self.output = np.exp(inputs - np.max(inputs, axis=1, keepdims=True))
         self.output /= self.output.sum(axis=1, keepdims=True)
@@ -40,7 +40,7 @@ class Activation_Softmax:
     def backward(self, dvalues: ArrayLike) -> None:
         """Set dinputs = output * (dvalues - sum(dvalues * output)), with the sum over each row.
 
-        That is the product of the book's Jacobian, diag(output) - outer(output, output), with dvalues.
+        This is the product of the book's Jacobian, diag(output) - outer(output, output), and dvalues.
         """
         require(self, "output", "backward", "forward")
         dvalues, output = np.asarray(dvalues), np.asarray(self.output)
@@ -56,7 +56,7 @@ class Activation_Softmax:
 
 
 def _by_jacobians(output, dvalues):
-    """Return the softmax's dinputs, row by row with the Jacobian written out: the roundings of the book's own class."""
+    """Return the softmax's dinputs. Each row multiplies its whole Jacobian, so that roundings are those of the book's class."""
     dinputs = np.empty_like(dvalues, dtype=dvalues.dtype if dvalues.dtype.kind == "f" else output.dtype)
     for row, (probabilities, gradient) in enumerate(zip(output, dvalues, strict=True)):
         column = probabilities[:, np.newaxis]
@@ -65,12 +65,12 @@ def _by_jacobians(output, dvalues):
 
 
 class Activation_Sigmoid:
-    """1 / (1 + exp(-inputs)) as in chapter 16, for any shape."""
+    """The sigmoid, 1 / (1 + exp(-inputs)), as in chapter 16, for any shape."""
 
     def forward(self, inputs: ArrayLike, training: bool = True) -> None:
         """Set output, between 0 and 1."""
         self.inputs = inputs
-        with np.errstate(over="ignore"):            # exp becomes inf, of which the reciprocal is 0, as it should be
+        with np.errstate(over="ignore"):            # exp may be inf; its reciprocal, 0, is right
             self.output = 1 / (1 + np.exp(np.negative(inputs)))
 
     def backward(self, dvalues: ArrayLike) -> None:
@@ -85,7 +85,7 @@ class Activation_Sigmoid:
 
 
 class Activation_Linear:
-    """Its inputs, as in chapter 17, for any shape."""
+    """The identity, as in chapter 17, for any shape."""
 
     def forward(self, inputs: np.ndarray, training: bool = True) -> None:
         """Set output = inputs."""

@@ -1,4 +1,4 @@
-"""The layers of the book: what stands between the data and an activation."""
+"""The layers of the book, without its activations."""
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -8,14 +8,16 @@ from ._order import require
 
 
 class Layer_Dense:
-    """A dense layer as in chapter 9: weights of weight_scale * np.random.randn, from NumPy's global generator, and zero biases.
+    """A dense layer as in chapter 9.
 
-    weights (n_inputs, n_neurons), biases (1, n_neurons). The factors of the L1 and L2 penalties (chapter 14) are attributes
-    of the same names; they count in backward and in Loss.regularization_loss. `Layer_Dense.weight_scale = 0.1` in a script
-    is for all its layers from there on: chapter 17 needs it, whose regression does not learn from weights of 0.01.
+    weights (n_inputs, n_neurons) are weight_scale * np.random.randn, from NumPy's global generator. biases are zeros
+    (1, n_neurons).
+    The factors of the L1 and L2 penalties (chapter 14) are attributes of the same names. backward and Loss.regularization_loss
+    use them. `Layer_Dense.weight_scale = 0.1` in a script changes all layers that are made after it. Chapter 17 needs this,
+    because its regression does not learn from weights of 0.01.
     """
 
-    weight_scale = 0.01         # the standard deviation of new weights
+    weight_scale = 0.01         # This is the standard deviation of new weights.
 
     def __init__(self, n_inputs: int, n_neurons: int, weight_regularizer_l1: float = 0, weight_regularizer_l2: float = 0,
                  bias_regularizer_l1: float = 0, bias_regularizer_l2: float = 0):
@@ -25,7 +27,7 @@ class Layer_Dense:
         self.bias_regularizer_l1, self.bias_regularizer_l2 = bias_regularizer_l1, bias_regularizer_l2
 
     def forward(self, inputs: ArrayLike, training: bool = True) -> None:
-        """Set output = inputs @ weights + biases, (batch, n_neurons), for inputs (batch, n_inputs), in training or not."""
+        """Set output = inputs @ weights + biases, (batch, n_neurons), for inputs (batch, n_inputs). Ignores `training`."""
         if _exact.wanted():
             rows, weights, biases, _ = functional.check_forward(inputs, self.weights, self.biases)
             output = np.dot(rows, weights) + biases
@@ -34,9 +36,9 @@ class Layer_Dense:
         self.inputs, self.output = inputs, output
 
     def backward(self, dvalues: ArrayLike) -> None:
-        """Set dweights, dbiases and dinputs, from the gradient with respect to the output, and add the penalties'.
+        """Set dweights, dbiases and dinputs from dvalues, the gradient with respect to the output.
 
-        Raises RuntimeError before the first forward.
+        The gradients of the penalties are added. Raises RuntimeError before the first forward.
         """
         require(self, "inputs", "backward", "forward")
         if _exact.wanted():
@@ -55,14 +57,14 @@ class Layer_Dense:
         return self.weights, self.biases
 
     def set_parameters(self, weights: np.ndarray, biases: np.ndarray) -> None:
-        """Take these arrays, which are not copied, for weights and biases (chapter 20)."""
+        """Use these arrays as weights and biases, without a copy (chapter 20)."""
         self.weights, self.biases = weights, biases
 
 
 class Layer_Dropout:
-    """Sets a random part `rate` of the inputs to 0 and scales the others up, so that sums keep their mean, as in chapter 15.
+    """Dropout, as in chapter 15: a random fraction `rate` of the inputs becomes 0. The others grow: sums keep their mean.
 
-    As in the book, the attribute `rate` is the part that stays, 1 - rate. Raises ValueError unless 0 <= rate < 1.
+    As in the book, the attribute `rate` is the fraction that stays, 1 - rate. Raises ValueError unless 0 <= rate < 1.
     """
 
     def __init__(self, rate: float):
@@ -71,7 +73,7 @@ class Layer_Dropout:
         self.rate = 1 - rate
 
     def forward(self, inputs: np.ndarray, training: bool = True) -> None:
-        """Set output = inputs * binary_mask, of any shape, for a new mask of 0 and 1 / rate; the inputs if not in training."""
+        """Set output = inputs * binary_mask, a new mask of 0 and 1 / rate; without training, output = inputs. Any shape."""
         self.inputs = self.output = inputs
         if training:
             self.binary_mask = np.random.binomial(1, self.rate, size=np.shape(inputs)) / self.rate
@@ -84,7 +86,7 @@ class Layer_Dropout:
 
 
 class Layer_Input:
-    """What stands before a model's first layer, as in chapter 18."""
+    """The input of a model's first layer, as in chapter 18."""
 
     def forward(self, inputs: np.ndarray, training: bool = True) -> None:
         """Set output = inputs."""

@@ -1,4 +1,4 @@
-"""The model of chapters 18 to 22: layers, a loss, an optimizer and an accuracy, trained with one call, saved and loaded."""
+"""The model of chapters 18 to 22: layers, a loss, an optimizer and an accuracy. One call trains it, and files can hold it."""
 import copy
 import os
 import pickle
@@ -12,19 +12,19 @@ from .activations import Activation_Softmax
 from .layers import Layer_Input
 from .losses import Activation_Softmax_Loss_CategoricalCrossentropy, Loss_CategoricalCrossentropy
 
-# What the last passes left in a layer or a loss, and a saved model does without.
+# The last passes leave these attributes in a layer or a loss. A saved model does not need them.
 _OF_A_PASS = "inputs", "output", "dinputs", "dweights", "dbiases", "binary_mask"
 
 
 class Model:
-    """`layers`, of this package or with the same methods, in the order in which they were added.
+    """A model of `layers`, of this package or with the same methods, in the order in which they were added.
 
-    finalize sets input_layer, trainable_layers (those that have weights), each layer's prev and next, and
-    output_layer_activation, the last layer, which makes predictions of outputs. softmax_classifier_output is None, or in the
-    place of the last layer's and the loss's backward where these are softmax and categorical cross-entropy.
+    finalize sets input_layer, trainable_layers (those with weights), each layer's prev and next, output_layer_activation (the
+    last layer, which turns outputs into predictions), and softmax_classifier_output. The latter replaces the backward of the
+    last layer and of the loss if these are softmax and categorical cross-entropy; otherwise it is None.
     """
 
-    prints_steps = False        # whether an epoch without batch_size prints what one with it does, as from chapter 19 on
+    prints_steps = False        # With True, an epoch without batch_size prints the same lines as one with it (chapter 19).
 
     def __init__(self) -> None:
         self.layers = []
@@ -36,13 +36,13 @@ class Model:
         self.layers.append(layer)
 
     def set(self, *, loss: Any = None, optimizer: Any = None, accuracy: Any = None) -> None:
-        """Set those that are given."""
+        """Set the loss, the optimizer and the accuracy, those that are given."""
         for name, given in (("loss", loss), ("optimizer", optimizer), ("accuracy", accuracy)):
             if given is not None:
                 setattr(self, name, given)
 
     def finalize(self) -> None:
-        """Link the layers; to be called after add and set. Raises RuntimeError if there is no layer."""
+        """Link the layers. Call it after add and set. Raises RuntimeError if there is no layer."""
         if not self.layers:
             raise RuntimeError("finalize was called before add, expected a layer first")
         self.input_layer = Layer_Input()
@@ -58,12 +58,13 @@ class Model:
 
     def train(self, X: np.ndarray, y: np.ndarray, *, epochs: int = 1, batch_size: int | None = None, print_every: int = 1,
               validation_data: tuple[np.ndarray, np.ndarray] | None = None) -> None:
-        """Train on samples X and what they should give, y, and print how it goes. Raises RuntimeError before finalize.
+        """Train on samples X and targets y, and print the progress. Raises RuntimeError before finalize.
 
-        Without batch_size an epoch is one step on all samples, and every print_every-th epoch prints a line; validation_data,
-        (X, y), is evaluated at the end (chapter 18). With it, an epoch has a step for every batch_size samples, prints every
-        print_every-th of them, the last, and a line for all, and is followed by the validation (chapter 19). The book's Model
-        of chapter 19 prints these lines without batch_size, too; so does this one after `Model.prints_steps = True`.
+        Without batch_size, an epoch is one step on all samples. Every print_every-th epoch prints a line, and validation_data,
+        (X, y), is evaluated after the last epoch (chapter 18). With batch_size, an epoch has a step for every batch_size
+        samples. It prints a line for every print_every-th step, for the last step and for the whole epoch, and validates
+        (chapter 19). The book's Model of chapter 19 prints these lines also without batch_size. So does this one after
+        `Model.prints_steps = True`.
         """
         self._require("input_layer", "loss", "optimizer", "accuracy")
         self.accuracy.init(y)
@@ -78,7 +79,7 @@ class Model:
                 self.evaluate(*validation_data, batch_size=batch_size)
 
     def evaluate(self, X_val: np.ndarray, y_val: np.ndarray, *, batch_size: int | None = None) -> None:
-        """Print accuracy and loss of all samples, computed in batches, or at once, without training."""
+        """Print the accuracy and the loss of all samples, computed in batches or at once, without training."""
         self._require("input_layer", "loss", "accuracy")
         self._new_pass()
         for X, y in _batches(batch_size, X_val, y_val):
@@ -89,7 +90,7 @@ class Model:
               f"loss: {self.loss.calculate_accumulated():.3f}")
 
     def predict(self, X: np.ndarray, *, batch_size: int | None = None) -> np.ndarray:
-        """Return the output of the last layer for each sample, computed in batches, or at once."""
+        """Return the output of the last layer for each sample, computed in batches or at once."""
         return np.vstack([self.forward(batch, training=False) for (batch,) in _batches(batch_size, X)])
 
     def forward(self, X: np.ndarray, training: bool = True) -> np.ndarray:
@@ -101,7 +102,7 @@ class Model:
         return layer.output
 
     def backward(self, output: np.ndarray, y: np.ndarray) -> None:
-        """Set the gradients of all layers, from the output of forward and what it should be."""
+        """Set the gradients of all layers from the output of forward and the targets y."""
         layers = self.layers
         if self.softmax_classifier_output is None:
             self.loss.backward(output, y)
@@ -113,14 +114,14 @@ class Model:
             layer.backward(layer.next.dinputs)
 
     def get_parameters(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Return (weights, biases) of each trainable layer, the arrays themselves (chapter 20)."""
+        """Return (weights, biases) of each trainable layer: the arrays themselves, not copies (chapter 20)."""
         self._require("input_layer")
         return [layer.get_parameters() for layer in self.trainable_layers]
 
     def set_parameters(self, parameters: list[tuple[np.ndarray, np.ndarray]]) -> None:
-        """Take these arrays, which are not copied, for the weights and biases of the trainable layers (chapter 20).
+        """Use these arrays as the weights and biases of the trainable layers, without a copy (chapter 20).
 
-        Raises ValueError for another number of layers or other shapes than get_parameters() has; then nothing is changed.
+        Raises ValueError for another number of layers or other shapes than get_parameters() has, and then changes nothing.
         """
         own, parameters = self.get_parameters(), list(parameters)
         if len(parameters) != len(own):
@@ -132,29 +133,29 @@ class Model:
             layer.set_parameters(*arrays)
 
     def save_parameters(self, path: str | os.PathLike) -> None:
-        """Write get_parameters() to a file, as a pickle (chapter 20). Raises OSError, and then the old file is as it was."""
+        """Write get_parameters() to a file, as a pickle (chapter 20). Raises OSError; an old file is then unchanged."""
         _files.write(path, pickle.dumps(self.get_parameters()))
 
     def load_parameters(self, path: str | os.PathLike) -> None:
-        """Set the parameters that save_parameters wrote, for a model of the same layers (chapter 20).
+        """Set the parameters that save_parameters wrote, in a model of the same layers (chapter 20).
 
-        To load a pickle is to run the code in it: load only files of people whom you would let use your computer. Raises
-        OSError, pickle.UnpicklingError for other files, and as set_parameters.
+        Loading a pickle runs the code in it: load only files of people whom you would let use your computer. Raises OSError,
+        pickle.UnpicklingError for other files, and ValueError as set_parameters does.
         """
         with open(path, "rb") as file:
             self.set_parameters(pickle.load(file))
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write the model to a file, as a pickle, without what its last passes left in it (chapter 21).
+        """Write the model to a file, as a pickle, without the results of its last passes (chapter 21).
 
-        The optimizer and what it keeps of the layers are written, so that a loaded model can be trained on. Raises
-        RuntimeError before finalize, OSError, and then the old file is as it was.
+        The file holds the optimizer and its state in the layers, so that training a loaded model can go on. Raises RuntimeError
+        before finalize, and OSError; an old file is then unchanged.
         """
         self._require("input_layer")
         model = copy.deepcopy(self)
-        for summed_up in (model.loss, model.accuracy):
-            if summed_up is not None:
-                summed_up.new_pass()
+        for accumulated in (model.loss, model.accuracy):
+            if accumulated is not None:
+                accumulated.new_pass()
         for part in (model.input_layer, model.loss, model.softmax_classifier_output, *model.layers):
             for name in _OF_A_PASS if part is not None else ():
                 vars(part).pop(name, None)
@@ -164,8 +165,8 @@ class Model:
     def load(path: str | os.PathLike) -> "Model":
         """Return the model that save wrote (chapter 21).
 
-        To load a pickle is to run the code in it: load only files of people whom you would let use your computer. Raises
-        OSError, pickle.UnpicklingError for other files, TypeError for another object than a model.
+        Loading a pickle runs the code in it: load only files of people whom you would let use your computer. Raises OSError,
+        pickle.UnpicklingError for other files, and TypeError for an object that is no model.
         """
         with open(path, "rb") as file:
             model = pickle.load(file)
@@ -175,7 +176,7 @@ class Model:
         return model
 
     def _train_in_batches(self, X, y, batch_size, print_every):
-        """Train one epoch of chapter 19."""
+        """Train one epoch in batches, as in chapter 19, and print its lines."""
         self._new_pass()
         batches = list(_batches(batch_size, X, y))
         for step, batch in enumerate(batches):
@@ -184,7 +185,7 @@ class Model:
                     *self.loss.calculate_accumulated(include_regularization=True))
 
     def _step(self, X, y, name, printed):
-        """Make one update; the numbers printed are those before it."""
+        """Make one update. The printed numbers are those before it."""
         output = self.forward(X, training=True)
         losses = self.loss.calculate(output, y, include_regularization=True)
         accuracy = self._accuracy_of(output, y)
@@ -214,7 +215,7 @@ class Model:
 
 
 def _batches(batch_size, *arrays):
-    """Yield batch_size rows of each array in turn; the last may be fewer, None is all."""
+    """Yield batches: the next batch_size rows of each array. The last batch may have fewer rows. None means all rows."""
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size is {batch_size!r}, expected 1 or more, or None for all samples at once")
     count = len(arrays[0])

@@ -1,7 +1,7 @@
-"""The optimizers of chapter 10: from a layer's dweights and dbiases to its new weights and biases, which change in place.
+"""The optimizers of chapter 10. They change a layer's weights and biases in place, by its dweights and dbiases.
 
-All is computed in the order and the dtypes of the book's listings: a float64 gradient of float32 biases makes their
-momentums float64, and the biases stay float32.
+Everything is computed in the order and the dtypes of the book's listings: if the gradient of float32 biases is float64, their
+momentums become float64, and the biases stay float32.
 """
 from typing import Any
 
@@ -11,13 +11,14 @@ from ._order import require
 
 
 class _Optimizer:
-    """The learning rate and its decay, and a layer's arrays that a rule keeps from step to step.
+    """The learning rate, its decay, and the state arrays that a rule keeps in a layer from step to step.
 
-    A rule is a `_step(gradient, *kept)`, which returns what to add to the values, and the new kept arrays. `_kept` are their
-    names: "momentums" is a layer's weight_momentums and bias_momentums. They begin as zeros in a step that misses one.
+    A subclass has the rule `_step(gradient, *state)`. It returns what to add to the parameters, and the new state arrays.
+    `_state` has the names of these arrays: "momentums" stands for a layer's weight_momentums and bias_momentums. If one is
+    missing in a step, all begin as zeros.
     """
 
-    _kept = ()
+    _state = ()
 
     def __init__(self, learning_rate, decay):
         self.learning_rate = self.current_learning_rate = learning_rate
@@ -25,57 +26,57 @@ class _Optimizer:
         self.iterations = 0
 
     def pre_update_params(self) -> None:
-        """Set current_learning_rate = learning_rate / (1 + decay * iterations); to be called before a step's layers."""
+        """Set current_learning_rate = learning_rate / (1 + decay * iterations). Call it before the update of the layers."""
         if self.decay:
             self.current_learning_rate = self.learning_rate * (1 / (1 + self.decay * self.iterations))
 
     def update_params(self, layer: Any) -> None:
         """Change the layer's weights and biases by one step.
 
-        An array that cannot be changed in place, because it is read-only, a tuple, a list or has integers, is replaced by a
-        copy. Raises RuntimeError before the layer's first backward.
+        A copy takes the place of an array that cannot change in place: one that is read-only, a tuple, a list or of integers.
+        Raises RuntimeError before the layer's first backward.
         """
         require(layer, "dweights", "update_params", "backward")
         kinds = {"weight": _changeable(layer, "weights"), "bias": _changeable(layer, "biases")}
-        if not all(hasattr(layer, f"{kind}_{name}") for kind in kinds for name in self._kept):
+        if not all(hasattr(layer, f"{kind}_{name}") for kind in kinds for name in self._state):
             for kind, values in kinds.items():
-                for name in self._kept:
+                for name in self._state:
                     setattr(layer, f"{kind}_{name}", np.zeros_like(values))
         for (kind, values), gradient in zip(kinds.items(), (layer.dweights, layer.dbiases), strict=True):
-            names = [f"{kind}_{name}" for name in self._kept]
-            step, *kept = self._step(np.asarray(gradient), *(getattr(layer, name) for name in names))
+            names = [f"{kind}_{name}" for name in self._state]
+            step, *state = self._step(np.asarray(gradient), *(getattr(layer, name) for name in names))
             values += step
-            for name, array in zip(names, kept, strict=True):
+            for name, array in zip(names, state, strict=True):
                 setattr(layer, name, array)
 
     def post_update_params(self) -> None:
-        """Count the step in iterations; to be called after a step's layers."""
+        """Count the step in iterations. Call it after the update of the layers."""
         self.iterations += 1
 
 
 class _CachingOptimizer(_Optimizer):
-    """A rule that divides by the root of a mean of the squared gradients, weight_cache and bias_cache; epsilon avoids 0."""
+    """A rule that divides by the root of accumulated squared gradients, weight_cache and bias_cache. epsilon avoids 0."""
 
-    _kept = ("cache",)
+    _state = ("cache",)
 
     def __init__(self, learning_rate, decay, epsilon):
         super().__init__(learning_rate, decay)
         self.epsilon = epsilon
 
     def _scaled(self, direction, mean_square):
-        """Return the step along a direction."""
+        """Return the step: -learning rate * direction / root of mean_square."""
         return -self.current_learning_rate * direction / (np.sqrt(mean_square) + self.epsilon)
 
 
 class Optimizer_SGD(_Optimizer):
-    """Gradient descent: a step is -learning_rate * gradient, plus `momentum` times the last one, a layer's weight_momentums."""
+    """Gradient descent: a step is -learning_rate * gradient + momentum * last step, which is a layer's weight_momentums."""
 
     def __init__(self, learning_rate: float = 1.0, decay: float = 0.0, momentum: float = 0.0):
         super().__init__(learning_rate, decay)
         self.momentum = momentum
 
     @property
-    def _kept(self):
+    def _state(self):
         return ("momentums",) if self.momentum else ()
 
     def _step(self, gradient, momentums=None):
@@ -87,18 +88,18 @@ class Optimizer_SGD(_Optimizer):
 
 
 class Optimizer_Adagrad(_CachingOptimizer):
-    """Gradient descent over the root of the sum of all squared gradients, a layer's weight_cache and bias_cache."""
+    """Gradient descent, divided by the root of the sum of all squared gradients, a layer's weight_cache and bias_cache."""
 
     def __init__(self, learning_rate: float = 1.0, decay: float = 0.0, epsilon: float = 1e-7):
         super().__init__(learning_rate, decay, epsilon)
 
     def _step(self, gradient, cache):
-        cache = (cache + np.square(gradient)).astype(cache.dtype, copy=False)      # the book adds to it in place
+        cache = (cache + np.square(gradient)).astype(cache.dtype, copy=False)      # the book's cache keeps its dtype
         return self._scaled(gradient, cache), cache
 
 
 class Optimizer_RMSprop(_CachingOptimizer):
-    """As Adagrad, with a moving mean of the squared gradients, of which a step forgets 1 - rho."""
+    """Adagrad with a moving mean of the squared gradients in place of their sum. A step keeps the fraction rho of the mean."""
 
     def __init__(self, learning_rate: float = 0.001, decay: float = 0.0, epsilon: float = 1e-7, rho: float = 0.9):
         super().__init__(learning_rate, decay, epsilon)
@@ -110,12 +111,12 @@ class Optimizer_RMSprop(_CachingOptimizer):
 
 
 class Optimizer_Adam(_CachingOptimizer):
-    """Moving means of the gradients, weight_momentums, and of their squares, weight_cache, both corrected for their start at 0.
+    """Adam (Kingma and Ba, Adam: A Method for Stochastic Optimization, ICLR 2015).
 
-    (Kingma and Ba, Adam: A Method for Stochastic Optimization, ICLR 2015.)
+    weight_momentums are moving means of the gradients, weight_cache of their squares. Both are corrected for their start at 0.
     """
 
-    _kept = ("momentums", "cache")
+    _state = ("momentums", "cache")
 
     def __init__(self, learning_rate: float = 0.001, decay: float = 0.0, epsilon: float = 1e-7,
                  beta_1: float = 0.9, beta_2: float = 0.999):
@@ -131,7 +132,7 @@ class Optimizer_Adam(_CachingOptimizer):
 
 
 def _changeable(layer, name):
-    """Return the layer's array of that name, after a copy has taken its place if it cannot be changed in place."""
+    """Return the layer's array of that name, after replacing it by a copy if it cannot change in place."""
     values = getattr(layer, name)
     if not (isinstance(values, np.ndarray) and values.flags.writeable and values.dtype.kind == "f"):
         values = np.asarray(values)
@@ -140,6 +141,6 @@ def _changeable(layer, name):
     return values
 
 
-def _moved(mean, values, kept):
-    """Return the mean, moved towards the values."""
-    return kept * mean + (1 - kept) * values
+def _moved(mean, values, rate):
+    """Return the moving mean after it took in the values: rate * mean + (1 - rate) * values."""
+    return rate * mean + (1 - rate) * values

@@ -1,4 +1,4 @@
-"""Which kernels ran, in which of the user's calls, on which thread and for how long."""
+"""The profiler: which kernels ran, in which of the user's calls, on which thread and for how long."""
 import json
 import threading
 from pathlib import Path
@@ -8,15 +8,15 @@ from .. import _files, _jit
 from . import log
 from .passes import Pass, collect
 
-CAPACITY = 1 << 20              # events, of 192 bytes
+CAPACITY = 1 << 20              # A log has room for this many events, of 192 bytes each, by default.
 
 
 class Profile:
-    """What fastbp did between `with fastbp.profile() as p:` and its end.
+    """A record of all that fastbp did in the block `with fastbp.profile() as p:`.
 
-    passes   a list of Pass, one for each call of a layer's forward or backward pass or of a ReLU, from any thread, in the
-             order of their starts: its name, shape, dtype, start and duration, and its kernels
-    dropped  how many events found no room
+    passes   a list of Pass in the order of their starts: one for each call of a layer's forward or backward pass or of a ReLU,
+             from any thread, with its name, shape, dtype, start, duration and kernels
+    dropped  the number of events that found no room
     threads  {number: name} of the Python threads that were alive at the end
     """
 
@@ -25,27 +25,28 @@ class Profile:
             raise ValueError(f"capacity was {capacity}, expected at least 1")
         self.passes: list[Pass] = []
         self.dropped, self.threads = 0, {}
-        self._capacity, self._log, self._since = capacity, None, 0
+        self._capacity, self._log, self._start = capacity, None, 0
 
     def __enter__(self) -> "Profile":
         if self._log is not None:
             raise RuntimeError("this profile is active already, expected it to be entered once at a time")
-        found = log.log(self._capacity)
-        found.start()
-        self._log, self._since = found, log.now()
+        taken = log.take(self._capacity)
+        taken.start()
+        self._log, self._start = taken, log.now()
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         used, self._log = self._log, None
         events, self.dropped = used.stop()
         log.give_back(used)
-        self.passes = collect(events, self._since)
+        self.passes = collect(events, self._start)
         self.threads = {thread.ident: thread.name for thread in threading.enumerate()}
 
     def table(self) -> str:
-        """Return a table of the calls by shape, and of their kernels: calls, time, share, GFLOP/s and GB/s. Needs rich.
+        """Return a table of the calls by shape, and of their kernels: calls, time, share of the time, GFLOP/s and GB/s.
 
-        It is in ASCII, and as wide as the terminal, up to 100 columns: columns that do not fit come in another table below.
+        The text is in ASCII, and as wide as the terminal, but at most 100 columns. Columns that do not fit form another table
+        below. Needs rich.
         """
         try:
             from .tables import calls
@@ -55,22 +56,22 @@ class Profile:
 
     def to_json(self, path: str | Path) -> None:
         """Write {"passes": [...], "dropped": n}, with times in seconds, to a file."""
-        from .report import plain
-        _write(path, {"passes": plain(self.passes), "dropped": self.dropped})
+        from .report import as_json
+        _write(path, {"passes": as_json(self.passes), "dropped": self.dropped})
 
     def export_chrome_trace(self, path: str | Path) -> None:
-        """Write a file that ui.perfetto.dev and chrome://tracing show: the calls and their tasks, on a line for each thread."""
+        """Write a file for ui.perfetto.dev and chrome://tracing. They show calls and their tasks on a line for each thread."""
         from .trace import trace
         _write(path, trace(self.passes, self.threads))
 
 
 def profile(*, capacity: int = CAPACITY) -> Profile:
-    """Record every pass and kernel in a `with` block, of all threads.
+    """Record every pass and kernel of all threads in a `with` block.
 
-    capacity: how many events there is room for, 192 bytes each as they come; a pass has one for itself and a few for each
-    kernel and block of its rows. Those that find no room are counted. There is one active profile in a process at a time:
-    RuntimeError if there is another. A forked child is not recorded, and may have a profile of its own. Raises ValueError for
-    a capacity below 1.
+    capacity: the number of events that there is room for. An event takes 192 bytes of memory once it is recorded. A pass has
+    one event for itself, and a few for each kernel and block of its rows. Events that find no room are only counted. A forked
+    child is not recorded, and may have a profile of its own. Raises ValueError for a capacity below 1, and RuntimeError if
+    another profile is active in this process.
     """
     _jit.check_enabled("profile")
     return Profile(capacity)

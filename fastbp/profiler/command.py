@@ -1,4 +1,4 @@
-"""python -m fastbp profile: where a step of a network on a large batch spends its time."""
+"""The command python -m fastbp profile: where a step of a network on a large batch spends its time."""
 import argparse
 import json
 from importlib.util import find_spec
@@ -9,8 +9,8 @@ import numpy as np
 from .. import _files, _operands, terminal
 from ..demo import check_file, check_plot, positive
 
-NEEDED = "matplotlib", "psutil", "rich", "threadpoolctl"
-FREE_PART = 0.9                 # of the free memory that a step may take
+NEEDED = "matplotlib", "psutil", "rich", "threadpoolctl"       # The command needs these packages.
+FREE_FRACTION = 0.9             # A step may take this fraction of the free memory.
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -43,34 +43,34 @@ def _sizes(text):
     return sizes
 
 
-_sizes.__name__ = "list of sizes"           # argparse: "invalid list of sizes value: '4,x'"
+_sizes.__name__ = "list of sizes"           # argparse prints "invalid list of sizes value: '4,x'"
 
 
 def run(options: argparse.Namespace) -> int:
-    """Profile, write files and print tables. Wrong options are an ArgumentError before that; returns 1 where it fails.
+    """Profile, write files and print tables. Return 1 if any of it fails, else 0. Raises ArgumentError first for wrong options.
 
-    What can be written is written: of a file that cannot, the tables and a line on standard error are what is left.
+    If a file cannot be written, a line on standard error says so, and the tables and the other files are still written.
     """
     _check(options)
     from . import measure, tables
 
-    plan = measure.Plan(options.layers, options.batch, options.dtype, options.precision, options.threads, options.repeat,
-                        options.torch, options.remeasure)
+    plan = measure.Plan(options.layers, options.batch, dtype=options.dtype, precision=options.precision,
+                        threads=options.threads, repeat=options.repeat, torch=options.torch, remeasure=options.remeasure)
     try:
         if options.memmap:
             from . import stream
-            found, recorded = stream.stream(plan, options.memmap, options.keep)
+            report, recorded = stream.stream(plan, options.memmap, options.keep)
         else:
             _check_memory(plan)
-            found, recorded = measure.measure(plan)
+            report, recorded = measure.measure(plan)
     except (OSError, MemoryError, RuntimeError, ValueError) as error:
         terminal.complain(f"{type(error).__name__}: {error}")
         return 1
-    problems = _write(options, found, recorded)
-    print(terminal.fill(f"{'-'.join(map(str, plan.sizes))}, {plan.batch:,} rows, {found.dtype}, multiplied in "
-                        f"{found.precision}, threads: {plan.threads}", most=terminal.WIDEST))
-    print(terminal.fill(found.machine, most=terminal.WIDEST))
-    for text in tables.sections(found).values():
+    problems = _write(options, report, recorded)
+    print(terminal.fill(f"{'-'.join(map(str, plan.sizes))}, {plan.batch:,} rows, {report.dtype}, multiplied in "
+                        f"{report.precision}, threads: {plan.threads}", most=terminal.WIDEST))
+    print(terminal.fill(report.machine, most=terminal.WIDEST))
+    for text in tables.sections(report).values():
         print(f"\n{text}")
     for path, problem in problems.items():
         if problem is None:
@@ -81,6 +81,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _check(options):
+    """Raise ArgumentError for options that cannot be fulfilled."""
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
         raise argparse.ArgumentError(None, f"needs {', '.join(missing)}; install it: pip install 'fastbp[profile]'")
@@ -103,22 +104,22 @@ def _check(options):
 
 
 def _check_memory(plan):
-    """Before the system kills the process for it."""
+    """Raise MemoryError if a step takes more memory than is free. Otherwise the system might kill the process."""
     import psutil
 
     free = psutil.virtual_memory().available
-    if plan.memory_bytes() > FREE_PART * free:
+    if plan.memory_bytes() > FREE_FRACTION * free:
         raise MemoryError(f"a step on {plan.batch:,} rows takes some {plan.memory_bytes() / 2**30:,.1f} GiB and "
                           f"{free / 2**30:,.1f} are free: give --memmap DIR, or a smaller --batch")
 
 
 def _write(options, report, recorded):
-    """Write what was asked for. Return {path: None, or why it could not be written}."""
+    """Write the files that the options name. Return {path: None, or the error that kept it from being written}."""
     from . import page, pictures
-    from .report import plain
+    from .report import as_json
 
     files = {
-        options.json: lambda: _files.write(options.json, json.dumps(plain(report), indent=1).encode()),
+        options.json: lambda: _files.write(options.json, json.dumps(as_json(report), indent=1).encode()),
         options.plot: lambda: _files.write(options.plot, pictures.picture(report, options.plot.suffix[1:].lower())),
         options.html: lambda: _files.write(options.html, page.page(report).encode()),
         options.trace: lambda: recorded.export_chrome_trace(options.trace),

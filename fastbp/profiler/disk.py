@@ -1,7 +1,7 @@
-"""Arrays in .npy files of the user's folder, a block of rows at a time, and how fast its disk is.
+"""Arrays in .npy files in the user's folder, a block of rows at a time, and the speed of its disk.
 
-A file that is mapped into memory and has no bytes, or no space on the disk, for a page ends the process with SIGBUS. So
-files get all of their space before they are mapped, and their lengths are looked at before each block.
+If a file is mapped into memory, and a page lies behind its end or finds no space on the disk, SIGBUS ends the process. So files
+get all of their space before they are mapped, and their lengths are checked before each block.
 """
 import contextlib
 import errno
@@ -17,35 +17,40 @@ from typing import BinaryIO
 import numpy as np
 from numpy.lib import format as npy
 
-PIECE = 4 << 20                 # bytes that are read or written at once
-SCRATCH = 256 << 20             # at most, to measure the disk
+PIECE = 4 << 20                 # This many bytes are read or written at once.
+SCRATCH = 256 << 20             # The file that measures the disk has at most this many bytes.
 
+# These error numbers say that there is no room on the disk or in the user's quota.
 _FULL = errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)
+# These error numbers say that a file system cannot reserve space.
 _NOT_SUPPORTED = errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS
 
 
 class Rows:
-    """An array (rows, columns) in an open .npy file. A block of its rows at a time is mapped into memory."""
+    """An array (rows, columns) in an open .npy file. It maps a block of rows at a time into memory."""
 
     def __init__(self, file: BinaryIO, shape: tuple[int, int], dtype: np.dtype, mode: str):
-        """file: it stands behind its header. mode: numpy.memmap's."""
+        """Use a file that stands behind its header. mode: that of numpy.memmap."""
         self._file, self._shape, self.dtype, self._mode, self._offset = file, shape, dtype, mode, file.tell()
         self._row_bytes = shape[1] * dtype.itemsize
         self.bytes = shape[0] * self._row_bytes
 
     @classmethod
     def read(cls, file: BinaryIO, shape: tuple[int, int], dtype: np.dtype) -> "Rows":
-        """That in a file that was there. Raises ValueError unless it is of that shape and dtype, in C order, and whole."""
+        """Return the array in an existing file.
+
+        Raises ValueError unless it has this shape and dtype, is in C order, and is complete.
+        """
         found, expected = _header(file), (shape, False, dtype)
         if found != expected:
             raise ValueError(f"{file.name} holds {_in_words(*found)}, expected {_in_words(*expected)}")
-        rows = cls(file, shape, dtype, "c")     # not "r": PyTorch warns of arrays that are read-only; nobody writes to them
+        rows = cls(file, shape, dtype, "c")     # nobody writes to it, but PyTorch warns of arrays with mode "r", read-only
         rows.check()
         return rows
 
     @classmethod
     def create(cls, file: BinaryIO, shape: tuple[int, int], dtype: np.dtype) -> "Rows":
-        """A new one, with all of its space on the disk. Raises OSError if there is not enough."""
+        """Return a new array, with all of its space reserved on the disk. Raises OSError if there is not enough."""
         npy.write_array_header_1_0(file, {"descr": npy.dtype_to_descr(dtype), "fortran_order": False, "shape": shape})
         rows = cls(file, shape, dtype, "r+")
         allocate(file, rows._offset + rows.bytes)
@@ -62,9 +67,9 @@ class Rows:
                              + (": it was cut short" if found < expected else ""))
 
     def block(self, rows: slice) -> np.ndarray:
-        """These rows, in the file itself. Raises ValueError if the file has become shorter."""
-        # Whoever cuts it short after this, while the block is in use, still ends the process, and so does a disk that cannot
-        # read. Only a copy would be safe, by read(), of which the system says how much it was.
+        """Return these rows as a view of the file. Raises ValueError if the file has become shorter."""
+        # The process still ends if somebody shortens the file while the block is in use, or if the disk cannot read. Only a
+        # copy made by read() would be safe, because read() returns how many bytes it got.
         self.check()
         offset, shape = self._offset + rows.start * self._row_bytes, (rows.stop - rows.start, self._shape[1])
         return np.asarray(np.memmap(self._file, self.dtype, self._mode, offset, shape))
@@ -74,22 +79,22 @@ class Rows:
         os.fsync(self._file.fileno())
 
     def forget(self) -> None:
-        """Take the file out of the system's cache, if it has a function for that, so that it is read from the disk."""
+        """Remove the file from the system's cache, so that it is read from the disk. Does nothing on systems that cannot."""
         if self._mode == "r+":
-            self.flush()                        # what is not on the disk yet stays in the cache
+            self.flush()                        # bytes that are not on the disk yet would stay in the cache
         _advise(self._file, 0, 0, "POSIX_FADV_DONTNEED")
 
     def read_ahead(self, start: int, stop: int) -> None:
-        """Let the system begin to read these rows, if it has a function for that."""
+        """Let the system begin to read these rows. Does nothing on systems that cannot."""
         _advise(self._file, self._offset + start * self._row_bytes, (stop - start) * self._row_bytes, "POSIX_FADV_WILLNEED")
 
 
 def _header(file):
-    """(shape, whether in Fortran order, dtype) of an array in a .npy file."""
+    """Return (shape, whether in Fortran order, dtype) of the array in a .npy file. Raises ValueError for another file."""
     try:
         version = npy.read_magic(file)
         return (npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0)(file)
-    except (ValueError, SyntaxError, tokenize.TokenError) as error:     # of what NumPy does not understand it passes some on
+    except (ValueError, SyntaxError, tokenize.TokenError) as error:     # NumPy passes some errors of its parser on
         raise ValueError(f"{file.name} is not a whole .npy file: {error}") from None
 
 
@@ -103,10 +108,13 @@ def _advise(file, start, count, advice):
 
 
 def allocate(file: BinaryIO, size: int) -> None:
-    """Give a file `size` bytes on the disk. What it holds stays; it must stand at its end. Raises OSError if there is no room.
+    """Reserve `size` bytes on the disk for a file, which must stand at its end and keeps its content.
 
-    Where the file system cannot do that, zeros are written; the GNU C library does so by itself, a byte for each block, which
-    is slow over a network. One that writes changed blocks to new places, as ZFS does, promises nothing even so.
+    Raises OSError if there is no room.
+
+    If the file system cannot reserve space, zeros are written. The GNU C library does so by itself, one byte for each block,
+    which is slow over a network. A file system that writes changed blocks to new places, as ZFS does, guarantees no space even
+    then.
     """
     file.flush()
     if hasattr(os, "posix_fallocate"):
@@ -121,7 +129,7 @@ def allocate(file: BinaryIO, size: int) -> None:
 
 
 def refuse(paths: Iterable[Path]) -> None:
-    """FileExistsError if there is a file."""
+    """Raise FileExistsError if one of the files exists."""
     for path in paths:
         if os.path.lexists(path):
             raise FileExistsError(errno.EEXIST, "expected no such file, it would be overwritten", str(path))
@@ -129,7 +137,7 @@ def refuse(paths: Iterable[Path]) -> None:
 
 @contextlib.contextmanager
 def room(folder: Path, needed: int) -> Iterator[None]:
-    """OSError if so many bytes do not fit there, or turn out not to."""
+    """Raise OSError, with the numbers of bytes, if `needed` bytes do not fit into the folder, now or within the block."""
     def full(error, problem):
         return OSError(error, f"{problem}: {needed:,} bytes needed, {disk_usage(folder).free:,} free", str(folder))
 
@@ -145,7 +153,10 @@ def room(folder: Path, needed: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def new_folder(folder: Path, keep: bool) -> Iterator[Path]:
-    """A folder in that one for what is made. At the end it goes; with `keep`, unless there was an error, its files stay."""
+    """Make a folder inside `folder` for the block, and remove it at the end. With `keep`, its files move to `folder` first.
+
+    After an error no file is kept.
+    """
     with tempfile.TemporaryDirectory(prefix="fastbp-", dir=folder) as made:
         yield Path(made)
         if keep:
@@ -153,26 +164,26 @@ def new_folder(folder: Path, keep: bool) -> Iterator[Path]:
 
 
 def _move(files, folder):
-    """All of them or, if that fails, none."""
+    """Move all files into the folder or, if that fails, none."""
     try:
-        refuse(folder / file.name for file in files)       # again: some may have come in the meantime
+        refuse(folder / file.name for file in files)       # checked again: somebody may have made one in the meantime
         for file in files:
             file.rename(folder / file.name)
     except BaseException:
         for file in files:
-            if not file.exists():                           # then it is what now has the name
+            if not file.exists():                           # it has moved
                 (folder / file.name).unlink()
         raise
 
 
 def rates(folder: Path) -> tuple[float, float]:
-    """Bytes a second that the disk reads and writes one after the other, measured with a file that is removed again.
+    """Return the bytes a second that the disk (reads, writes) in sequence, measured with a temporary file.
 
-    Written bytes count when they are on the disk. Where the system has no function to take a file out of its cache, as macOS
-    and Windows, what is read comes from there.
+    Written bytes count once they are on the disk. macOS and Windows have no function that removes a file from the system's
+    cache, so that they read from the cache.
     """
     size = min(SCRATCH, disk_usage(folder).free // 4)
-    piece = np.random.default_rng(0).bytes(min(PIECE, size))        # random: some file systems compress
+    piece = np.random.default_rng(0).bytes(min(PIECE, size))        # random, because some file systems compress
     count = size // len(piece)
     with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
         start = time.perf_counter()
@@ -182,8 +193,8 @@ def rates(folder: Path) -> tuple[float, float]:
         written = time.perf_counter()
         _advise(file, 0, 0, "POSIX_FADV_DONTNEED")
         file.seek(0)
-        begun, into = time.perf_counter(), bytearray(len(piece))
-        while file.readinto(into):
+        read_start, buffer = time.perf_counter(), bytearray(len(piece))
+        while file.readinto(buffer):
             pass
         read = time.perf_counter()
-    return count * len(piece) / (read - begun), count * len(piece) / (written - start)
+    return count * len(piece) / (read - read_start), count * len(piece) / (written - start)

@@ -1,4 +1,4 @@
-"""The memory that compiled code records events in (kernels/record.py), and which profile is active."""
+"""The memory in which compiled code records events (kernels/record.py), and the choice of the active profile."""
 import os
 import sys
 import threading
@@ -14,13 +14,16 @@ EVENT = np.dtype([*((name, np.int64) for name in Event._fields), ("unused", np.i
                   ("words", np.int64, WORDS)])
 assert EVENT.itemsize == EVENT_BYTES
 
-# A kernel that began while a profile was active records its end whenever that is, so the memory is never given back.
+# The words of a log's header have these places.
+_COUNT, _CAPACITY = 0, 1
+# Logs that no profile uses. Their memory is never freed, because a kernel that began while a profile was active may record its
+# end at any later time.
 _logs = []
 _lock = threading.Lock()
 
 
 def _after_fork():
-    """A forked child has no profile (_state.forget_threads), and may start its own whatever another thread was doing."""
+    """Renew the lock, which another thread may have held. A forked child has no active profile (_state.forget_threads)."""
     global _lock
     _lock = threading.Lock()
 
@@ -30,7 +33,7 @@ if hasattr(os, "register_at_fork"):
 
 
 class Log:
-    """Room for `capacity` events. The system gives the memory as it is used."""
+    """Memory for `capacity` events. The system provides its pages when they are first used."""
 
     def __init__(self, capacity: int):
         self.capacity = capacity
@@ -38,27 +41,27 @@ class Log:
         self._header, self._events = self._memory[:LOG_BYTES].view(np.int64), self._memory[LOG_BYTES:].view(EVENT)
 
     def start(self) -> None:
-        """Empty it, and let compiled code record in it. Raises RuntimeError while another one is active."""
+        """Empty the log, and let compiled code record in it. Raises RuntimeError while another log is active."""
         bind()
         with _lock:
             if _state.words[_state.PROFILE]:
                 raise RuntimeError("a profile is active already, expected one at a time in a process")
-            self._events[:min(self._header[0], self.capacity)] = np.zeros((), EVENT)
-            self._header[:2] = 0, self.capacity
-            self._since = now()
+            self._events[:min(self._header[_COUNT], self.capacity)] = np.zeros((), EVENT)
+            self._header[_COUNT], self._header[_CAPACITY] = 0, self.capacity
+            self._start = now()
             size = LOG_BYTES + self.capacity * EVENT_BYTES
             _state.words[_state.PROFILE] = address("log", self._memory, np.dtype(np.uint8), size, written=True)
 
     def stop(self) -> tuple[np.ndarray, int]:
-        """The events that began and ended since the start, as an array of EVENT, and how many found no room."""
+        """Return the events that began and ended since the start, an array of EVENT, and how many events found no room."""
         _state.words[_state.PROFILE] = 0
-        count = int(self._header[0])
+        count = int(self._header[_COUNT])
         events = self._events[:min(count, self.capacity)].copy()
-        return events[(events["end"] != 0) & (events["start"] >= self._since)], max(0, count - self.capacity)
+        return events[(events["end"] != 0) & (events["start"] >= self._start)], max(0, count - self.capacity)
 
 
-def log(capacity: int) -> Log:
-    """A log for so many events that no profile is using."""
+def take(capacity: int) -> Log:
+    """Return a log of this capacity that no profile is using."""
     with _lock:
         for number, kept in enumerate(_logs):
             if kept.capacity == capacity:
@@ -73,13 +76,14 @@ def give_back(used: Log) -> None:
 
 
 def now() -> int:
-    """The time of events."""
+    """Return the time as events have it, in ticks."""
     return time.monotonic_ns() if sys.platform != "win32" else round(time.perf_counter() / _TICK)
 
 
+# The seconds of a tick: a nanosecond or, on Windows, the period of the performance counter.
 _TICK = 1e-9 if sys.platform != "win32" else time.get_clock_info("perf_counter").resolution
 
 
 def seconds(ticks: int) -> float:
-    """A duration, or a time of an event."""
+    """Return the seconds of a number of ticks."""
     return ticks * _TICK

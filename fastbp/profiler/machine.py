@@ -1,7 +1,7 @@
-"""The ceilings of this machine, measured: floating-point operations and bytes a second.
+"""The measured ceilings of this machine: floating-point operations and bytes a second.
 
-They are measured by another process, so that this one's memory and threads stay as they are, and kept with the cache of
-compiled code. A machine whose clock changes may exceed them later, or fall short of them.
+Another process measures them, so that this one's memory and threads stay as they are. They are kept with the cache of compiled
+code. A machine whose clock changes may later exceed them, or fall short of them.
 """
 import json
 import subprocess
@@ -17,25 +17,29 @@ import fastbp
 from .. import _cache, _cpu, _operands, functional
 from ..kernels import blocking, peak
 
-SECONDS = 0.02                  # of a turn: short, so that in some of them all cores are undisturbed
-TURNS = 50                      # the fastest counts
-LEAST_BYTES = 64 << 20          # of each of two arrays, and at least twice L3
-SQUARES = 512, 768, 1024
+SECONDS = 0.02                  # A turn takes this many seconds, so few that all cores are undisturbed in some turns.
+TURNS = 50                      # A measurement has this many turns, of which the fastest counts.
+LEAST_BYTES = 64 << 20          # The two arrays that measure bandwidth have at least this many bytes each, and twice L3.
+SQUARES = 512, 768, 1024        # Square matrices of these sizes measure the peak of tile registers (AMX).
 
+# The other process runs this code.
 _CODE = "import sys; sys.path[:] = {path!r}; from fastbp.profiler import machine; machine.report({dtype!r}, {threads!r})"
 
 
 class Ceilings(NamedTuple):
-    """flops: operations a second of a dtype, in registers; bandwidth: bytes a second to and from memory. Of all threads."""
+    """The most that all threads reach together.
+
+    flops: operations a second of a dtype, on numbers in registers. bandwidth: bytes a second to and from memory.
+    """
 
     flops: float
     bandwidth: float
 
 
 def ceilings(dtype: str, threads: int, anew: bool = False) -> Ceilings:
-    """Those for products of factors of that dtype ("float32", "float64", "bfloat16") on so many threads.
+    """Return the ceilings of products with factors of a dtype ("float32", "float64", "bfloat16") on a number of threads.
 
-    anew: measure again, whatever is kept. Raises RuntimeError if they cannot be measured.
+    anew: measure again, even if a result is kept. Raises RuntimeError if they cannot be measured.
     """
     name = f"ceilings-{dtype}-{threads}"
     kept = None if anew else _cache.kept(name)
@@ -51,13 +55,14 @@ def ceilings(dtype: str, threads: int, anew: bool = False) -> Ceilings:
 
 
 def report(dtype: str, threads: int) -> None:
-    """Measure, and print Ceilings as JSON: what the other process does."""
+    """Measure the Ceilings and print them as JSON, in the other process."""
     fastbp.set_num_threads(threads)
     kind = functional._NUMBA_TYPE[dtype if dtype == _operands.BFLOAT16 else np.dtype(dtype)]
     print(json.dumps([_product_peak() if blocking.by_amx(kind) else _peak(kind, threads), _bandwidth(threads)]))
 
 
 def _peak(dtype, threads):
+    """Return the operations a second of all threads, each on its own registers."""
     run = peak.peak(dtype)
     memories = [np.zeros(peak.room(dtype), np.uint8) for _ in range(threads)]
     start = time.perf_counter()
@@ -67,7 +72,7 @@ def _peak(dtype, threads):
 
 
 def _product_peak():
-    """Of tile registers: that of the fastest product of square matrices that stay in the caches."""
+    """Return the operations a second of the fastest product of square matrices that stay in the caches, with tile registers."""
     best = 0
     for n in SQUARES:
         x = np.ones((n, n), np.float32)
@@ -78,7 +83,7 @@ def _product_peak():
 
 
 def _bandwidth(threads):
-    """The most of two: copying, and reading."""
+    """Return the bytes a second of copying or of reading, whichever is faster."""
     count = max(LEAST_BYTES, 2 * _cpu.caches().l3) // 8
     source, target = np.ones(count, np.float64), np.ones(count, np.float64)
     parts = [slice(i * count // threads, (i + 1) * count // threads) for i in range(threads)]
@@ -88,7 +93,7 @@ def _bandwidth(threads):
 
 
 def _fastest(work, threads):
-    """The least seconds in which all threads did work(0), work(1) … at once."""
+    """Return the seconds of the fastest turn in which all threads did work(0), work(1) … at once."""
     with ThreadPoolExecutor(threads) as pool:
         seconds = []
         for _ in range(TURNS):

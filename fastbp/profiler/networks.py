@@ -1,6 +1,6 @@
-"""The network to profile: hidden layers with ReLU and a last one without, and the same in NumPy and in PyTorch.
+"""The network to profile, of fastbp, NumPy and PyTorch: hidden layers with ReLU, and a last layer without.
 
-All have the demo's interface: a layer's forward(inputs) and backward(dvalues).
+All layers have forward(inputs) and backward(dvalues), as in the demo.
 """
 from collections.abc import Sequence
 from itertools import pairwise
@@ -11,24 +11,24 @@ import threadpoolctl
 from .. import Dense, DenseReLU
 from ..demo import NumPyLayer
 
-SEED = 0
+SEED = 0                        # The seed of weights, inputs and dvalues.
 
 
 def fastbp_layers(sizes: Sequence[int], dtype: np.dtype, precision: str | None) -> list[Dense]:
-    """Layers of these sizes, the number of inputs first."""
+    """Return fastbp's layers of these sizes, the number of inputs first."""
     rng = np.random.default_rng(SEED)
     kinds = [DenseReLU] * (len(sizes) - 2) + [Dense]
     return [kind(*pair, dtype=dtype, rng=rng, precision=precision) for kind, pair in zip(kinds, pairwise(sizes), strict=True)]
 
 
 def numpy_layers(layers: Sequence[Dense], threads: int) -> list[NumPyLayer]:
-    """With copies of those layers' weights and biases."""
+    """Return layers of NumPy, with copies of fastbp's weights and biases."""
     threadpoolctl.threadpool_limits(threads, "blas")
     return [NumPyLayer(layer) for layer in layers]
 
 
 def torch_layers(layers: Sequence[Dense], threads: int) -> list["TorchLayer"]:
-    """With copies of those layers' weights and biases, rounded where they round."""
+    """Return layers of PyTorch, with copies of fastbp's weights and biases, in bfloat16 if fastbp multiplies in that."""
     import torch
 
     torch.set_num_threads(threads)
@@ -36,7 +36,7 @@ def torch_layers(layers: Sequence[Dense], threads: int) -> list["TorchLayer"]:
 
 
 class TorchLayer:
-    """A layer of plain PyTorch operators, on tensors or arrays, without a copy of these."""
+    """A layer of plain PyTorch operators. Its arguments may be tensors or arrays, which are not copied."""
 
     def __init__(self, torch, layer: Dense):
         self.torch, self.relu = torch, isinstance(layer, DenseReLU)
@@ -45,12 +45,14 @@ class TorchLayer:
             self.weights, self.biases = self.weights.bfloat16(), self.biases.bfloat16()
 
     def forward(self, inputs):
+        """Return the output (rows, neurons) for inputs (rows, inputs)."""
         with self.torch.no_grad():
             self.inputs = self.torch.as_tensor(inputs).to(self.weights.dtype)
             self.output = self.torch.addmm(self.biases, self.inputs, self.weights)
             return self.output.relu_() if self.relu else self.output
 
     def backward(self, dvalues):
+        """Set dweights and dbiases, and return dinputs."""
         with self.torch.no_grad():
             dvalues = self.torch.as_tensor(dvalues).to(self.weights.dtype)
             if self.relu:

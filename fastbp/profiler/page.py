@@ -1,4 +1,4 @@
-"""A profile as one HTML file, which needs no other and runs no scripts."""
+"""A profile as a single HTML file, without scripts."""
 from html import escape
 from io import StringIO
 
@@ -6,6 +6,7 @@ from .. import terminal
 from . import pictures, tables
 from .report import Report
 
+# The page's style sheet.
 STYLE = """body { font: 15px/1.5 system-ui, sans-serif; max-width: 1150px; margin: 2em auto; padding: 0 1em; color: #222; }
 h1, h2 { font-weight: 600; }
 pre { overflow-x: auto; font: 13px/1.35 ui-monospace, monospace; background: #f6f6f6; padding: 1em; }
@@ -13,7 +14,7 @@ svg { max-width: 100%; height: auto; }"""
 
 
 def page(report: Report) -> str:
-    """The text of the file."""
+    """Return the text of the HTML file: pictures first, then tables."""
     sections = {name: f"<figure>{_svg(figure)}</figure>" for name, figure in pictures.figures(report).items()}
     sections |= {name: f"<pre>{escape(text)}</pre>" for name, text in tables.sections(report, terminal.WIDEST).items()}
     body = "\n".join(f"<h2>{escape(name)}</h2>\n{content}" for name, content in sections.items())

@@ -1,4 +1,4 @@
-"""From events to passes: which kernels each pass of a layer ran, on how many threads, and for how long."""
+"""The passes of layers, made from recorded events: their kernels, their threads and their times."""
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable
@@ -11,17 +11,15 @@ from ..kernels.record import BACKWARD, DINPUTS, FORWARD, QUEUE, RELU, UPDATE, Ca
 from . import log, work
 from .work import Work
 
+# The name of each kind of pass.
 NAMES = {FORWARD: "forward", BACKWARD: "backward", RELU: "relu", DINPUTS: "dinputs", UPDATE: "update"}
 _KINDS = {name: kind for kind, name in NAMES.items()}
-REST = "threads, copies"        # what is left of a pass: waking and waiting for threads, and small copies of its own
-PLAIN = "plain loops"           # all of a pass without tasks
+REST = "threads, copies"        # The rest of a pass has this name: it wakes and awaits threads, and makes small copies.
+NAIVE = "plain loops"           # A pass without tasks consists of this kernel.
 
 
 class Kernel(NamedTuple):
-    """What a kind of job took within a pass.
-
-    seconds: of the pass's time, that is the sum over its threads divided by their number
-    """
+    """The time and the work of all jobs of one kind within a pass. seconds: the sum over threads divided by their number."""
 
     name: str
     seconds: float
@@ -29,7 +27,7 @@ class Kernel(NamedTuple):
 
 
 class Task(NamedTuple):
-    """A kernel's work on one thread; start in seconds since the profile's."""
+    """A task of a kernel on one thread. start: seconds since the profile's start."""
 
     name: str
     thread: int
@@ -38,7 +36,7 @@ class Task(NamedTuple):
 
 
 class Pass(NamedTuple):
-    """One call of a layer's forward or backward pass, of a ReLU, or of an optimiser; start in seconds since the profile's."""
+    """A call of a layer's forward or backward pass, of a ReLU or of an optimiser. start: seconds since the profile's start."""
 
     name: str
     call: Call
@@ -51,39 +49,39 @@ class Pass(NamedTuple):
 
     @property
     def dtype(self) -> str:
-        """Of the factors of its products."""
+        """Return the dtype of the factors of its products."""
         return f"bfloat{self.call.precision}" if self.call.precision == 16 else f"float{self.call.precision}"
 
     @property
     def work(self) -> Work:
-        """The least that any implementation has to do."""
+        """Return the least work that any implementation has to do."""
         return work.of_pass(_KINDS[self.name], self.call)
 
 
 class _Span:
     """An event with its place in the tree of events."""
 
-    def __init__(self, index, event, words, units):
-        self.index = index
-        self.work, self.queue, self.thread, self.start, self.task, self.end = event
-        self.words = words
+    def __init__(self, index, event, end, words, units):
+        self.index, self.start, self.end, self.words = index, event.start, end, words
+        self.work, self.queue, self.thread, self.task = event.work, event.queue, event.thread, event.task
         self.unit = units[self.work].kind if self.work in units else ""
-        self.parent, self.inner = None, 0
+        self.parent, self.inner_ticks = None, 0
 
     @property
-    def ticks(self):
-        """Its duration without that of the events inside it."""
-        return self.end - self.start - self.inner
+    def own_ticks(self):
+        """Return the duration without the events inside this one."""
+        return self.end - self.start - self.inner_ticks
 
 
-def collect(events: np.ndarray, since: int) -> list[Pass]:
-    """The passes that began and ended among events of log.EVENT, in the order of their starts; `since` is the time 0.
+def collect(events: np.ndarray, start: int) -> list[Pass]:
+    """Return the passes among events of log.EVENT, in the order of their starts. `start` is the time 0, in ticks.
 
-    Tasks of a pass that began before them, or had not ended, are left out.
+    Passes that began before the events, or have not ended, are left out with their tasks.
     """
     units = _link.bound()
-    fields = events[[*Event._fields, "end"]].tolist()
-    spans = [_Span(i, *event, units) for i, event in enumerate(zip(fields, events["words"].tolist(), strict=True))]
+    heads = map(Event._make, events[[*Event._fields]].tolist())
+    parts = zip(heads, events["end"].tolist(), events["words"].tolist(), strict=True)
+    spans = [_Span(i, head, end, words, units) for i, (head, end, words) in enumerate(parts)]
     _nest(spans)
     _find_queues(spans)
     tasks, queues = defaultdict(list), defaultdict(list)
@@ -92,11 +90,14 @@ def collect(events: np.ndarray, since: int) -> list[Pass]:
         if root is not None and span is not root:
             (queues if span.work == QUEUE else tasks)[root].append(span)
     roots = sorted((span for span in spans if span.work in NAMES), key=lambda span: span.start)
-    return [_pass(root, queues[root], tasks[root], since) for root in roots]
+    return [_pass(root, queues[root], tasks[root], start) for root in roots]
 
 
 def _nest(spans):
-    """Set each span's parent, the innermost event of the same thread that it is inside of: an inner one is recorded first."""
+    """Set the parent of each span: the innermost event of its thread around it.
+
+    Of two events with equal times, the inner one was recorded first.
+    """
     stacks = defaultdict(list)
     for span in sorted(spans, key=lambda span: (span.start, -span.end, -span.index)):
         stack = stacks[span.thread]
@@ -104,12 +105,12 @@ def _nest(spans):
             stack.pop()
         if stack:
             span.parent = stack[-1]
-            span.parent.inner += span.end - span.start
+            span.parent.inner_ticks += span.end - span.start
         stack.append(span)
 
 
 def _find_queues(spans):
-    """Set the parent of tasks to the queue that they stood in: other threads may have done them."""
+    """Set the parent of each task to the queue that it stood in, which another thread may have run."""
     queues = defaultdict(list)
     for span in sorted((span for span in spans if span.work == QUEUE), key=lambda span: span.start):
         queues[span.queue].append(span)
@@ -121,45 +122,47 @@ def _find_queues(spans):
 
 
 def _pass_of(span):
+    """Return the pass around a span, or None."""
     while span is not None and span.work not in NAMES:
         span = span.parent
     return span
 
 
 def _queue_of(span):
+    """Return the queue around a task."""
     while span.work != QUEUE:
         span = span.parent
     return span
 
 
-def _pass(root, queues, spans, since):
-    call = Call(*root.words[:len(Call._fields)])
-    ticks, amounts, tasks = defaultdict(float), defaultdict(lambda: np.zeros(2, np.float64)), []
+def _pass(root, queues, spans, start):
+    """Return the Pass of the span `root`, with the spans of its queues and tasks."""
+    call = Call._make(root.words[:len(Call._fields)])
+    ticks, works, tasks = defaultdict(float), defaultdict(lambda: Work(0.0, 0.0)), []
     for span in spans:
         inside = span.parent.unit if not span.queue else ""
-        name, amount = work.of_job(span.unit, span.words, root.work, call, inside)
+        name, job_work = work.of_job(span.unit, span.words, root.work, call, inside)
         if name:
-            ticks[name] += span.ticks / _queue_of(span).task
-            amounts[name] += np.array(amount, np.float64) / (span.words[0] if span.queue else 1)
-            tasks.append(Task(name, span.thread, log.seconds(span.start - since), log.seconds(span.end - span.start)))
-    kernels = [Kernel(name, log.seconds(ticks[name]), Work(*amounts[name].tolist())) for name in ticks]
+            ticks[name] += span.own_ticks / _queue_of(span).task
+            parts = work.tasks_of(span.words) if span.queue else 1
+            works[name] = work.add(works[name], Work(flops=job_work.flops / parts, bytes=job_work.bytes / parts))
+            tasks.append(Task(name=name, thread=span.thread, start=log.seconds(span.start - start),
+                              seconds=log.seconds(span.end - span.start)))
+    kernels = [Kernel(name, log.seconds(ticks[name]), works[name]) for name in ticks]
     duration = root.end - root.start
     if queues:
         kernels.append(Kernel(REST, log.seconds(max(0, duration - sum(ticks.values()))), Work(0, 0)))
     else:
-        kernels.append(Kernel(PLAIN, log.seconds(duration), work.of_pass(root.work, call)))
+        kernels.append(Kernel(NAIVE, log.seconds(duration), work.of_pass(root.work, call)))
     threads = max((queue.task for queue in queues), default=1)
-    return Pass(NAMES[root.work], call, root.thread, log.seconds(root.start - since), log.seconds(duration), threads,
-                kernels, tasks)
+    return Pass(name=NAMES[root.work], call=call, thread=root.thread, start=log.seconds(root.start - start),
+                seconds=log.seconds(duration), threads=threads, kernels=kernels, tasks=tasks)
 
 
 def total(kernels: Iterable[Kernel]) -> list[Kernel]:
-    """Kernels of one name added up, in the order of their first ones; the rest comes last."""
+    """Return one kernel for each name, with the sums, in the order of first occurrence. REST comes last."""
     sums = {}
     for kernel in kernels:
-        seconds, flops, count = sums.get(kernel.name, (0, 0, 0))
-        sums[kernel.name] = seconds + kernel.seconds, flops + kernel.work.flops, count + kernel.work.bytes
-    names = sorted(sums, key=lambda name: name == REST)
-    return [Kernel(name, sums[name][0], Work(*sums[name][1:])) for name in names]
-
-
+        before = sums.get(kernel.name, Kernel(kernel.name, 0, Work(0, 0)))
+        sums[kernel.name] = Kernel(kernel.name, before.seconds + kernel.seconds, work.add(before.work, kernel.work))
+    return sorted(sums.values(), key=lambda kernel: kernel.name == REST)

@@ -1,19 +1,20 @@
 """A profile as pictures: the roofline of its kernels, and the time of its layers."""
 from io import BytesIO
+from typing import NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .report import Report
 
-MARKERS = "os^Dv<>pPX*hHd"      # of layers, in turn; those of a forward pass are filled
-HATCHES = {"forward": "", "backward": "////"}
-GREYS = "#303030", "#9a9a9a", "#d5d5d5"
-LABEL_INCHES = 0.21             # from one label to the next
+MARKERS = "os^Dv<>pPX*hHd"      # Layers have these markers in turn. Those of a forward pass are filled.
+HATCHES = {"forward": "", "backward": "////"}       # The bars of a pass have this hatch.
+GREYS = "#303030", "#9a9a9a", "#d5d5d5"             # The bars of fastbp and of the other packages have these colours.
+LABEL_INCHES = 0.21             # This is the distance from one label to the next.
 
 
 def picture(report: Report, suffix: str) -> bytes:
-    """A file of both pictures: PNG, or what else matplotlib knows by its suffix."""
+    """Return the bytes of a file with both pictures: PNG, or another format that matplotlib knows by its suffix."""
     dots, content = len(_dots(report)), BytesIO()
     figure = Figure(figsize=(12, _roofline_inches(dots) + _bars_inches(report)), dpi=120, layout="constrained")
     above, below = figure.subfigures(2, 1, height_ratios=[_roofline_inches(dots), _bars_inches(report)])
@@ -24,26 +25,26 @@ def picture(report: Report, suffix: str) -> bytes:
 
 
 def figures(report: Report) -> dict[str, Figure]:
-    """Each in a figure of its own, by name."""
-    found = {}
+    """Return {name: figure}, each picture in a figure of its own."""
+    made = {}
     for name, draw, inches in (("Roofline", roofline, _roofline_inches(len(_dots(report)))),
                                ("Layers", bars, _bars_inches(report))):
-        found[name] = Figure(figsize=(12, inches), layout="constrained")
-        draw(report, found[name].subplots())
-    return found
+        made[name] = Figure(figsize=(12, inches), layout="constrained")
+        draw(report, made[name].subplots())
+    return made
 
 
 def roofline(report: Report, axes: Axes) -> None:
-    """Operations a second over operations a byte, both logarithmic, under the two ceilings (Williams et al., 2009)."""
-    dots, (peak, bandwidth) = _dots(report), report.ceilings
+    """Draw operations a second over operations a byte, both logarithmic, under the two ceilings (Williams et al., 2009)."""
+    dots, peak, bandwidth = _dots(report), report.ceilings.flops, report.ceilings.bandwidth
     ridge = peak / bandwidth
-    intensities = [x for *_, x, _ in dots] + [ridge]
+    intensities = [dot.intensity for dot in dots] + [ridge]
     left, right = min(intensities) / 2, max(intensities) * 2
     axes.plot([left, ridge, right], [left * bandwidth / 1e9, peak / 1e9, peak / 1e9], color="black", linewidth=2)
     axes.axvline(ridge, color="black", linewidth=0.7, linestyle=":")
     axes.set(xscale="log", yscale="log", xlim=(left, right), ylabel=f"GFLOP/s, threads: {report.threads}",
              xlabel="FLOP for each byte of the layer's arrays. Filled: forward, hollow: backward")
-    lowest = min([y for *_, y in dots] + [left * bandwidth])
+    lowest = min([dot.flops for dot in dots] + [left * bandwidth])
     axes.set_ylim(lowest / 1e9 / 2, peak / 1e9 * 3)
     axes.grid(alpha=0.25)
     axes.set_title(f"Roofline of {report.title}")
@@ -54,31 +55,38 @@ def roofline(report: Report, axes: Axes) -> None:
     _label(axes, dots)
 
 
+class _Dot(NamedTuple):
+    """A kernel in the roofline. intensity: operations a byte. flops: operations a second."""
+
+    layer_number: int
+    pass_name: str
+    label: str
+    intensity: float
+    flops: float
+
+
 def _dots(report):
-    """(layer number, pass name, label, operations a byte, operations a second) of each kernel that computes."""
-    found = []
-    for number, layer in enumerate(report.layers):
-        for p in layer.passes:
-            for name, seconds, work in p.kernels:
-                if work.flops and work.bytes and seconds:
-                    label = f"{layer.name} {p.name}: {name}"
-                    found.append((number, p.name, label, work.flops / work.bytes, work.flops / seconds))
-    return found
+    """Return a _Dot for each kernel that computes."""
+    return [_Dot(layer_number=number, pass_name=p.name, label=f"{layer.name} {p.name}: {kernel.name}",
+                 intensity=kernel.work.flops / kernel.work.bytes, flops=kernel.work.flops / kernel.seconds)
+            for number, layer in enumerate(report.layers) for p in layer.passes for kernel in p.kernels
+            if kernel.work.flops and kernel.work.bytes and kernel.seconds]
 
 
 def _label(axes, dots):
-    """The dots, and their labels in a column on the right, each with a line to its dot: so none can be on another."""
-    dots = sorted(dots, key=lambda dot: dot[4])
-    for place, (number, name, label, x, y) in enumerate(dots):
-        marker = MARKERS[number % len(MARKERS)]
-        axes.plot(x, y / 1e9, marker, markersize=8, color="black", markerfacecolor="black" if name == "forward" else "white")
+    """Draw the dots, and their labels in a column on the right, with a line to each dot, so that no label covers another."""
+    dots = sorted(dots, key=lambda dot: dot.flops)
+    for place, dot in enumerate(dots):
+        x, y, marker = dot.intensity, dot.flops, MARKERS[dot.layer_number % len(MARKERS)]
+        axes.plot(x, y / 1e9, marker, markersize=8, color="black",
+                  markerfacecolor="black" if dot.pass_name == "forward" else "white")
         line = {"arrowstyle": "-", "color": "grey", "linewidth": 0.6, "relpos": (0, 0.5), "shrinkA": 2, "shrinkB": 4}
-        axes.annotate(label, (x, y / 1e9), (1.03, (place + 0.5) / len(dots)), textcoords="axes fraction", va="center",
+        axes.annotate(dot.label, (x, y / 1e9), (1.03, (place + 0.5) / len(dots)), textcoords="axes fraction", va="center",
                       fontsize=9, arrowprops=line)
 
 
 def bars(report: Report, axes: Axes) -> None:
-    """The time of each layer, forward and backward, by each of those that took a step."""
+    """Draw the time of each layer, forward and backward, in each package."""
     names = list(report.seconds)
     places = [i * (len(names) + 1) + j for i in range(len(report.layers)) for j in range(len(names))]
     longest = 0

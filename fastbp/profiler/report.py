@@ -1,4 +1,4 @@
-"""What `python -m fastbp profile` finds out, for tables, pictures, pages and JSON."""
+"""The report of `python -m fastbp profile`, as data for tables, pictures, pages and JSON."""
 from typing import NamedTuple
 
 from .machine import Ceilings
@@ -7,7 +7,7 @@ from .work import Work
 
 
 class PassReport(NamedTuple):
-    """A layer's forward or backward pass; peers are the seconds that others take for it, by name."""
+    """A layer's forward or backward pass. peers: {other package: the seconds that it takes for the pass}."""
 
     name: str
     seconds: float
@@ -17,15 +17,17 @@ class PassReport(NamedTuple):
 
 
 class LayerReport(NamedTuple):
-    """A layer by name, "784 → 512 ReLU", and its two passes."""
+    """A layer with its name, for example "784 → 512 ReLU", and its two passes."""
 
     name: str
     passes: list[PassReport]
 
 
 class Memory(NamedTuple):
-    """Bytes. first, later: of new arrays in the first step and in each later one, for each layer's two passes, at their most;
-    peak: resident in this process after these steps. None where nobody counts them.
+    """Bytes of memory that a package takes.
+
+    first, later: the peak of new arrays in each layer's two passes, in the first step and in each later one; None if nothing
+    counts them. peak: resident bytes of this process after these steps.
     """
 
     first: list[list[int]] | None
@@ -34,29 +36,29 @@ class Memory(NamedTuple):
 
 
 class Streamed(NamedTuple):
-    """A batch on disk: rows of a block, bytes read and written, seconds, and the disk's own bytes a second both ways.
+    """A batch on disk.
 
-    The seconds are those of the steps of all blocks, with the reads and writes, until the results are on the disk. Others than
-    fastbp took their steps on the first block only: their seconds are `scaled` times as many as were measured.
+    seconds: the time of the steps of all blocks, with reads and writes, until the results are on the disk. Other packages than
+    fastbp took their steps on the first block only; the report has `scaled` times their measured seconds.
     """
 
-    block: int
-    read: int
-    written: int
+    block: int                  # rows
+    read: int                   # bytes
+    written: int                # bytes
     seconds: float
-    disk_read: float
-    disk_write: float
-    anonymous: int              # the most bytes of memory that no file stood behind while the batch was streamed
+    disk_read: float            # bytes a second that the disk alone reads
+    disk_write: float           # bytes a second that the disk alone writes
+    anonymous: int              # the peak of memory without a file behind it while the batch was streamed, in bytes
     scaled: float
 
     @property
-    def share(self) -> float:
-        """Of the seconds: how much the disk alone takes, reading and writing one after the other at its own rates."""
+    def disk_fraction(self) -> float:
+        """Return the fraction of the seconds that the disk alone would take to read and then write at its own rates."""
         return (self.read / self.disk_read + self.written / self.disk_write) / self.seconds
 
 
 class Report(NamedTuple):
-    """A step of a network. seconds are of the step, by name: "fastbp" first; the kernels are those of fastbp's median step."""
+    """A step of a network. seconds: {package: those of its step}, "fastbp" first. Kernels are those of fastbp's median step."""
 
     sizes: list[int]
     batch: int
@@ -74,21 +76,21 @@ class Report(NamedTuple):
 
     @property
     def title(self) -> str:
-        """The network, the batch and what is multiplied."""
+        """Return the network's sizes, the rows of the batch and the dtype of the factors."""
         return f"{'-'.join(map(str, self.sizes))}, {self.batch:,} rows, {self.precision}"
 
 
-def plain(value):
-    """A report as JSON has it: named tuples become objects."""
+def as_json(value):
+    """Return a report as dicts, lists, numbers and strings, ready for JSON. A named tuple becomes a dict."""
     if hasattr(value, "_asdict"):
-        return {name: plain(item) for name, item in value._asdict().items()}
+        return {name: as_json(item) for name, item in value._asdict().items()}
     if isinstance(value, dict):
-        return {name: plain(item) for name, item in value.items()}
-    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+        return {name: as_json(item) for name, item in value.items()}
+    return [as_json(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def bound(work: Work, ceilings: Ceilings) -> str:
-    """What binds it on this machine: the one of the two that takes longer at its ceiling."""
+    """Return "arithmetic" or "memory", whichever takes longer at its ceiling on this machine; "" if there is no work."""
     if not work.flops and not work.bytes:
         return ""
     return "arithmetic" if work.flops / ceilings.flops >= work.bytes / ceilings.bandwidth else "memory"

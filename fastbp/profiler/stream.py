@@ -1,7 +1,7 @@
-"""Profiles a batch that is larger than memory: its rows come from files and go to files, a block at a time.
+"""The profile of a batch that is larger than memory: its rows are read from files and written to files, a block at a time.
 
-Everything that it makes lies in a temporary folder inside the user's, which goes at the end, however it ends; to keep the
-files is to move them out of it first.
+All new files are made in a temporary folder inside the user's folder. It is always removed at the end. To keep the files, they
+are moved out of it first.
 """
 import contextlib
 import copy
@@ -28,40 +28,51 @@ from .passes import Pass, total
 from .report import Report, Streamed
 
 MIB = 1 << 20
-LIMIT = 256 * MIB               # of anonymous memory
-BASE = 128 * MIB                # of it, for Python, Numba, kernels, their scratch memory and the log: 75 to 100 were measured
-BLOCK = 64 * MIB                # of it, for what the layers make of a block's rows
-COPIES = 4                      # of the weights: they, their gradients of a block and of the batch; later those of a peer
-BLOCK_ROWS = 1 << 16            # at most, for all layers together: the more rows, the more events
-CAPACITY = 1 << 16              # of the log; a block of that many rows has fewer than 10,000 events
-HEADER = 128                    # bytes of a .npy file's
+# The process may have this many bytes of anonymous memory.
+LIMIT = 256 * MIB
+# Python, Numba, kernels, their scratch memory and the log get this many bytes of it. They took 75 to 100 MiB when measured.
+BASE = 128 * MIB
+# The arrays that layers make from a block's rows get this many bytes of it.
+BLOCK = 64 * MIB
+# So many arrays of the size of the weights exist at once: the weights, their gradients of the block and of the batch, and the
+# copy of another package.
+COPIES = 4
+# A block has at most this many rows, divided by the number of layers: more rows make more events.
+BLOCK_ROWS = 1 << 16
+# The log has room for this many events. A block of BLOCK_ROWS rows has fewer than 10 000.
+CAPACITY = 1 << 16
+# The header of a .npy file has this many bytes.
+HEADER = 128
 
-INPUTS, OUTPUTS = ("inputs.npy", "dvalues.npy"), ("output.npy", "dinputs.npy")
+INPUTS = "inputs.npy", "dvalues.npy"        # These files are read.
+OUTPUTS = "output.npy", "dinputs.npy"       # These files are written.
+# Another process runs this code, to compile.
 _CODE = "import sys; sys.path[:] = {path!r}; from fastbp.profiler import stream; stream.compile_for({arguments!r}, {rows!r})"
 
 
 def stream(plan: Plan, folder: Path, keep: bool = False) -> tuple[Report, Profile]:
-    """Profile one step on a batch in files: .npy, of plan.dtype, in C order.
+    """Profile one step on a batch in .npy files of plan.dtype, in C order. Return the report and the profile of the last block.
 
-    It reads inputs.npy (plan.batch, plan.sizes[0]) and dvalues.npy (plan.batch, plan.sizes[-1]) in `folder`, or makes up those
-    that are not there, from a fixed seed. It writes output.npy, of the shape of dvalues, and dinputs.npy, of that of inputs.
-    What it has made is removed at the end, unless `keep`, and after any error. Files that were there are never changed.
+    In `folder`, it reads inputs.npy (plan.batch, plan.sizes[0]) and dvalues.npy (plan.batch, plan.sizes[-1]). If one is
+    missing, it is filled with random numbers from a fixed seed. It writes output.npy, with the shape of dvalues, and
+    dinputs.npy, with the shape of inputs. New files are removed at the end unless `keep` is true, and always after an error.
+    Files that existed before are never changed.
 
-    fastbp takes one step on the whole batch. Others take plan.repeat steps on the first block, and their seconds are
-    multiplied to those of the batch. Returns the profile of the last block as well. Without torch, this process's anonymous
-    memory stays below LIMIT for any batch.
+    fastbp takes one step on the whole batch. Other packages take plan.repeat steps on the first block, and their seconds are
+    multiplied by the batch's rows over the block's. Without torch, this process's anonymous memory stays below LIMIT for any
+    batch.
 
-    Raises ValueError if a file does not hold what was expected, or ends before its end, also while it is being read, or if the
-    weights leave no room for a block; FileExistsError if output.npy or dinputs.npy is there; OSError for a full disk, and for
-    whatever else the system refuses.
+    Raises ValueError if a file does not hold what was expected, if a file is too short or becomes so while it is being read, or
+    if the weights leave no room for a block; FileExistsError if output.npy or dinputs.npy exists; OSError for a full disk, and
+    for anything else that the system refuses.
     """
     folder, rows, shapes = Path(folder), block_rows(plan), _shapes(plan)
     disk.refuse(folder / name for name in OUTPUTS)
-    there = [name for name in INPUTS if lexists(folder / name)]
-    missing = [name for name in shapes if name not in there]
+    existing = [name for name in INPUTS if lexists(folder / name)]
+    missing = [name for name in shapes if name not in existing]
     files = {}
     with contextlib.ExitStack() as opened:
-        for name in there:
+        for name in existing:
             files[name] = Rows.read(opened.enter_context((folder / name).open("rb")), shapes[name], plan.dtype)
         needed = sum(HEADER + math.prod(shapes[name]) * plan.dtype.itemsize for name in missing)
         with disk.room(folder, needed), disk.new_folder(folder, keep) as made, contextlib.ExitStack() as created:
@@ -69,24 +80,24 @@ def stream(plan: Plan, folder: Path, keep: bool = False) -> tuple[Report, Profil
             for name in missing:
                 file = created.enter_context((made / name).open("x+b"))
                 files[name] = Rows.create(file, shapes[name], plan.dtype)
-            _make_up([files[name] for name in INPUTS if name in missing], rows)
+            _fill_randomly([files[name] for name in INPUTS if name in missing], rows)
             with measure.threads_of(plan):
                 return _profile(plan, rows, [files[name] for name in shapes], rates)
 
 
 def _shapes(plan):
-    """{name: (rows, columns)} of the four files."""
+    """Return {name: (rows, columns)} of the four files."""
     columns = plan.sizes[0], plan.sizes[-1]
     return {name: (plan.batch, n) for name, n in zip((*INPUTS, *OUTPUTS), (*columns, *reversed(columns)), strict=True)}
 
 
 def block_rows(plan: Plan) -> int:
-    """How many rows a block has: as many as fit in anonymous memory, and a multiple of 1024 if they are more than that.
+    """Return the rows of a block: as many as fit in anonymous memory; above 1024, a multiple of it.
 
-    Raises ValueError if, beside the weights, there is no room for a single row.
+    Raises ValueError if a single row has no room beside the weights.
     """
     weights = sum(m * n for m, n in pairwise(plan.sizes)) * plan.dtype.itemsize
-    row = plan.row_bytes() * 3 // 2         # layers make two outputs in turn and a gradient; what NumPy makes is no more
+    row = plan.row_bytes() * 3 // 2         # layers make two outputs in turn, and a gradient; NumPy makes no more
     room = LIMIT - BASE - COPIES * weights
     if row > room:
         most = (LIMIT - BASE - row) / COPIES
@@ -97,50 +108,57 @@ def block_rows(plan: Plan) -> int:
 
 
 def _profile(plan, rows, files, rates):
-    """The report of a step on files of inputs, dvalues, output and dinputs; `rates` is what disk.rates says."""
-    times_as_many = plan.batch / rows
+    """Return the report of a step on the files of inputs, dvalues, output and dinputs, and the last profile.
+
+    rates: the result of disk.rates.
+    """
+    scale = plan.batch / rows
+    inputs, dvalues, *_ = files
     _compile(plan, rows)
     layers = plan.own_layers()
 
     def first_block():
-        return [file.block(slice(0, rows)) for file in files[:2]]
+        return [file.block(slice(0, rows)) for file in (inputs, dvalues)]
 
     memory = {"fastbp": measure.memory_of("fastbp", _copies(layers), *first_block())}
     done = step(_copies(layers), files, rows)
-    rounds = [({"fastbp": done.times} | {name: (np.array(seconds, np.float64) * times_as_many).tolist()
-                                         for name, seconds in times.items()}, done.last)
-              for times in _rounds_of_peers(plan, layers, first_block(), memory)]
-    count = sum(file.bytes for file in files[:2])           # results are as large as what they are made from
-    streamed = Streamed(rows, count, count, done.seconds, *rates, done.anonymous, times_as_many)
+    rounds = []
+    for turn in _rounds_of_peers(plan, layers, first_block(), memory):
+        peers = {name: (np.array(seconds, np.float64) * scale).tolist() for name, seconds in turn.times.items()}
+        rounds.append(measure.Round({"fastbp": done.times} | peers, done.last))
+    byte_count = inputs.bytes + dvalues.bytes               # the results have as many
+    disk_read, disk_write = rates
+    streamed = Streamed(block=rows, read=byte_count, written=byte_count, seconds=done.seconds, disk_read=disk_read,
+                        disk_write=disk_write, anonymous=done.anonymous, scaled=scale)
     return measure.report(plan, layers, rounds, done.passes, memory, streamed), done.last
 
 
 def _copies(layers):
-    """Layers of the same weights; what they make goes when they go."""
+    """Return layers that share the weights. Their results are freed with them."""
     return [copy.copy(layer) for layer in layers]
 
 
 def _rounds_of_peers(plan, layers, arrays, memory):
-    """Their seconds in each of plan.repeat rounds; adds to `memory`."""
+    """Return plan.repeat rounds of the other packages, and add to `memory`."""
     peers = plan.peers(layers)
     with terminal.progress(len(peers) * plan.repeat, "Others", "step") as advance:
         for name, theirs in peers.items():
             memory[name] = measure.memory_of(name, theirs, *arrays)
-        return [measure.round_of(peers, *arrays, advance)[0] for _ in range(plan.repeat)]
+        return [measure.round_of(peers, *arrays, advance) for _ in range(plan.repeat)]
 
 
 # ---- the step
 
 
 class Step(NamedTuple):
-    """Of the whole batch.
+    """A step on the whole batch.
 
     times      seconds of each layer's two passes
-    passes     a Pass for each of them, without its tasks
+    passes     a Pass for each of these, without its tasks
     last       the profile of the last block
     gradients  (dweights, dbiases) of each layer
-    seconds    with reads and writes, until the results are on the disk; without the evaluation of the profiles
-    anonymous  the most bytes, of the samples at the end of each block
+    seconds    the time with reads and writes until the results are on the disk, without the evaluation of the profiles
+    anonymous  the peak of anonymous memory in bytes, sampled at the end of each block
     """
 
     times: list[list[float]]
@@ -152,14 +170,14 @@ class Step(NamedTuple):
 
 
 def step(layers: Sequence[fastbp.Dense], files: Sequence["Rows"], rows: int) -> Step:
-    """Forward and backward, so many rows at a time. files: inputs, dvalues, output and dinputs.
+    """Run forward and backward on blocks of `rows` rows. files: inputs, dvalues, output and dinputs.
 
-    A block is profiled for itself, and only sums are kept, so that memory does not grow with their number. Raises ValueError
-    if a file has become shorter, MemoryError if a profile had no room for the events of a block.
+    Each block has a profile of its own, and only sums are kept, so that memory does not grow with the number of blocks. Raises
+    ValueError if a file has become shorter, MemoryError if a profile had no room for the events of a block.
     """
     inputs, dvalues, output, dinputs = files
     gradients = [(np.zeros_like(layer.weights), np.zeros_like(layer.biases)) for layer in layers]
-    times, passes, seconds, most = np.zeros((len(layers), 2), np.float64), [], 0.0, 0
+    times, passes, seconds, peak = np.zeros((len(layers), 2), np.float64), [], 0.0, 0
     for file in (inputs, dvalues):
         file.forget()
     for block in _blocks(len(inputs), rows, "Streaming"):
@@ -173,36 +191,38 @@ def step(layers: Sequence[fastbp.Dense], files: Sequence["Rows"], rows: int) -> 
             seconds += time.perf_counter() - start
         if recorded.dropped:
             raise MemoryError(f"a profile of {CAPACITY} events had no room for {recorded.dropped} more, of {rows} rows")
-        passes, most = _merged([*passes, *recorded.passes]), max(most, anonymous())
+        passes, peak = _merged([*passes, *recorded.passes]), max(peak, anonymous())
     start = time.perf_counter()
     for file in files:
         file.check()
     for file in (output, dinputs):
         file.flush()
-    return Step(times.tolist(), passes, recorded, gradients, seconds + time.perf_counter() - start, most)
+    return Step(times=times.tolist(), passes=passes, last=recorded, gradients=gradients,
+                seconds=seconds + time.perf_counter() - start, anonymous=peak)
 
 
 def _add(gradients, layers):
+    """Add the layers' gradients to the sums, in place."""
     for (dweights, dbiases), layer in zip(gradients, layers, strict=True):
         np.add(dweights, layer.dweights, out=dweights)
         np.add(dbiases, layer.dbiases, out=dbiases)
 
 
 def _merged(passes):
-    """The passes of a layer in one direction as a single one, on all of their rows."""
-    found = {}
+    """Return one Pass for each layer and direction, on the rows of all its passes together."""
+    merged = {}
     for one in passes:
         key = one.name, one.call.weights
-        if key in found:
-            before = found[key]
+        if key in merged:
+            before = merged[key]
             one = before._replace(call=before.call._replace(rows=before.call.rows + one.call.rows),
                                   seconds=before.seconds + one.seconds, kernels=total([*before.kernels, *one.kernels]))
-        found[key] = one._replace(tasks=[])
-    return list(found.values())
+        merged[key] = one._replace(tasks=[])
+    return list(merged.values())
 
 
 def _blocks(batch, rows, what) -> Iterator[slice]:
-    """The blocks of a batch, with a progress bar on a terminal."""
+    """Yield the blocks of a batch as slices, with a progress bar on a terminal."""
     with terminal.progress(batch, what, "row", unit_scale=True) as advance:
         for start in range(0, batch, rows):
             block = slice(start, min(start + rows, batch))
@@ -214,27 +234,28 @@ def _blocks(batch, rows, what) -> Iterator[slice]:
 
 
 def anonymous() -> int:
-    """Bytes of memory in this process that no file stands behind; other systems than Linux count private pages of files too."""
+    """Return the bytes of this process's memory without a file behind it. Not on Linux: also private pages of files."""
     process = psutil.Process()
     if sys.platform != "linux":
         return process.memory_full_info().uss
     memory = process.memory_info()
-    return memory.rss - memory.shared       # RssAnon of /proc/self/status: what Linux calls shared are the pages of files
+    return memory.rss - memory.shared       # equals RssAnon in /proc/self/status: Linux counts pages of files as shared
 
 
 def _compile(plan, rows):
-    """Let another process compile what a step needs: that takes 70 MiB more than to read it from the disk cache.
+    """Let another process compile what a step needs. Compiling takes 70 MiB more memory than reading from the disk cache.
 
-    If it fails, or cannot write a cache, this process compiles.
+    If that process fails, or cannot write a cache, this process compiles.
     """
-    arguments = plan.sizes, plan.batch, plan.dtype.name, plan.factors, plan.threads
+    arguments = {"sizes": plan.sizes, "batch": plan.batch, "dtype": plan.dtype.name, "precision": plan.factors,
+                 "threads": plan.threads}
     code = _CODE.format(path=sys.path, arguments=arguments, rows=rows)
     subprocess.run([sys.executable, "-c", code], stdin=subprocess.DEVNULL, capture_output=True)
 
 
-def compile_for(arguments: tuple, rows: int) -> None:
-    """Take a step on a block, and on the last one: what the other process does. arguments: of a Plan."""
-    plan = Plan(*arguments)
+def compile_for(arguments: dict[str, object], rows: int) -> None:
+    """Take a step on a block and on the last, smaller one, in the other process. arguments: those of a Plan, by name."""
+    plan = Plan(**arguments)
     layers = plan.own_layers()
     fastbp.set_num_threads(plan.threads)
     for count in {rows, plan.batch % rows or rows}:
@@ -242,8 +263,8 @@ def compile_for(arguments: tuple, rows: int) -> None:
             measure.step(layers, *(np.zeros((count, size), plan.dtype) for size in (plan.sizes[0], plan.sizes[-1])))
 
 
-def _make_up(files, rows):
-    """Fill these with the numbers that a batch in memory has."""
+def _fill_randomly(files, rows):
+    """Fill the files with the random numbers that measure.measure gives a batch in memory."""
     rng = np.random.default_rng(networks.SEED)
     for file in files:
         for block in _blocks(len(file), rows, "Making up"):

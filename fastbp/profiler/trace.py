@@ -1,4 +1,4 @@
-"""Passes and tasks in the Trace Event Format of Chrome (Duffy and Sinclair, Trace Event Format, 2016), in microseconds."""
+"""Passes and tasks in Chrome's Trace Event Format (Duffy and Sinclair, Trace Event Format, 2016), in microseconds."""
 import os
 from collections.abc import Mapping, Sequence
 
@@ -7,7 +7,7 @@ from .tables import title
 
 
 def trace(passes: Sequence[Pass], threads: Mapping[int, str]) -> dict:
-    """What chrome://tracing and ui.perfetto.dev read: a line for each thread, and on it passes with their tasks below."""
+    """Return what chrome://tracing and ui.perfetto.dev read: a line for each thread with its passes, and tasks below them."""
     process, numbers, events = os.getpid(), {}, []
     for p in passes:
         work = {"flops": p.work.flops, "bytes": p.work.bytes, "threads": p.threads}

@@ -1,18 +1,21 @@
-"""What a kernel has to do at the least: floating-point operations, and bytes of the layer's arrays that it reads and writes.
+"""The least work of a kernel: floating-point operations, and bytes of the layer's arrays that it reads and writes.
 
-A multiply-add counts as two operations. Bytes are those of x, weights, biases, output and the gradients, each counted once
-by the kernel that reads or writes it; copies in scratch memory, which is to stay in the caches, are not counted. So the sums
-over a pass are what any implementation has to do (the operational intensity of Williams, Waterman and Patterson, Roofline,
+A multiply-add counts as two operations. The bytes are those of x, weights, biases, output and gradients, each counted once for
+the kernel that reads or writes it. Copies in scratch memory do not count, because they should stay in the caches. So the sums
+over a pass are the least work of any implementation (operational intensity: Williams, Waterman and Patterson, Roofline,
 Communications of the ACM 52, 2009).
 """
+from types import SimpleNamespace
 from typing import NamedTuple
 
 from ..kernels.columns import Mask, Sum
+from ..kernels.packing import Pack
 from ..kernels.problem import GemmProblem
 from ..kernels.record import BACKWARD, DINPUTS, FORWARD, UPDATE, Call
+from ..kernels.rounding import Round
 
-_B, _C, _ACCUMULATE = map(GemmProblem._fields.index, ("b", "c", "accumulate"))
-_S, _COUNT = Mask._fields.index("saved"), Sum._fields.index("count")
+# The record in memory of a job, for each kind of unit whose work depends on its job.
+_JOBS = {"gemm": GemmProblem, "dot": GemmProblem, "mask": Mask, "pack": Pack, "round": Round, "sum": Sum}
 
 
 class Work(NamedTuple):
@@ -22,8 +25,16 @@ class Work(NamedTuple):
     bytes: float
 
 
+def add(first: Work, second: Work) -> Work:
+    """Return the sum of two Works."""
+    return Work(flops=first.flops + second.flops, bytes=first.bytes + second.bytes)
+
+
 def of_pass(kind: int, call: Call) -> Work:
-    """Of a whole pass: FORWARD, BACKWARD, RELU, DINPUTS, the backward pass without dweights, or UPDATE, with them."""
+    """Return the work of a whole pass.
+
+    kind: FORWARD, BACKWARD, RELU, DINPUTS (a backward pass without dweights) or UPDATE (an optimiser's, with dweights).
+    """
     size = itemsize(call)
     if kind == UPDATE:
         gradients = 0 if call.rows else 1
@@ -42,27 +53,27 @@ def of_pass(kind: int, call: Call) -> Work:
 
 
 def itemsize(call: Call) -> int:
-    """Bytes of an element of the arrays."""
+    """Return the bytes of an element of the arrays."""
     return 8 if call.precision == 64 else 4
 
 
 def of_job(unit: str, words: list[int], kind: int, call: Call, inside: str) -> tuple[str, Work]:
-    """What people call a job, and the work of all of its tasks.
+    """Return the name of a job as tables print it, and the work of all of its tasks.
 
-    unit and inside are the kinds of its unit and of the one whose task it is part of ("" if it is none), words its first words,
-    kind and call those of the pass. A job that has nothing to do itself has the name "".
+    unit: the kind of the job's unit. inside: the kind of the unit whose task the job is part of, or "". words: the first words
+    of the job. kind, call: those of the pass. A job without work of its own has the name "".
     """
-    size, (rows, cols) = itemsize(call), words[1:3]
+    size, job = itemsize(call), _job(unit, words)
     if unit in ("gemm", "dot"):
-        return _of_product(unit, words, kind, call, inside)
+        return _of_product(unit, job, kind, call, inside)
     if unit == "mask":
-        return "mask, dbiases", Work(rows * cols, size * rows * cols * (2 if words[_S] else 1))
+        return "mask, dbiases", Work(job.rows * job.cols, size * job.rows * job.cols * (2 if job.saved else 1))
     if unit == "pack":
-        return "pack weights", Work(0, 0 if call.precision == 16 else size * rows * cols)
+        return "pack weights", Work(0, 0 if call.precision == 16 else size * job.rows * job.cols)
     if unit == "round":
-        return "round to bfloat16", Work(0, size * rows * cols)
+        return "round to bfloat16", Work(0, size * job.rows * job.cols)
     if unit == "sum":
-        return "add partial sums", Work(rows * cols * words[_COUNT], size * rows * cols)
+        return "add partial sums", Work(job.rows * job.cols * job.count, size * job.rows * job.cols)
     if unit == "update":
         return "dweights, update" if call.rows else "update", of_pass(kind, call)
     if unit == "norms":
@@ -73,16 +84,28 @@ def of_job(unit: str, words: list[int], kind: int, call: Call, inside: str) -> t
     return ("relu", of_pass(kind, call)) if unit == "relu_chunk" else ("", Work(0, 0))
 
 
-def _of_product(unit, words, kind, call, inside):
+def tasks_of(words: list[int]) -> int:
+    """Return the number of a job's tasks, which is the first word of every job."""
+    tasks, *_ = words
+    return tasks
+
+
+def _job(unit, words):
+    """Return the fields of a job by name, as many as `words` holds. An event holds only the first words of a large job."""
+    record = _JOBS.get(unit)
+    return SimpleNamespace(**dict(zip(record._fields, words, strict=False))) if record else None
+
+
+def _of_product(unit, job, kind, call, inside):
     size, pair = itemsize(call), 2 if call.precision == 16 else 1
-    rows, cols, depth = words[1], words[2], words[3] * pair
+    rows, cols, depth = job.rows, job.cols, job.depth * pair
     flops = 2 * rows * cols * depth
-    if inside == "transposed_rows":                 # which has read and written the arrays
+    if inside == "transposed_rows":                 # that unit has read and written the arrays
         return "dweights, dbiases" if unit == "dot" else "dinputs", Work(flops, 0)
-    in_place = depth * cols if words[_B] == call.weights or (kind == FORWARD and unit == "dot") else 0
+    in_place = depth * cols if job.b == call.weights or (kind == FORWARD and unit == "dot") else 0     # B is not packed
     if kind == FORWARD:
         return "x @ weights", Work(flops, size * (rows * (depth + cols) + in_place))
-    if call.dinputs and call.dinputs <= words[_C] < call.dinputs + call.dinputs_bytes:
+    if call.dinputs and call.dinputs <= job.c < call.dinputs + call.dinputs_bytes:
         return "dinputs", Work(flops, size * (rows * cols + in_place))
-    written = 0 if words[_ACCUMULATE] or inside else call.inputs * call.neurons
+    written = 0 if job.accumulate or inside else call.inputs * call.neurons
     return "dweights", Work(flops, size * (depth * call.inputs + written))
