@@ -6,7 +6,6 @@ import numpy as np
 from numba import njit, types
 
 import fastbp
-import fastbp.sklearn
 from fastbp import nnfs
 
 from .digest_arrays import SEED, Case, between, numbers, one, threads_of
@@ -176,9 +175,11 @@ def _sklearn(rng):
                  "hidden_layer_sizes": tuple(_hidden(rng, 40)), "batch_size": between(rng, 5, 200), "max_iter": 4,
                  "random_state": between(rng, 0, 99), "shuffle": bool(rng.random() < 0.7),
                  "early_stopping": task != "labels" and bool(rng.random() < 0.2)}
-    estimator = fastbp.sklearn.MLPRegressor if task == "numbers" else fastbp.sklearn.MLPClassifier
 
     def run():
+        from fastbp import sklearn  # here, as it takes a second, and a short run has no use for it
+
+        estimator = sklearn.MLPRegressor if task == "numbers" else sklearn.MLPClassifier
         fitted = estimator(**settings).fit(x, y)
         said = fitted.predict(x) if task == "numbers" else fitted.predict_proba(x)
         return fitted.coefs_, fitted.intercepts_, fitted.loss_curve_, said
@@ -265,7 +266,7 @@ def _compiled_step(precision):
 
 def _on_dask():
     """Return what steps make that are apart from their gradients, which shares of a batch add up."""
-    import dask.array as da  # here, as it takes a second, and a short run has no use for it
+    import dask.array as da
     import distributed
 
     import fastbp.dask
