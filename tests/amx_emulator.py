@@ -39,14 +39,20 @@ def load(folder):
     return emulator
 
 
-def main(folder, *arguments):
-    import pytest
-
+def install(folder):
+    """Return the emulator, installed in this process, and make fastbp use AMX; AssertionError if it does not."""
     from fastbp import _cpu
     emulator = load(folder)
     if not _cpu.request_amx():
         _cpu.request_amx = lambda: True                 # what the kernel would say of a CPU that has it
     assert _cpu.has_amx(), f"compiles for {_cpu.target()}, expected AMX"
+    return emulator
+
+
+def main(folder, *arguments):
+    import pytest
+
+    emulator = install(folder)
     # Without pytest's fault handler, which would take SIGILL for itself.
     status = pytest.main(["-q", "-x", "-p", "no:cacheprovider", "-p", "no:faulthandler", *arguments])
     emulated = emulator.amx_emulator_count()

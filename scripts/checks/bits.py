@@ -1,4 +1,9 @@
-"""The same bits on 1, 2 and 7 threads, again, in other processes, in chunks, and with other load on the machine."""
+"""The same bits on 1, 2 and 7 threads, again, in other processes, in chunks, and with other load on the machine.
+
+With --write FILE the bits of thousands of calls and trainings, on each instruction set that this machine can run, are written
+to a file as digests in place of that. With --against FILE they are computed once more, and those that differ are printed, with
+exit status 1 if there are any: so a change of the code that is to change no bit is shown to change none.
+"""
 import contextlib
 import random
 import subprocess
@@ -16,7 +21,7 @@ from fastbp import training
 from fastbp.profiler import measure, stream
 from fastbp.profiler.disk import Rows
 
-from . import child, report, steps
+from . import child, digests, report, steps
 
 THREADS = 1, 2, 7
 _BUSY = "while True: sum(range(1000))"
@@ -31,7 +36,12 @@ for line in sys.stdin:
 
 def main(arguments):
     parser = report.options(sys.modules[__name__], seconds=300, busy=2)
+    files = parser.add_mutually_exclusive_group()
+    files.add_argument("--write", type=Path, metavar="FILE", help="write digests of all kinds of results to a JSON file")
+    files.add_argument("--against", type=Path, metavar="FILE", help="print which of a file's digests differ by now")
     chosen = parser.parse_args(arguments)
+    if chosen.write or chosen.against:
+        return digests.write(chosen.write) if chosen.write else digests.against(chosen.against)
     print(f"seed {chosen.seed}", flush=True)
     done, faults = check(chosen.seed, chosen.seconds, chosen.busy)
     return report.close(faults, **done)
