@@ -1,4 +1,4 @@
-"""What fastbp would do for a layer, and why: the algorithm, blocks and threads of each pass, before anything is compiled or run.
+"""The plan of a layer: which algorithm, blocks and threads each pass takes, and why, before anything is compiled or run.
 
 The answers are those of kernels/select.py and kernels/blocking.py, which the passes obey.
 """
