@@ -213,6 +213,11 @@ def test_dropout(arrays):
     assert not np.array_equal(y, layer.forward(cut(x)).compute())
 
 
+def test_each_chunk_drops_other_places():
+    y = fastbp.Dropout(0.5, rng=1).forward(da.ones((60, INPUTS), chunks=(20, -1))).compute()
+    assert len({chunk.tobytes() for chunk in np.split(y, 3)}) == 3
+
+
 @pytest.mark.parametrize("loss", [None, fastbp.SoftmaxCrossEntropy(), fastbp.BinaryCrossEntropy()])
 def test_predict(arrays, loss):
     x = arrays[0]

@@ -108,9 +108,10 @@ def test_the_bits_do_not_depend_on_the_pieces_that_gradients_are_sent_in(monkeyp
 @pytest.mark.parametrize("shares", [1, 2])
 @pytest.mark.parametrize("suffix", ["safetensors", "npz"])
 def test_another_client_goes_on_from_a_checkpoint(tmp_path, client, shares, suffix):
+    """It takes the order of rows and the places that a dropout drops from there, not from its rng."""
     path = tmp_path / f"training.{suffix}"
     settings = {"shares": shares, "epochs": 4}
-    expected, expected_optimizer, expected_history = train(client, **settings)
+    expected, expected_optimizer, expected_history = train(client, make(dropout=True), **settings)
 
     class Dies(Exception):
         pass
@@ -121,11 +122,11 @@ def test_another_client_goes_on_from_a_checkpoint(tmp_path, client, shares, suff
 
     with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster, Client(cluster) as other, \
             pytest.raises(Dies):
-        train(other, checkpoint=path, checkpoint_every=5, callbacks=[die], **settings)
-    network, optimizer, history = train(client, checkpoint=path, **settings | {"rng": 99, "shares": 4})
+        train(other, make(dropout=True), checkpoint=path, checkpoint_every=5, callbacks=[die], **settings)
+    network, optimizer, history = train(client, make(dropout=True), checkpoint=path, **settings | {"rng": 99, "shares": 4})
     assert bits(network) == bits(expected) and history == expected_history
     assert optimizer.iterations == expected_optimizer.iterations
-    network, _, history = train(client, checkpoint=path, **settings)
+    network, _, history = train(client, make(dropout=True), checkpoint=path, **settings)
     assert bits(network) == bits(expected) and history == expected_history          # it was over
 
 

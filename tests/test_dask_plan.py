@@ -33,10 +33,12 @@ def test_each_row_is_taken_once(seed):
     assert all(sorted(rows) == list(range(chunks[chunk])) for chunk, rows in taken.items())
 
 
-def test_orders():
-    plan = Plan((30, 40, 50), (range(3),), 10, 1)
-    epochs = [[(chunk, which.tolist()) for chunk, which in plan.pieces(0, epoch, 0, 120)] for epoch in (0, 0, 1)]
-    assert epochs[0] == epochs[1] != epochs[2]
+def test_chunks_and_the_rows_of_each_are_in_another_order_each_epoch():
+    plan = Plan(chunks=(40, 40, 40), shares=(range(3),), batch=10, key=1)
+    epochs = [[(chunk, tuple(which.tolist())) for chunk, which in plan.pieces(0, epoch, 0, 120)] for epoch in range(8)]
+    assert epochs == [[(chunk, tuple(which.tolist())) for chunk, which in plan.pieces(0, epoch, 0, 120)] for epoch in range(8)]
+    assert len({tuple(chunk for chunk, _ in pieces) for pieces in epochs}) > 1
+    assert len({rows for pieces in epochs for _, rows in pieces}) == 8 * 3
 
 
 class Term:
