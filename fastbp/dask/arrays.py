@@ -14,9 +14,8 @@ import numpy as np
 from .. import _operands as operands
 from .. import functional
 from .._threads import at_most
+from ..inference import predictions
 from ..kernels.activations import GELU, IDENTITY, RELU
-from ..layers import Dropout
-from ..network import predictions
 
 _ADDED = 8                      # gradients of chunks that a task of the tree adds up
 
@@ -114,8 +113,9 @@ def predict(network, x):
 
 
 def _dropped_of_chunk(values, rate, seed, block_id):
-    layer = Dropout(rate, rng=np.random.default_rng((seed, *block_id)))
-    return layer.forward(values)
+    values = operands.as_array("inputs", values)
+    kept, factor = functional._draw_dropout(values, rate, np.random.default_rng((seed, *block_id)))
+    return functional._apply_dropout(values, kept, factor)
 
 
 def _predict_of_chunk(x, parts, loss):
