@@ -123,6 +123,17 @@ def relu_backward(dvalues: ArrayLike, z: ArrayLike, out: np.ndarray | None = Non
     return _relu(dvalues, z, out)
 
 
+def _draw_dropout(inputs, rate, rng):
+    """Return (kept, factor) of a dropout: which inputs it keeps, drawn from rng, and the factor by which it multiplies them."""
+    dtype = operands.float_dtype(inputs)
+    return rng.random(inputs.shape, dtype) >= rate, dtype.type(1 / (1 - rate))
+
+
+def _apply_dropout(values, kept, factor):
+    """Return values times the factor where they are kept, else 0. The 0 is assigned, so that an inf becomes 0, not NaN."""
+    return np.where(kept, values * factor, 0)
+
+
 def warmup(*dtypes: DTypeLike) -> None:
     """Compile all kernels for these dtypes, float32 and float64 unless said, or read them from the disk cache.
 

@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from . import functional, summary
 from ._memory import empty
-from ._operands import BFLOAT16, FLOATS, as_array, check_shape, float_dtype, is_lazy, multiplied
+from ._operands import BFLOAT16, FLOATS, as_array, check_shape, is_lazy, multiplied
 from .kernels.activations import IDENTITY, NAMES
 
 
@@ -255,8 +255,7 @@ class Dropout:
         else:
             inputs = as_array("inputs", inputs)
             if training:
-                dtype = float_dtype(inputs)
-                stays, factor = self._rng.random(inputs.shape, dtype) >= self.rate, dtype.type(1 / (1 - self.rate))
+                stays, factor = functional._draw_dropout(inputs, self.rate, self._rng)
             output = _passed(inputs, stays, factor)
         self.output, self._stays, self._factor = output, stays, factor
         return output
@@ -287,8 +286,8 @@ class Dropout:
 
 
 def _passed(values, stays, factor):
-    """Return values times the factor where they stay, else 0, which is assigned, not multiplied, so that an inf becomes 0."""
-    return values if stays is None else np.where(stays, values * factor, 0)
+    """Return the values themselves, if no dropout has been drawn, else what it makes of them."""
+    return values if stays is None else functional._apply_dropout(values, stays, factor)
 
 
 def _lazily(out=None):

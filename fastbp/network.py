@@ -7,17 +7,16 @@ from numbers import Real
 import numpy as np
 from numpy.typing import ArrayLike
 
-from . import _jit, functional, gradients, jitted, saving, summary
+from . import _jit, gradients, jitted, saving, summary
 from . import _operands as operands
 from .fit import History, fit
+from .inference import predictions, scores
 from .jitted import Jitted
 from .kernels.activations import IDENTITY, RELU
 from .layers import Dense, Dropout, ReLU
 from .losses import Loss
 from .optimizers import Optimizer, check_apart
 from .training import Part
-
-_ROWS = 4096                    # that predict takes through all layers at a time, so that what is between them stays small
 
 
 class Sequential:
@@ -251,25 +250,6 @@ class Sequential:
         """ValueError if there is none."""
         if self.loss is None:
             raise ValueError(f"loss is None, expected one for {what}, as in Sequential(layers, SoftmaxCrossEntropy())")
-
-
-def predictions(parts: Sequence[Part], loss: Loss | None, x: np.ndarray) -> np.ndarray:
-    """`Sequential.predict` of a network's parts() and loss."""
-    predicted = scores(parts, x)
-    return predicted if loss is None else loss.predictions(predicted)
-
-
-def scores(parts: Sequence[Part], x: np.ndarray) -> np.ndarray:
-    """(rows, n_outputs): what a network's parts() make of x (rows, n_inputs)."""
-    dense = [part for part in parts if part.weights is not None]
-    weights = dense[-1].weights
-    result = operands.empty((len(x), weights.shape[1]), weights.dtype)
-    for i in range(0, len(x), _ROWS):
-        h = x[i:i + _ROWS].astype(weights.dtype, copy=False)
-        for part in dense:
-            h, _ = functional._forward(h, part.weights, part.biases, None, part.activation, precision=part.precision)
-        result[i:i + _ROWS] = h
-    return result
 
 
 def load(path: str | os.PathLike) -> Sequential:

@@ -1,4 +1,4 @@
-"""A small training on Dask, for the tests of it."""
+"""A small training on Dask, which several tests use."""
 import dask.array as da
 import numpy as np
 
@@ -27,7 +27,7 @@ def cut(array, chunks=CHUNKS):
 
 
 def train(client, network=None, optimizer=None, chunks=CHUNKS, x_y=None, **settings):
-    """(network, optimizer, history)"""
+    """Train, and return (network, optimizer, history)."""
     network, optimizer, x_y = network or make(), optimizer or fastbp.Adam(), x_y or data()
     settings = {"epochs": 2, "batch_size": 128, "rng": 5, "progress": False} | settings
     history = fastbp.dask.fit(network, *(cut(a, chunks) for a in x_y), optimizer=optimizer, client=client, **settings)

@@ -1,4 +1,4 @@
-"""A layer's passes on Dask arrays: what they compute, in how many tasks, and what is refused before that."""
+"""A layer's passes on Dask arrays: their results, how often they read the data, and what they refuse before they compute."""
 import warnings
 
 import dask
@@ -84,20 +84,21 @@ def test_unknown_chunks(arrays):
     expected = expected, *fastbp.dense_relu_backward(dvalues[chosen], expected, x[chosen], weights)
     for got, exact in zip((y, *gradients), expected, strict=True):
         close(got.compute(), exact)
-    with pytest.raises(ValueError, match="dvalues has chunks of .* expected those of x, .*: some sizes are unknown"):
+    with pytest.raises(ValueError, match="dvalues has chunks of .* expected those of inputs, .*: some sizes are unknown"):
         fastbp.dask.dense_backward(cut(dvalues, (50, 50)), some, weights)
 
 
 def test_columns_that_are_cut_are_joined_with_a_warning(arrays):
     x, weights, _, _ = arrays
-    with pytest.warns(RuntimeWarning, match=r"x is cut along its columns .* x.rechunk\(\{1: -1\}\)") as caught:
+    with pytest.warns(RuntimeWarning, match=r"inputs is cut along its columns .* inputs.rechunk\(\{1: -1\}\)") as caught:
         y = fastbp.dask.dense_forward(da.from_array(x, (40, 3)), weights)
-    assert caught[0].filename == __file__
+        fastbp.Dense(INPUTS, NEURONS, dtype=x.dtype).forward(da.from_array(x, (40, 3)))
+    assert [warning.filename for warning in caught] == [__file__] * 2
     close(y.compute(), fastbp.dense_forward(x, weights))
 
 
 def counted(x, reads):
-    """x, with a note of each chunk that is read."""
+    """Return x as a Dask array that notes in `reads` each chunk that is read."""
     def read(block_info=None):
         place = block_info[None]["array-location"][0]
         reads.append(place)
@@ -127,7 +128,7 @@ def test_nothing_is_computed_before_it_is_asked_for(arrays):
 
 
 def test_gradients_are_added_in_one_order(arrays):
-    """That of a tree of eight at a time, whatever else runs."""
+    """The order is that of a tree that adds eight at a time, whatever else runs."""
     x, weights, _, dvalues = (a.astype(np.float32) for a in arrays)
     chunks = (2,) * (ROWS // 2)
     of_chunks = [fastbp.dense_backward(dvalues[i:i + 2], x[i:i + 2], weights)[1:] for i in range(0, ROWS, 2)]
@@ -165,9 +166,20 @@ def test_what_does_not_fit_is_refused_in_the_same_words(arrays, name, bad):
     assert str(lazy.value) == str(eager.value)
 
 
+def test_inputs_may_be_called_x_as_they_once_were(arrays):
+    x, weights, biases, dvalues = arrays
+    new, old = ([fastbp.dask.dense_forward(weights=weights, biases=biases, **inputs),
+                 *fastbp.dask.dense_relu_backward(dvalues, dvalues, weights=weights, **inputs)]
+                for inputs in ({"inputs": cut(x)}, {"x": cut(x)}))
+    for got, expected in zip(dask.compute(*old), dask.compute(*new), strict=True):
+        assert_array_equal(got, expected)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'x'"):
+        fastbp.dask.dense_forward(weights=weights, inputs=cut(x), x=cut(x))
+
+
 def test_numpy_arrays_are_sent_to_the_other_functions(arrays):
     x, weights, _, _ = arrays
-    with pytest.raises(TypeError, match="x is of type ndarray, expected a dask.array.Array: fastbp has functions for NumPy"):
+    with pytest.raises(TypeError, match="inputs is of type ndarray, expected a dask.array.Array: fastbp has functions for Num"):
         fastbp.dask.dense_forward(x, weights)
 
 
@@ -211,6 +223,11 @@ def test_dropout(arrays):
     assert_array_equal(y, dinputs)
     assert set(np.unique(y)) == {0, 2} and y.dtype == x.dtype
     assert not np.array_equal(y, layer.forward(cut(x)).compute())
+
+
+def test_each_chunk_drops_other_places():
+    y = fastbp.Dropout(0.5, rng=1).forward(da.ones((60, INPUTS), chunks=(20, -1))).compute()
+    assert len({chunk.tobytes() for chunk in np.split(y, 3)}) == 3
 
 
 @pytest.mark.parametrize("loss", [None, fastbp.SoftmaxCrossEntropy(), fastbp.BinaryCrossEntropy()])

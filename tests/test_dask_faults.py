@@ -1,4 +1,4 @@
-"""Dask workers that are killed, stopped or added while they compute: nothing is lost, and no sum is wrong."""
+"""Dask workers that are killed, stopped or added while they compute. Nothing may be lost, and no sum may be wrong."""
 import os
 import signal
 import threading
@@ -27,7 +27,7 @@ def client(cluster):
 
 
 def pids(cluster):
-    """Of the workers that run: for one that is killed while it starts, Dask may wait for ever when the cluster is closed."""
+    """Return the ids of the processes of running workers. If one is killed while it starts, closing the cluster may hang."""
     processes = [nanny.process for nanny in cluster.workers.values() if nanny.process]
     return [process.pid for process in processes if process.status == Status.running and process.pid]
 
@@ -40,7 +40,7 @@ def kill(cluster, count=1):
 
 
 def slowly(chunk, path=None, block_info=None):
-    """The chunk, of which a file in a folder tells."""
+    """Return the chunk after 0.3 s, and leave a file in a folder as a note that it was read."""
     if path is not None:
         name, = block_info[0]["chunk-location"][:1]
         (path / f"{name}.{time.time_ns()}").touch()

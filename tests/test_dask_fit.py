@@ -1,4 +1,4 @@
-"""Trainings on Dask workers, which are processes here that talk over the loopback address."""
+"""Trainings on Dask workers. Here the workers are processes that talk over the loopback address."""
 import _thread
 import copy
 import threading
@@ -50,10 +50,10 @@ def test_one_share_has_the_bits_of_fit(client, optimizer, loss, settings, batch_
 
 
 def order(plan, epoch):
-    """Rows of the data, step by step, as plan.py says."""
+    """Return the rows of the data that each step takes, as plan.py says."""
     starts = np.cumsum([0, *plan.chunks])
     return [np.concatenate([starts[chunk] + np.arange(plan.chunks[chunk])[which] for share in range(len(plan.shares))
-                            for chunk, which in plan.pieces(share, epoch, *plan.span(share, step, step + 1))])
+                            for chunk, which in plan.selections(share, epoch, *plan.span(share, step, step + 1))])
             for step in range(plan.steps)]
 
 
@@ -108,9 +108,10 @@ def test_the_bits_do_not_depend_on_the_pieces_that_gradients_are_sent_in(monkeyp
 @pytest.mark.parametrize("shares", [1, 2])
 @pytest.mark.parametrize("suffix", ["safetensors", "npz"])
 def test_another_client_goes_on_from_a_checkpoint(tmp_path, client, shares, suffix):
+    """The order of rows, and the places that a dropout drops, are those of the checkpoint, not of the other client's rng."""
     path = tmp_path / f"training.{suffix}"
     settings = {"shares": shares, "epochs": 4}
-    expected, expected_optimizer, expected_history = train(client, **settings)
+    expected, expected_optimizer, expected_history = train(client, make(dropout=True), **settings)
 
     class Dies(Exception):
         pass
@@ -121,11 +122,11 @@ def test_another_client_goes_on_from_a_checkpoint(tmp_path, client, shares, suff
 
     with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster, Client(cluster) as other, \
             pytest.raises(Dies):
-        train(other, checkpoint=path, checkpoint_every=5, callbacks=[die], **settings)
-    network, optimizer, history = train(client, checkpoint=path, **settings | {"rng": 99, "shares": 4})
+        train(other, make(dropout=True), checkpoint=path, checkpoint_every=5, callbacks=[die], **settings)
+    network, optimizer, history = train(client, make(dropout=True), checkpoint=path, **settings | {"rng": 99, "shares": 4})
     assert bits(network) == bits(expected) and history == expected_history
     assert optimizer.iterations == expected_optimizer.iterations
-    network, _, history = train(client, checkpoint=path, **settings)
+    network, _, history = train(client, make(dropout=True), checkpoint=path, **settings)
     assert bits(network) == bits(expected) and history == expected_history          # it was over
 
 
@@ -189,7 +190,7 @@ def test_a_gradient_or_a_penalty_that_is_not_finite_ends_the_training_before_its
 @pytest.mark.parametrize("shares", [1, 2])
 @pytest.mark.parametrize("largest", [2.0, 1e-310, 1e308])
 def test_weights_of_which_whole_chunks_or_batches_are_0(client, shares, largest):
-    """Of any size, as only ratios count; a batch of zeros is a step of 0."""
+    """Weights may be of any size, as only their ratios count. A batch whose weights are 0 is a step of 0."""
     x, y = data(np.float64)
     weights = np.linspace(0.5, 1, ROWS)
     weights[300:800] = 0                                # the third chunk; the second one is empty

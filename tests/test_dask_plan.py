@@ -1,11 +1,11 @@
-"""Which rows a step of a training on Dask takes, and who sends what to whom."""
+"""The rows that a step of a training on Dask takes, and the messages that its workers send each other."""
 import dask.array as da
 import numpy as np
 import pytest
 
 import fastbp
 import fastbp.dask
-from fastbp.dask.exchange import joined, messages
+from fastbp.dask.exchange import messages, next_level
 from fastbp.dask.plan import Plan, shares_of
 
 
@@ -17,30 +17,36 @@ def test_each_row_is_taken_once(seed):
     assert [chunk for share in shares for chunk in share] == list(range(len(chunks)))
     assert len(shares) == min(count, np.count_nonzero(chunks))
     plan = Plan(chunks, shares, int(rng.integers(1, sum(chunks) + 1)), int(rng.integers(9)) if rng.integers(2) else None)
-    assert min(plan.share_rows) > 0 and plan.steps == -(-sum(chunks) // plan.batch)
+    assert min(plan.share_rows) > 0 and plan.steps == -(-sum(chunks) // plan.batch_size)
     taken = {chunk: [] for chunk in range(len(chunks))}
     for step in range(plan.steps):
         rows = 0
         for share in range(len(shares)):
             start, end = plan.span(share, step, step + 1)
-            pieces = [(chunk, np.arange(chunks[chunk])[which]) for chunk, which in plan.pieces(share, 3, start, end)]
-            assert sum(len(which) for _, which in pieces) == end - start <= plan.most_rows
+            pieces = [(chunk, np.arange(chunks[chunk])[which]) for chunk, which in plan.selections(share, 3, start, end)]
+            assert sum(len(which) for _, which in pieces) == end - start <= plan.max_rows
             rows += end - start
             for chunk, which in pieces:
                 taken[chunk].extend(which.tolist())
         assert rows == plan.rows_of(step)
-        assert abs(rows - plan.batch) <= len(shares) or step == plan.steps - 1
+        assert abs(rows - plan.batch_size) <= len(shares) or step == plan.steps - 1
     assert all(sorted(rows) == list(range(chunks[chunk])) for chunk, rows in taken.items())
 
 
-def test_orders():
-    plan = Plan((30, 40, 50), (range(3),), 10, 1)
-    epochs = [[(chunk, which.tolist()) for chunk, which in plan.pieces(0, epoch, 0, 120)] for epoch in (0, 0, 1)]
-    assert epochs[0] == epochs[1] != epochs[2]
+def test_chunks_and_the_rows_of_each_are_in_another_order_each_epoch():
+    plan = Plan(chunks=(40, 40, 40), shares=(range(3),), batch_size=10, key=1)
+
+    def epoch_order(epoch):
+        return [(chunk, tuple(rows.tolist())) for chunk, rows in plan.selections(0, epoch, 0, 120)]
+
+    epochs = [epoch_order(epoch) for epoch in range(8)]
+    assert epochs == [epoch_order(epoch) for epoch in range(8)]
+    assert len({tuple(chunk for chunk, _ in order) for order in epochs}) > 1
+    assert len({rows for order in epochs for _, rows in order}) == 8 * 3
 
 
 class Term:
-    """A sum as it was formed: (a + b) is one thing, whoever adds."""
+    """A sum, written down as it was formed; (a + b) and (b + a) are the same."""
 
     def __init__(self, text):
         self.text = text
@@ -50,7 +56,7 @@ class Term:
 
 
 def tree(first, end, size):
-    """The sum of leaves from first to end, of the tree of so many."""
+    """Return the sum of the leaves from first up to end, which are the first ones of a tree of `size` leaves."""
     if size == 1:
         return Term(chr(first))
     half = size // 2
@@ -74,7 +80,7 @@ def test_all_workers_get_the_same_sum_from_log_n_messages(seed):
             assert sender != receiver and node not in nodes[receiver]
             nodes[receiver][node] = before[sender][node]
             received[receiver] += 1
-        nodes = {owner: joined(mine, lambda a, b, node: a + b) for owner, mine in nodes.items()}
+        nodes = {owner: next_level(mine, lambda a, b, node: a + b) for owner, mine in nodes.items()}
     for mine in nodes.values():
         assert mine.keys() == {0}
         assert mine[0][0] == (float(shares),) and mine[0][1].text == tree(0, shares, 1 << levels).text

@@ -8,7 +8,7 @@ from numba.core.errors import NumbaWarning, TypingError
 from numpy.testing import assert_allclose, assert_array_equal
 
 import fastbp
-from fastbp.network import scores
+from fastbp.inference import scores
 
 
 def network(loss, activation="tanh", dtype="f4", outputs=3, **options):

@@ -1,155 +1,198 @@
-"""A dense layer's passes on Dask arrays that are cut along the batch: graphs whose tasks call functional.py on a chunk each.
+"""A dense layer's passes on Dask arrays that are cut along the batch. Each task of a graph calls functional.py on one chunk.
 
-dweights and dbiases of the chunks are added up in a tree, whose order follows from the chunks alone: the bits depend neither on
-the workers nor on which of them is done first.
+A tree of tasks adds up dweights and dbiases of the chunks. Its order depends on the chunks alone, so the bits of the sums
+depend neither on the workers nor on which of them finishes first.
 """
 import copy
+import functools
 import operator
 import warnings
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
 
 import dask
 import dask.array as da
 import numpy as np
+from numpy.typing import ArrayLike
 
 from .. import _operands as operands
 from .. import functional
-from .._threads import at_most
+from .._threads import at_most as thread_limit
+from ..inference import predictions
 from ..kernels.activations import GELU, IDENTITY, RELU
-from ..layers import Dropout
-from ..network import predictions
 
-_ADDED = 8                      # gradients of chunks that a task of the tree adds up
+# A task of the tree adds up the gradients of so many chunks, or so many sums of them.
+_FAN_IN = 8
+
+_Parameters, _Result = ParamSpec("_Parameters"), TypeVar("_Result")
 
 
-def dense_forward(x, weights, biases=None, *, precision=None):
-    """fastbp.dense_forward of a Dask array x (batch, n_inputs): a Dask array (batch, n_neurons), cut along the batch as x is.
+def _also_by_old_name(function: Callable[_Parameters, _Result]) -> Callable[_Parameters, _Result]:
+    """Let a function take `inputs` by its old name, the keyword `x`, too."""
+    @functools.wraps(function)
+    def renamed(*arguments, **named):
+        if "x" in named and "inputs" not in named:
+            named["inputs"] = named.pop("x")
+        return function(*arguments, **named)
 
-    Nothing is computed before the result is. weights (n_inputs, n_neurons) and biases are NumPy arrays, of which later changes
-    are not seen, or Dask arrays. x may have chunks without rows or of unknown sizes; one that is cut along its columns is
-    joined there, with a warning.
+    return renamed
 
-    Raises as fastbp.dense_forward, in its words, before anything is computed; TypeError for x that is no Dask array.
+
+@_also_by_old_name
+def dense_forward(inputs: da.Array, weights: ArrayLike | da.Array, biases: ArrayLike | da.Array | None = None, *,
+                  precision: str | None = None) -> da.Array:
+    """Return inputs @ weights + biases as a Dask array (batch, n_neurons), cut along the batch as inputs are.
+
+    inputs (batch, n_inputs) is a Dask array, which may have chunks without rows or of unknown sizes. Chunks that do not hold
+    whole rows are joined, with a warning. weights (n_inputs, n_neurons) and biases (1, n_neurons) or (n_neurons,) are Dask
+    arrays or NumPy arrays; NumPy arrays are copied, so later changes of them have no effect. precision is that of
+    fastbp.dense_forward. Nothing is computed before the result is.
+
+    Raises TypeError if inputs are no Dask array, and what fastbp.dense_forward raises, with the same messages, before anything
+    is computed.
     """
-    return forward(x, weights, biases, IDENTITY, precision)[0]
+    return forward(inputs, weights, biases, IDENTITY, precision)[0]
 
 
-def dense_relu_forward(x, weights, biases=None, *, precision=None):
-    """fastbp.dense_relu_forward of a Dask array: arguments, result and errors as for `dense_forward`."""
-    return forward(x, weights, biases, RELU, precision)[0]
+@_also_by_old_name
+def dense_relu_forward(inputs: da.Array, weights: ArrayLike | da.Array, biases: ArrayLike | da.Array | None = None, *,
+                       precision: str | None = None) -> da.Array:
+    """Return relu(inputs @ weights + biases). Arguments, result and errors are those of `dense_forward`."""
+    return forward(inputs, weights, biases, RELU, precision)[0]
 
 
-def dense_backward(dvalues, x, weights, *, precision=None):
-    """fastbp.dense_backward of Dask arrays: (dinputs, dweights, dbiases), of which dinputs is cut along the batch as x is.
+@_also_by_old_name
+def dense_backward(dvalues: ArrayLike | da.Array, inputs: da.Array, weights: ArrayLike | da.Array, *,
+                   precision: str | None = None) -> tuple[da.Array, da.Array, da.Array]:
+    """Return the gradients of `dense_forward`, (dinputs, dweights, dbiases), as Dask arrays.
 
-    dvalues (batch, n_neurons), x (batch, n_inputs); dweights and dbiases have one chunk. All three come from one task for each
-    chunk of x, so that x is read once if they are computed together, with the forward pass as well. `dense_forward` says what
-    weights may be, and what is raised.
+    dvalues (batch, n_neurons), inputs (batch, n_inputs), weights (n_inputs, n_neurons). dinputs is cut along the batch as
+    inputs are; dweights (n_inputs, n_neurons) and dbiases (1, n_neurons) have one chunk. One task for each chunk of inputs
+    computes all three, so that inputs are read once if the three are computed together, also together with the forward pass.
+    `dense_forward` says which arrays weights may be, and what is raised.
     """
-    return backward(dvalues, None, x, weights, IDENTITY, True, precision)
+    return backward(dvalues, None, inputs, weights, IDENTITY, True, precision)
 
 
-def dense_relu_backward(dvalues, output, x, weights, *, precision=None):
-    """fastbp.dense_relu_backward of Dask arrays, as `dense_backward`; output (batch, n_neurons) of `dense_relu_forward`."""
+@_also_by_old_name
+def dense_relu_backward(dvalues: ArrayLike | da.Array, output: ArrayLike | da.Array, inputs: da.Array,
+                        weights: ArrayLike | da.Array, *,
+                        precision: str | None = None) -> tuple[da.Array, da.Array, da.Array]:
+    """Return the gradients of `dense_relu_forward`, as `dense_backward` does, from its output (batch, n_neurons)."""
     if output is None:
         raise TypeError("output is None, expected an array of the shape of dvalues")
-    return backward(dvalues, output, x, weights, RELU, True, precision)
+    return backward(dvalues, output, inputs, weights, RELU, True, precision)
 
 
-def forward(x, weights, biases, activation, precision):
-    """(output, s), s as `backward` takes it."""
-    x = as_batch("x", x)
-    *_, dtype = functional.check_forward(*stand_ins([x], [weights, biases]))
+def forward(inputs, weights, biases, activation, precision):
+    """Return (output, saved), where saved is what `backward` needs for the derivative of the activation."""
+    inputs = as_batch("inputs", inputs)
+    *_, dtype = functional.check_forward(*placeholders([inputs], [weights, biases]))
     operands.multiplied(dtype, precision)
-    x, weights = whole_rows("x", x), _parameter(weights)
-    biases = da.atleast_2d(_parameter(biases)) if biases is not None else None
-    both = da.blockwise(_forward_of_chunk, "ij", x, "ik", weights, "kj", *((biases, "zj") if biases is not None else ()),
-                        activation=activation, precision=precision, **_whole(dtype))
-    output = _part(both, 0, dtype)
-    return output, output if activation != GELU else _part(both, 1, dtype)
+    inputs, weights = join_columns("inputs", inputs, stacklevel=5), _in_one_chunk(weights)
+    biases = da.atleast_2d(_in_one_chunk(biases)) if biases is not None else None
+    pairs = da.blockwise(_forward_of_chunk, "ij", inputs, "ik", weights, "kj", *((biases, "zj") if biases is not None else ()),
+                         activation=activation, precision=precision, **_blockwise_options(dtype))
+    output = _pick(pairs, 0, dtype)
+    return output, output if activation != GELU else _pick(pairs, 1, dtype)
 
 
-def backward(dvalues, s, x, weights, activation, need_dinputs, precision):
-    """The gradients; dinputs is None unless it is needed. s is what the activation's derivative follows from, or None."""
-    x = as_batch("x", x)
-    *_, dtype = functional.check_backward(*stand_ins([dvalues, s, x], [weights]))
+def backward(dvalues, saved, inputs, weights, activation, need_dinputs, precision):
+    """Return (dinputs, dweights, dbiases); dinputs is None unless it is needed.
+
+    saved: what `forward` returned for the derivative of the activation; None for the identity.
+    """
+    inputs = as_batch("inputs", inputs)
+    *_, dtype = functional.check_backward(*placeholders([dvalues, saved, inputs], [weights]))
     operands.multiplied(dtype, precision)
-    x, weights = whole_rows("x", x), _parameter(weights)
-    dvalues = cut_as(x, "dvalues", dvalues)
-    s = (cut_as(x, "output", s), "ij") if s is not None else (None, None)
-    gradients = da.blockwise(_backward_of_chunk, "ik", dvalues, "ij", *s, x, "ik", weights, "kj", activation=activation,
-                             need_dinputs=need_dinputs, precision=precision, **_whole(dtype))
-    added = da.reduction(gradients, chunk=_without_dinputs, combine=_added, aggregate=_added, axis=0, keepdims=True,
-                         concatenate=False, split_every=_ADDED, dtype=dtype, meta=_meta(dtype))
+    inputs, weights = join_columns("inputs", inputs, stacklevel=5), _in_one_chunk(weights)
+    dvalues = cut_as(inputs, "dvalues", dvalues)
+    saved_pair = (cut_as(inputs, "output", saved), "ij") if saved is not None else (None, None)
+    gradients = da.blockwise(_backward_of_chunk, "ik", dvalues, "ij", *saved_pair, inputs, "ik", weights, "kj",
+                             activation=activation, need_dinputs=need_dinputs, precision=precision, **_blockwise_options(dtype))
+    sums = da.reduction(gradients, chunk=_without_dinputs, combine=_add_up, aggregate=_add_up, axis=0, keepdims=True,
+                        concatenate=False, split_every=_FAN_IN, dtype=dtype, meta=_meta(dtype))
     n_inputs, n_neurons = weights.shape
-    return (_part(gradients, 0, dtype) if need_dinputs else None, _part(added, 0, dtype, (n_inputs,), (n_neurons,)),
-            _part(added, 1, dtype, (1,), (n_neurons,)))
+    return (_pick(gradients, 0, dtype) if need_dinputs else None, _pick(sums, 0, dtype, (n_inputs,), (n_neurons,)),
+            _pick(sums, 1, dtype, (1,), (n_neurons,)))
 
 
 def relu_forward(z):
-    """fastbp.relu_forward of a Dask array."""
-    functional.relu_forward(*stand_ins([z[:0]]))
+    """Return fastbp.relu_forward of a Dask array of any shape."""
+    functional.relu_forward(*placeholders([z[:0]]))
     return da.map_blocks(functional.relu_forward, z, dtype=z.dtype, meta=z._meta)
 
 
 def relu_backward(dvalues, z):
-    """fastbp.relu_backward of Dask arrays (rows, …); dvalues is cut as z is."""
+    """Return fastbp.relu_backward of Dask arrays (rows, …). dvalues is cut as z is."""
     operands.check_shape("dvalues", dvalues, z.shape, "that is the shape of z")
     dvalues = cut_as(z, "dvalues", dvalues)
     return da.map_blocks(functional.relu_backward, dvalues, z, dtype=dvalues.dtype, meta=dvalues._meta)
 
 
 def dropped(values, rate, seed):
-    """What a layers.Dropout lets pass of a Dask array: always the same for a seed and the same chunks."""
-    return da.map_blocks(_dropped_of_chunk, values, rate=rate, seed=seed, dtype=operands.float_dtype(*stand_ins([values])),
-                         meta=values._meta)
+    """Return what a layers.Dropout makes of a Dask array. It drops the same places whenever seed and chunks are the same."""
+    return da.map_blocks(_dropout_of_chunk, values, rate=rate, seed=seed, meta=values._meta,
+                         dtype=operands.float_dtype(*placeholders([values])))
 
 
 def predict(network, x):
-    """Sequential.predict of a Dask array, by the network as it is now."""
+    """Return Sequential.predict of a Dask array, with the weights that the network has now."""
     x = as_batch("x", x)
-    network.as_inputs("x", *stand_ins([x]))
+    network.as_inputs("x", *placeholders([x]))
     parts = dask.delayed(copy.deepcopy(network.parts()), pure=True, traverse=False)
-    return da.map_blocks(_predict_of_chunk, whole_rows("x", x), parts=parts, loss=network.loss, dtype=network.dtype,
+    return da.map_blocks(_predict_of_chunk, join_columns("x", x), parts=parts, loss=network.loss, dtype=network.dtype,
                          chunks=(x.chunks[0], (network.n_outputs,)), meta=_meta(network.dtype))
 
 
-def _dropped_of_chunk(values, rate, seed, block_id):
-    layer = Dropout(rate, rng=np.random.default_rng((seed, *block_id)))
-    return layer.forward(values)
+# ---- the tasks
+
+
+def _dropout_of_chunk(values, rate, seed, block_id):
+    values = operands.as_array("inputs", values)
+    kept, factor = functional._draw_dropout(values, rate, np.random.default_rng((seed, *block_id)))
+    return functional._apply_dropout(values, kept, factor)
 
 
 def _predict_of_chunk(x, parts, loss):
-    with at_most(1):
+    with thread_limit(1):
         return predictions(parts, loss, x)
 
 
-def _forward_of_chunk(x, weights, biases=None, *, activation, precision):
-    with at_most(1):
-        return functional._forward(x, weights, biases, None, activation, precision=precision)
+def _forward_of_chunk(inputs, weights, biases=None, *, activation, precision):
+    with thread_limit(1):
+        return functional._forward(inputs, weights, biases, None, activation, precision=precision)
 
 
-def _backward_of_chunk(dvalues, s, x, weights, *, activation, need_dinputs, precision):
-    with at_most(1):
-        return functional._backward(dvalues, s, x, weights, None, activation, need_dinputs, precision=precision)
+def _backward_of_chunk(dvalues, saved, inputs, weights, *, activation, need_dinputs, precision):
+    with thread_limit(1):
+        return functional._backward(dvalues, saved, inputs, weights, None, activation, need_dinputs, precision=precision)
 
 
 def _without_dinputs(gradients, axis, keepdims):
-    return gradients[1:]
+    _, dweights, dbiases = gradients
+    return dweights, dbiases
 
 
-def _added(gradients, axis, keepdims):
-    """(dweights, dbiases) of some chunks, one after another: a task may not change what others may ask for, too."""
+def _add_up(gradients, axis, keepdims):
+    """Return the sums (dweights, dbiases) over some chunks, added one after another.
+
+    The first addition makes new arrays: other tasks may still need the arrays that a task gets.
+    """
     total, *others = gradients if isinstance(gradients, list) else [gradients]
     if others:
         total = [np.add(a, b) for a, b in zip(total, others[0], strict=True)]
-    for more in others[1:]:
-        for a, b in zip(total, more, strict=True):
+    for other in others[1:]:
+        for a, b in zip(total, other, strict=True):
             a += b
     return total
 
 
-def _whole(dtype):
-    """Of chunks that have all columns: how blockwise passes them."""
+# ---- the graphs
+
+
+def _blockwise_options(dtype):
+    """Return the options of da.blockwise for chunks of whole rows."""
     return {"concatenate": True, "align_arrays": False, "dtype": dtype, "meta": _meta(dtype)}
 
 
@@ -157,54 +200,66 @@ def _meta(dtype):
     return np.empty((0, 0), dtype)
 
 
-def _part(results, number, dtype, *chunks):
-    """One of the arrays that each chunk holds."""
+def _pick(results, number, dtype, *chunks):
+    """Return a Dask array of one of the arrays that each chunk of results holds, the one of this number."""
     return da.map_blocks(operator.itemgetter(number), results, chunks=chunks or results.chunks, dtype=dtype,
                          meta=_meta(dtype), name=f"part-{number}-{results.name}")
 
 
 def as_batch(name, array):
+    """Return a Dask array (rows, columns), of one row if it is 1-D. Raises TypeError for what is no Dask array."""
     if not isinstance(array, da.Array):
         raise TypeError(f"{name} is of type {type(array).__name__}, expected a dask.array.Array: fastbp has functions for "
                         "NumPy arrays")
     return array[np.newaxis] if array.ndim == 1 else array
 
 
-def stand_ins(batches, others=()):
-    """What looks like the Dask arrays to functional's checks, in no memory; all batches are empty if one is of unknown size."""
+def placeholders(batches, others=()):
+    """Return NumPy arrays of the shapes and dtypes of Dask arrays, for functional's checks. They take no memory.
+
+    If the number of rows of one batch is unknown, all batches are replaced by empty ones.
+    """
     are_unknown = any(np.isnan(batch.shape[0]) for batch in batches if isinstance(batch, da.Array))
-    return [_stand_in(a, are_unknown) for a in batches] + [_stand_in(a, False) for a in others]
+    return [_placeholder(a, are_unknown) for a in batches] + [_placeholder(a, False) for a in others]
 
 
-def _stand_in(array, is_empty):
+def _placeholder(array, is_empty):
     if not isinstance(array, da.Array) and not (is_empty and isinstance(array, np.ndarray)):
         return array
     shape = (0, *array.shape[1:]) if is_empty else array.shape
     return np.broadcast_to(np.zeros((), array.dtype.newbyteorder("=")), shape)
 
 
-def whole_rows(name, array):
+def join_columns(name, array, stacklevel=4):
+    """Return a Dask array (rows, columns) in chunks of whole rows. If that takes a copy, a RuntimeWarning says so.
+
+    stacklevel: the number of calls from the user's down to warnings.warn, as that function counts them.
+    """
     if array.numblocks[1] > 1:
         warnings.warn(f"{name} is cut along its columns into chunks of {array.chunks[1]}, which are joined: whole rows are "
-                      f"multiplied, so read it as {name}.rechunk({{1: -1}})", RuntimeWarning, stacklevel=4)
+                      f"multiplied, so read it as {name}.rechunk({{1: -1}})", RuntimeWarning, stacklevel=stacklevel)
         return array.rechunk({1: -1})
     return array
 
 
-def cut_as(x, name, array):
-    """An array of as many rows as x, with its chunks along them, and whole rows; one that is not Dask's is cut."""
+def cut_as(like, name, array, like_name="inputs"):
+    """Return an array as a Dask array of whole rows, cut along the rows as another one, `like`, of as many rows.
+
+    Raises ValueError for another number of rows, or for other chunks where the sizes of some are unknown.
+    """
     array = array if isinstance(array, da.Array) else da.from_array(np.asarray(array), -1)
-    array = whole_rows(name, array) if array.ndim > 1 else array
-    if len(array.chunks[0]) == len(x.chunks[0]) and np.array_equal(array.chunks[0], x.chunks[0], equal_nan=True):
+    array = join_columns(name, array) if array.ndim > 1 else array
+    rows, like_rows = array.chunks[0], like.chunks[0]
+    if len(rows) == len(like_rows) and np.array_equal(rows, like_rows, equal_nan=True):
         return array
-    if np.isnan([*array.chunks[0], *x.chunks[0]]).any():
-        raise ValueError(f"{name} has chunks of {array.chunks[0]} rows, expected those of x, {x.chunks[0]}: some sizes are "
+    if np.isnan([*rows, *like_rows]).any():
+        raise ValueError(f"{name} has chunks of {rows} rows, expected those of {like_name}, {like_rows}: some sizes are "
                          "unknown")
-    if len(array) != len(x):
-        raise ValueError(f"{name} has shape {array.shape}, expected {len(x)} rows: as x has")
-    return array.rechunk({0: x.chunks[0]})
+    if len(array) != len(like):
+        raise ValueError(f"{name} has shape {array.shape}, expected {len(like)} rows: as {like_name} has")
+    return array.rechunk({0: like_rows})
 
 
-def _parameter(array):
-    """Weights or biases as a Dask array of one chunk."""
+def _in_one_chunk(array):
+    """Return weights or biases as a Dask array of one chunk; a NumPy array is copied."""
     return array.rechunk(-1) if isinstance(array, da.Array) else da.from_array(np.asarray(array).copy(), -1)

@@ -1,4 +1,4 @@
-"""A training in a file, from which another client goes on as if nothing had happened."""
+"""Checkpoints: a training in a file, from which another client goes on with the same bits."""
 import copy
 import reprlib
 from dataclasses import replace
@@ -8,14 +8,20 @@ from .. import _storage
 from ..kernels.optimizers import STATES
 from .work import State
 
+# The version of the files that this module writes, and the only one that it reads.
 _FORMAT = 1
+
+# The largest count or key that a file may hold.
+_MAX_COUNT = (1 << 62) - 1
+
+# Characters of a file's entry that a message shows at most.
+_MAX_SHOWN = 300
+
 _ARRAYS = "weights", "biases"
-_MOST = (1 << 62) - 1           # of a count or a key
-_MOST_SHOWN = 300               # characters of an entry in a message
 
 
 class Checkpoint:
-    """The file of a training, written every so many steps; none if the path is None."""
+    """The file of a training, written every `every` steps; none if the path is None."""
 
     def __init__(self, path, every, problem, training):
         self._path, self._every, self._problem, self._training = path, every, problem, training
@@ -23,15 +29,16 @@ class Checkpoint:
 
     @property
     def steps_left(self) -> int:
-        """Until it is due."""
+        """The number of steps until the file has to be written."""
         return self._due - self._steps
 
     def save_if_due(self) -> None:
+        """Write the file if enough steps have been made since the last time."""
         if self._steps >= self._due:
             self.save()
 
     def save(self) -> None:
-        """Write where the training is in place of what was there, or leave that as it is."""
+        """Replace the file by one of the training as it is now. If that fails, the old file stays."""
         if self._path is not None:
             state = self._training.state()
             _storage.write(self._path, _arrays(state), _about(self._problem, self._training, state))
@@ -43,9 +50,10 @@ class Checkpoint:
 
 
 def load(path, problem, state):
-    """(problem, state, results, step) of the training in a file, whose network and data are those of these two.
+    """Return (problem, state, results, step) of the training in a file.
 
-    Raises ValueError if they are others, or if it is no such file, and as _storage.read.
+    problem, state: those of a new training of the same network on the same data. Raises ValueError if the network or the data
+    of the file are others, or if it is no such file, and what _storage.read raises.
     """
     arrays, about = _storage.read(path)
     form = about.get("training")
@@ -58,26 +66,28 @@ def load(path, problem, state):
             raise ValueError(f"{path} has {name} {reprlib.repr(about.get(name))}, expected what a training writes")
     parts = [part._replace(**{name: arrays[f"{i}.{name}"].copy() for name in _ARRAYS if getattr(part, name) is not None})
              for i, part in enumerate(state.parts)]
-    plan = replace(problem.plan, shares=tuple(range(*ends) for ends in about["shares"]), key=about["order"])
-    return (problem._replace(plan=plan, key=about["key"]), State(parts, _optimizer(state, arrays, about), about["results"]),
-            about["epochs"], about["step"])
+    plan = replace(problem.plan, shares=tuple(range(start, stop) for start, stop in about["shares"]), key=about["order"])
+    read_state = State(parts=parts, optimizer=_optimizer(state, arrays, about), results=about["results"])
+    return problem._replace(plan=plan, key=about["key"]), read_state, about["epochs"], about["step"]
 
 
 def _about(problem, training, state):
+    """Return what a file says of a training beside the arrays."""
     plan = problem.plan
-    return {"training": _FORMAT, "optimizer": type(state.optimizer).__name__, "batch": plan.batch, "chunks": plan.chunks,
+    return {"training": _FORMAT, "optimizer": type(state.optimizer).__name__, "batch": plan.batch_size, "chunks": plan.chunks,
             "shares": [[share.start, share.stop] for share in plan.shares], "order": plan.key, "key": problem.key,
             "epochs": training.results, "step": training.step, "results": state.results,
             "iterations": state.optimizer.iterations}
 
 
 def _entries(about, plan):
-    """Return {name: whether a file has it as _about() writes it} of what _check_same() does not compare."""
+    """Return {name: whether the entry is as _about() writes it} for the entries that _check_same() does not compare."""
     shares, epochs = about.get("shares"), about.get("epochs")
-    pairs = type(shares) is list and all(type(pair) is list and len(pair) == 2 and all(map(_is_count, pair)) for pair in shares)
-    cuts = [0, *(stop for _, stop in shares)] if pairs else []
+    are_pairs = type(shares) is list and all(type(pair) is list and len(pair) == 2 and all(map(_is_count, pair))
+                                             for pair in shares)
+    cuts = [0, *(stop for _, stop in shares)] if are_pairs else []
     return {
-        "shares": pairs and shares == [[*pair] for pair in pairwise(cuts)] and cuts[-1] == len(plan.chunks)
+        "shares": are_pairs and shares == [[*pair] for pair in pairwise(cuts)] and cuts[-1] == len(plan.chunks)
         and all(sum(plan.chunks[start:stop]) for start, stop in shares),
         "order": "order" in about and (about["order"] is None or _is_count(about["order"])),
         "key": _is_count(about.get("key")),
@@ -88,8 +98,8 @@ def _entries(about, plan):
     }
 
 
-def _is_count(value, most=_MOST):
-    return type(value) is int and 0 <= value <= most
+def _is_count(value, maximum=_MAX_COUNT):
+    return type(value) is int and 0 <= value <= maximum
 
 
 def _is_result(value):
@@ -97,23 +107,24 @@ def _is_result(value):
 
 
 def _check_same(path, plan, state, arrays, about):
-    was, remembered = {}, {}
+    """Raise ValueError if the training in a file, (arrays, about), is one of another network, optimiser or data."""
+    file_network, file_memory = {}, {}
     for name, array in arrays.items():
         if name.startswith("optimizer."):
-            remembered[name] = _counted(array)
+            file_memory[name] = _counted(array)
         else:
-            was[name] = _described(array)
+            file_network[name] = _described(array)
     parameters = _parameters(state)
     network = {name: _described(array) for name, array in parameters.items()}
     memory = {f"optimizer.{i}.{k}": _counted(array) for i, array in enumerate(parameters.values())
               for k in range(STATES[state.optimizer._kind])}
-    for name, now, before in (("network", network, was), ("chunks of x", list(plan.chunks), about.get("chunks")),
-                              ("batch_size", plan.batch, about.get("batch")),
+    for name, now, before in (("network", network, file_network), ("chunks of x", list(plan.chunks), about.get("chunks")),
+                              ("batch_size", plan.batch_size, about.get("batch")),
                               ("shuffle", plan.key is not None, about.get("order") is not None),
                               ("optimizer", type(state.optimizer).__name__, about.get("optimizer")),
-                              ("memory of the optimizer", memory if remembered else {}, remembered)):
+                              ("memory of the optimizer", memory if file_memory else {}, file_memory)):
         if now != before:
-            raise ValueError(f"{name} is {now}, expected {_storage.shown(str(before)[:_MOST_SHOWN])}: that of the training in "
+            raise ValueError(f"{name} is {now}, expected {_storage.shown(str(before)[:_MAX_SHOWN])}: that of the training in "
                              f"{path}; a new one needs another file")
 
 
@@ -126,20 +137,22 @@ def _counted(array):
 
 
 def _optimizer(state, arrays, about):
+    """Return the optimiser of a state with the iterations and the memory of a file."""
     optimizer = copy.deepcopy(state.optimizer)
     optimizer.iterations = about["iterations"]
-    count, remembered = len(_parameters(state)), [name for name in arrays if name.startswith("optimizer.")]
-    if remembered:
-        optimizer.remember([[arrays[f"optimizer.{i}.{k}"].copy() for k in range(len(remembered) // count)]
-                            for i in range(count)])
+    count, names = len(_parameters(state)), [name for name in arrays if name.startswith("optimizer.")]
+    if names:
+        optimizer.remember([[arrays[f"optimizer.{i}.{k}"].copy() for k in range(len(names) // count)] for i in range(count)])
     return optimizer
 
 
 def _parameters(state):
+    """Return {name in the file: array} of all weights and biases."""
     return {f"{i}.{name}": array for i, part in enumerate(state.parts) for name in _ARRAYS
             if (array := getattr(part, name)) is not None}
 
 
 def _arrays(state):
+    """Return {name in the file: array} of all weights and biases, and of what the optimiser remembers of each."""
     return _parameters(state) | {f"optimizer.{i}.{k}": array for i, remembered in enumerate(state.optimizer._states or ())
                                  for k, array in enumerate(remembered)}

@@ -1,20 +1,21 @@
-"""The workers of a client."""
-from distributed import get_client
+"""The workers of a client, and the compilation of kernels on them."""
+from distributed import Client, get_client
+from numpy.typing import DTypeLike
 
 from .. import functional
 
 
-def warmup(client=None, *dtypes):
-    """fastbp.warmup on all workers: one of each machine compiles, while the others wait, and then find it all on its disk.
+def warmup(client: Client | None = None, *dtypes: DTypeLike) -> None:
+    """Call fastbp.warmup on all workers. One worker of each machine compiles; the others then find it all on its disk.
 
-    client: a distributed.Client; None for the one that was made last. dtypes: float32 and float64 unless said. Raises TypeError
-    for another dtype.
+    client: a distributed.Client; None for the one that was made last.
+    dtypes: float32 and float64 unless given. Raises TypeError for another one.
     """
-    one_by_one(client_of(client), functional.warmup, *dtypes)
+    run_one_first(client_of(client), functional.warmup, *dtypes)
 
 
-def client_of(client):
-    """It, or the one that was made last; ValueError if there is none."""
+def client_of(client: Client | None) -> Client:
+    """Return the client, or for None the one that was made last. Raises ValueError if there is none."""
     if client is not None:
         return client
     try:
@@ -23,8 +24,8 @@ def client_of(client):
         raise ValueError("client is None and there is none, expected one as of distributed.Client(n_workers=2)") from None
 
 
-def one_by_one(client, function, *arguments):
-    """Call it on one worker of each machine, then on the others."""
+def run_one_first(client, function, *arguments):
+    """Call a function on one worker of each machine, and when that is done on all others."""
     machines = {}
     for address in sorted(client.nthreads()):
         machines.setdefault(address.rpartition(":")[0], []).append(address)

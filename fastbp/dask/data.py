@@ -1,38 +1,41 @@
-"""The data of a training: each chunk of x, with its targets and weights, becomes what a worker trains on, and stays there."""
+"""The data of a training. Each chunk of x, with its targets and weights, becomes a Chunk, which stays on a worker."""
 import dask
 import dask.array as da
 import numpy as np
 from distributed import wait
 
 from ..losses import as_weights
-from .arrays import as_batch, cut_as, stand_ins, whole_rows
+from .arrays import as_batch, cut_as, join_columns, placeholders
 from .work import Chunk
 
 
 def checked(network, x, y, sample_weight):
-    """Dask arrays of (x, y, sample_weight or None), cut along the rows alike; ValueError or TypeError for others."""
+    """Return (x, y, sample_weight or None) as Dask arrays that are cut alike along the rows.
+
+    Raises TypeError for what is no Dask array, ValueError for shapes that do not fit.
+    """
     for name, array in (("x", x), ("y", y), ("sample_weight", sample_weight)):
         if not isinstance(array, da.Array) and not (array is None and name == "sample_weight"):
             raise TypeError(f"{name} is of type {type(array).__name__}, expected a dask.array.Array: Sequential.fit is for "
                             "NumPy arrays")
-    network.as_inputs("x", *stand_ins([x]))
-    x = whole_rows("x", as_batch("x", x))
-    return x, cut_as(x, "y", y), None if sample_weight is None else cut_as(x, "sample_weight", sample_weight)
+    network.as_inputs("x", *placeholders([x]))
+    x = join_columns("x", as_batch("x", x))
+    return x, cut_as(x, "y", y, "x"), None if sample_weight is None else cut_as(x, "sample_weight", sample_weight, "x")
 
 
 def load(client, network, arrays):
-    """A future of the Chunk of each chunk of rows; the error of one that cannot be made, which names it."""
-    blocks = [[None] * arrays[0].numblocks[0] if array is None else array.to_delayed().reshape(-1) for array in arrays]
+    """Return a future of the Chunk of each chunk of rows, when all are loaded. Raises as `raise_failed`."""
+    columns = [[None] * arrays[0].numblocks[0] if array is None else array.to_delayed().reshape(-1) for array in arrays]
     make = dask.delayed(_chunk, pure=True)
     facts = network.loss, network.n_outputs, network.dtype
-    futures = client.compute([make(*row, *facts) for row in zip(*blocks, strict=True)])
+    futures = client.compute([make(*blocks, *facts) for blocks in zip(*columns, strict=True)])
     wait(futures)
     raise_failed(futures)
     return futures
 
 
 def raise_failed(futures):
-    """The error of a chunk that failed, if one did."""
+    """Raise the error of the first chunk that failed, if one did, with the chunk's number in its message."""
     for number, future in enumerate(futures):
         if future.status == "error":
             error = future.exception()
@@ -42,9 +45,9 @@ def raise_failed(futures):
 
 
 def sizes_of(client, futures):
-    """Return the rows of each chunk, and the largest of all weights, or None; ValueError if all weights are 0."""
-    rows, largest = zip(*client.gather(client.map(_size, futures)), strict=True)
-    weights = [weight for weight in largest if weight is not None]
+    """Return the number of rows of each chunk, and the largest weight, or None. Raises ValueError if all weights are 0."""
+    rows, maxima = zip(*client.gather(client.map(_size, futures)), strict=True)
+    weights = [weight for weight in maxima if weight is not None]
     if weights and not max(weights):
         raise ValueError("sample_weight has only zeros, expected others")
     return rows, max(weights, default=None)
@@ -52,8 +55,9 @@ def sizes_of(client, futures):
 
 def _chunk(x, y, weights, loss, n_outputs, dtype):
     x = np.require(x, dtype, "C")
-    return Chunk(x, loss.as_targets(y, len(x), n_outputs, dtype), as_weights(weights, len(x), are_all=False))
+    return Chunk(x=x, targets=loss.as_targets(y, len(x), n_outputs, dtype), weights=as_weights(weights, len(x), are_all=False))
 
 
 def _size(chunk):
+    """Return the number of rows of a chunk, and the largest of its weights, or None."""
     return len(chunk.x), None if chunk.weights is None else float(chunk.weights.max(initial=0))

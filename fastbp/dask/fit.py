@@ -1,12 +1,17 @@
 """The training loop of a network on a Dask cluster."""
 import copy
 import os
+from collections.abc import Callable, Sequence
 
+import dask.array as da
 import numpy as np
+from distributed import Client
 
 from .. import _jit
 from ..fit import History, answers, check_count, checked, interrupted, not_finite, progress_bar
 from ..kernels.losses import scale_of
+from ..network import Sequential
+from ..optimizers import Optimizer
 from . import checkpoint as files
 from . import data
 from .cluster import client_of
@@ -16,25 +21,31 @@ from .training import Training
 from .work import Problem, State
 
 
-def fit(network, x, y, *, optimizer, epochs, batch_size, client=None, progress=True, sample_weight=None, shuffle=True, rng=None,
-        check_finite=True, callbacks=(), shares=None, checkpoint=None, checkpoint_every=1000):
+def fit(network: Sequential, x: da.Array, y: da.Array, *, optimizer: Optimizer, epochs: int, batch_size: int,
+        client: Client | None = None, progress: bool = True, sample_weight: da.Array | None = None, shuffle: bool = True,
+        rng: np.random.Generator | int | None = None, check_finite: bool = True,
+        callbacks: Callable[[Sequential, History], object] | Sequence[Callable] = (), shares: int | None = None,
+        checkpoint: str | os.PathLike | None = None, checkpoint_every: int = 1000) -> History:
     """Train a Sequential on Dask arrays x (rows, n_inputs) and y, as the loss takes targets, on the workers of a client.
 
-    The chunks are dealt out in `shares`, one for each worker that there is at the beginning unless said. A step takes
-    batch_size rows, from each share by its size: each worker computes the gradients of its shares' rows, all add them up, and
-    each makes the optimiser's step. That is Sequential.fit on the same order of batches, bit for bit with one share, else up
-    to the rounding of sums; a Dropout drops others. plan.py says which rows a step takes.
+    The chunks are dealt out in `shares`, if None in one for each worker that there is at the beginning. A step takes
+    batch_size rows, from each share in proportion to its size (plan.py says which). Each worker computes the gradients of its
+    shares' rows, all workers add them up, and each worker makes the optimiser's step. The result is that of Sequential.fit on
+    the same order of batches: bit for bit with one share; with more up to the rounding of sums, and a Dropout drops other
+    places.
 
-    The bits follow from the data, their chunks, the shares and `rng`, not from which worker does what, how fast, or how many
-    are lost: what was lost is done again. Workers that come later help if there are more shares than workers.
+    The bits follow from the data, their chunks, `shares` and `rng`. They do not depend on which worker does what, on how fast
+    it is, or on how many workers are lost, as lost work is done again. Workers that come later help if there are more shares
+    than workers.
 
     client: a distributed.Client; None for the one that was made last.
-    shuffle: take the chunks of a share in another order each epoch, and the rows of each chunk.
-    checkpoint: a file, .safetensors or .npz, that is written every checkpoint_every steps and at the end. If it is there at the
-    beginning, the training in it goes on, with the same bits; it is refused if the network, data or batch size are others.
+    shuffle: take the chunks of a share, and the rows of each chunk, in another order each epoch.
+    checkpoint: a file, .safetensors or .npz, that is written every `checkpoint_every` steps and at the end. If it exists at the
+    beginning, the training in it goes on, with the bits that it would have had without the stop; its rng and shares, not those
+    given, are used. It is refused if the network, data or batch size are others.
     The other arguments are those of Sequential.fit. Ctrl-C loses some seconds of work.
 
-    Raises as Sequential.fit, before anything is computed; where a chunk cannot be computed, an error that names it.
+    Raises what Sequential.fit raises, before anything is computed; where a chunk cannot be computed, an error that names it.
     """
     _jit.check_enabled("fastbp.dask.fit")
     callbacks = checked(network, epochs, batch_size, optimizer, callbacks)
@@ -48,22 +59,22 @@ def fit(network, x, y, *, optimizer, epochs, batch_size, client=None, progress=T
     rows, weight = data.sizes_of(client, chunks)
     if not sum(rows):
         raise ValueError(f"x has shape {x.shape}, expected at least one row")
-    key, order = (int(n) for n in np.random.default_rng(rng).integers(1 << 62, size=2))
-    plan = Plan(rows, shares_of(rows, shares or len(client.nthreads())), min(int(batch_size), sum(rows)),
-                order if shuffle else None)
-    scale = None if weight is None else scale_of(weight)
-    problem = Problem(plan, network.n_inputs, network.loss, network.l2, key, scale, check_finite)
+    dropout_key, order_key = (int(n) for n in np.random.default_rng(rng).integers(1 << 62, size=2))
+    plan = Plan(chunks=rows, shares=shares_of(rows, shares or len(client.nthreads())),
+                batch_size=min(int(batch_size), sum(rows)), key=order_key if shuffle else None)
+    problem = Problem(plan=plan, n_inputs=network.n_inputs, loss=network.loss, l2=network.l2, key=dropout_key,
+                      scale=None if weight is None else scale_of(weight), check=check_finite)
     state, results, step = _state(network, optimizer), [], 0
     if checkpoint is not None and os.path.exists(checkpoint):
         problem, state, results, step = files.load(checkpoint, problem, state)
-        _take(network, optimizer, state)
+        _copy_to(network, optimizer, state)
     training = Training(client, problem, chunks)
     training.start(state, results, step)
     training.compile()
     history = History()
-    _note(network, training, history)
+    _fill(history, network, training)
     file = files.Checkpoint(checkpoint, checkpoint_every, problem, training)
-    file.save()                                         # where it cannot be written, that is better known now
+    file.save()                                         # If it cannot be written, the user should know now.
     bar = progress_bar(epochs) if progress else None
     try:
         while training.epoch < epochs:
@@ -76,11 +87,11 @@ def fit(network, x, y, *, optimizer, epochs, batch_size, client=None, progress=T
         file.save()
     except KeyboardInterrupt:
         training.abandon()
-        _take(network, optimizer, training.state())
-        _note(network, training, history)
+        _copy_to(network, optimizer, training.state())
+        _fill(history, network, training)
         interrupted(history, epochs, 3)
     except FloatingPointError:
-        _take(network, optimizer, training.state())
+        _copy_to(network, optimizer, training.state())
         raise
     finally:
         if bar is not None:
@@ -89,11 +100,12 @@ def fit(network, x, y, *, optimizer, epochs, batch_size, client=None, progress=T
 
 
 def _state(network, optimizer):
-    return State(copy.deepcopy(network.parts()), copy.deepcopy(optimizer), [0.0, 0.0, 0.0])
+    """Return the State of an epoch's beginning, with copies of the network's arrays and of the optimiser."""
+    return State(parts=copy.deepcopy(network.parts()), optimizer=copy.deepcopy(optimizer), results=[0.0, 0.0, 0.0])
 
 
 def _advance(training, end):
-    """Some steps; FloatingPointError where the next batch's loss, gradient or penalty is not finite."""
+    """Make some steps. Raise FloatingPointError where the next batch's loss, gradient or penalty is not finite."""
     if what := training.advance(end):
         reached = training.epoch, training.step
         training.state()
@@ -102,31 +114,34 @@ def _advance(training, end):
 
 
 def _end_epoch(network, optimizer, training, epochs, history, callbacks):
-    """Begin the next one, unless that was lost which somebody wants to see now; whether a callback wants no other epoch."""
-    reached, is_wanted = (training.epoch, training.step), callbacks or training.epoch + 1 == epochs
-    if is_wanted:
-        _take(network, optimizer, training.state())
+    """End an epoch and ask the callbacks. Return whether one of them ends the training.
+
+    The epoch is not over if the state is needed now, for callbacks or as the last one, but was lost on all workers.
+    """
+    reached, is_needed = (training.epoch, training.step), callbacks or training.epoch + 1 == epochs
+    if is_needed:
+        _copy_to(network, optimizer, training.state())
     if reached != (training.epoch, training.step):
         return False
     training.end_epoch()
-    _note(network, training, history)
-    if not is_wanted:
+    _fill(history, network, training)
+    if not is_needed:
         return False
     ends = answers(callbacks, network, history)
     training.start(_state(network, optimizer), training.results, 0)
     return ends
 
 
-def _note(network, training, history):
-    """What the epochs were like, some of which may have been done again."""
+def _fill(history, network, training):
+    """Write the loss and accuracy of all epochs so far to a History. Some epochs may have been made again."""
     rows = training.rows
-    history.loss[:] = [losses / rows for losses, _, _ in training.results]
+    history.loss[:] = [loss_sum / rows for loss_sum, _, _ in training.results]
     accuracies = [network.loss.accuracy(right, rows, network.n_outputs) for _, _, right in training.results]
     history.accuracy[:] = [accuracy for accuracy in accuracies if accuracy is not None]
 
 
-def _take(network, optimizer, state):
-    """Put into the network and its optimiser what a training has come to."""
+def _copy_to(network, optimizer, state):
+    """Copy the state of a training to the network and its optimiser."""
     for layer, part in zip(network.dense, (part for part in state.parts if part.weights is not None), strict=True):
         np.copyto(layer.weights, part.weights)
         if layer.biases is not None:

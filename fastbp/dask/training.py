@@ -1,8 +1,8 @@
-"""Stretches of a training on the workers, and what happens when one is lost.
+"""The client's side of a training: it submits stretches of steps to the workers, and copes with the loss of a worker.
 
-An epoch is cut in stretches of some seconds. For each there is one task a worker, which takes the worker's chunks and what
-the network has come to, and makes all steps of the stretch together with the other workers (work.py). If one of them is lost,
-the stretch starts again where it began, on those that are there; Dask computes chunks that are gone anew.
+An epoch is cut in stretches of some seconds. For each stretch there is one task a worker, which takes the worker's chunks and
+the state of the training, and makes all steps of the stretch together with the other workers (work.py). If one of them is
+lost, the stretch starts again where it began, on the workers that are left; Dask computes lost chunks again.
 """
 import asyncio
 import contextlib
@@ -14,20 +14,25 @@ from distributed import CancelledError, Lock, wait
 
 from .. import functional
 from . import work
-from .cluster import one_by_one
+from .cluster import run_one_first
 from .data import raise_failed
 from .exchange import Lost, exchange
 from .work import State, Stretch
 
-_STRETCH = 3.0                  # seconds; some 0.05 are lost at the ends of one
-_LOOK = 0.5                     # seconds between two looks at whether all workers are still there
-_KEEP = 20                      # stretches after which the client gets the state: at most so many are done again
+# Seconds of a stretch. About 0.05 of them are lost at its ends.
+_STRETCH = 3.0
+
+# Seconds between two looks at whether all workers are still there.
+_POLL = 0.5
+
+# Stretches after which the client fetches the state, so that at most so many are made again.
+_KEEP = 20
 
 
 class Training:
-    """What is where: the chunks, what the network has come to on the workers, and an older copy here.
+    """A training on the workers of a client, up to `step` of the epoch after the `results` of earlier ones.
 
-    That is at `step` of the epoch after those of which `results` has what they were like.
+    It knows the futures of the chunks and of the state on each worker, and keeps an older copy of the state in this process.
     """
 
     def __init__(self, client, problem, chunks):
@@ -36,37 +41,40 @@ class Training:
         self._running, self._workers = {}, set()
 
     def start(self, state, results, step):
-        """Go on from there."""
+        """Go on from a state, at a step of the epoch after those of these results."""
         self.results, self.step, self._kept = results, step, (state, results.copy(), step)
-        self._states, self._age = {None: self._sent(state)}, 0
+        self._states, self._age = {None: self._scatter(state)}, 0
 
     @property
     def epoch(self):
-        """The number of this one, from 0 on."""
+        """The number of this epoch, from 0 on."""
         return len(self.results)
 
     @property
     def rows(self):
-        """Of an epoch."""
+        """The number of rows of an epoch."""
         return self._problem.plan.rows
 
     def end_epoch(self):
-        """Go on with the next one."""
-        self.results.append(self._results)
+        """Note the results of this epoch and begin the next one."""
+        self.results.append(self._epoch_results)
         self.step = 0
 
     def compile(self):
-        """Have the kernels compiled by one worker of each machine, before the others look for them."""
-        one_by_one(self._client, _compile, self._problem, self._states[None])
+        """Have one worker of each machine compile the kernels, before the others look for them."""
+        run_one_first(self._client, _compile, self._problem, self._states[None])
 
     def advance(self, end):
-        """Some steps more, up to `end`, or none if a worker is lost on the way; what of the next one is not finite, or ""."""
+        """Make some steps, up to the step `end` at most; none if a worker is lost meanwhile.
+
+        Return what is not finite in the next step, so that it cannot be made, or "".
+        """
         start, before = time.perf_counter(), self.step
-        states = self._held()
+        states = self._held_states()
         if not states:
             self._go_back()
             return ""
-        with self._client.as_current(), Lock("fastbp"): # two trainings' tasks could each wait for the other's for ever
+        with self._client.as_current(), Lock("fastbp"): # Tasks of two trainings could wait for each other for ever.
             steps = end - self.step
             stretches = -(-steps // self._length)       # of about the same length
             self._submit(self.step + -(-steps // stretches), states)
@@ -74,28 +82,29 @@ class Training:
                 self.abandon()
                 return ""
         self._states, self._running, self._age = self._running, {}, self._age + 1
-        report = self._asked(_report)
+        report = self._ask(_report)
         if report is None:
             self._go_back()
             return ""
-        self._results, self.step, not_finite = report
+        self._epoch_results, self.step, not_finite = report
         self._length = max(1, int((self.step - before) * _STRETCH / (time.perf_counter() - start)))
         if self._age >= _KEEP:
             self.state()
         return not_finite
 
     def state(self):
-        """What the network has come to, which may be less after this; it is this process's own."""
+        """Return the state of the training, in this process. If it is lost on all workers, go back to the last copy here."""
         if self._age:
-            state = self._asked(_state)
+            state = self._ask(_state)
             if state is None:
                 self._go_back()
             else:
                 self.start(copy.deepcopy(state), self.results, self.step)
-        return self._kept[0]
+        state, _, _ = self._kept
+        return state
 
     def abandon(self):
-        """Give up what is being done."""
+        """Cancel the stretch that is being made."""
         if self._running:
             self._client.cancel(list(self._running.values()), reason="another worker is lost, or the training was ended")
             self._client.run(_end, self._name, self._attempt, on_error="ignore")
@@ -104,34 +113,34 @@ class Training:
     def _submit(self, end, states):
         self._attempt += 1
         owners = self._owners()
-        stretch = Stretch((self._name, self._attempt), owners, self.epoch, self.step, end)
+        stretch = Stretch(attempt=(self._name, self._attempt), owners=owners, epoch=self.epoch, first=self.step, end=end)
         spare = next(iter(states.values()))
         for worker in dict.fromkeys(owners):
             self._running[worker] = self._client.submit(
-                _train, self._problem, stretch, worker, states.get(worker, spare), self._needed(stretch, worker),
+                _train, self._problem, stretch, worker, states.get(worker, spare), self._needed_chunks(stretch, worker),
                 workers=[worker], pure=False, retries=0)
 
-    def _needed(self, stretch, worker):
-        """{chunk: future} of the chunks that a worker takes rows of."""
+    def _needed_chunks(self, stretch, worker):
+        """Return {chunk: future} of the chunks that a worker takes rows of."""
         plan = self._problem.plan
         numbers = {chunk for share, owner in enumerate(stretch.owners) if owner == worker
                    for chunk, _ in plan.slices(share, stretch.epoch, *plan.span(share, stretch.first, stretch.end))}
         return {chunk: self._chunks[chunk] for chunk in sorted(numbers)}
 
     def _go_back(self):
-        """All workers that had the state are lost."""
+        """Go back to the copy in this process, as all workers that had the state are lost."""
         self.start(*self._kept)
 
-    def _sent(self, state):
-        """A future of it."""
+    def _scatter(self, state):
+        """Return a future of a state, sent to a worker."""
         while True:
             self._client.wait_for_workers(1)
-            with contextlib.suppress(OSError):          # the worker that it was sent to is lost
+            with contextlib.suppress(OSError):          # The worker that it was sent to is lost.
                 return self._client.scatter([state], hash=False)[0]
 
-    def _asked(self, function):
-        """What it says of the states' tasks; None if all workers that have one are lost."""
-        for worker, future in self._held().items():
+    def _ask(self, function):
+        """Return the result of a function of the state, computed on a worker; None if all workers that have one are lost."""
+        for worker, future in self._held_states().items():
             task, self._workers = self._client.submit(function, future, workers=[worker], pure=False), {worker}
             if self._are_done([task]):
                 with contextlib.suppress(CancelledError):
@@ -139,7 +148,10 @@ class Training:
         return None
 
     def _are_done(self, futures):
-        """Whether they all are; not if a worker is lost, whose chunks others may wait for. Raises what a task has raised."""
+        """Wait for futures. Return whether all are done; False if a worker is lost, whose chunks others may wait for.
+
+        Raises what a task has raised.
+        """
         while True:
             for future in futures:
                 if future.status == "error" and not isinstance(future.exception(), Lost):
@@ -151,36 +163,40 @@ class Training:
                 return False
             if not self._workers <= self._client.nthreads().keys():
                 return False
-            # the first is not the built-in one of Python 3.10, the other is of tasks that need what is lost and forgotten
+            # In Python 3.10 asyncio's TimeoutError is not the built-in one. CancelledError is raised for tasks that need what
+            # is lost and forgotten.
             with contextlib.suppress(asyncio.TimeoutError, CancelledError):
-                wait([future for future in futures if future.status == "pending"], timeout=_LOOK, return_when="FIRST_COMPLETED")
+                wait([future for future in futures if future.status == "pending"], timeout=_POLL, return_when="FIRST_COMPLETED")
 
-    def _held(self):
-        """{worker: future} of the states that some worker has."""
+    def _held_states(self):
+        """Return {worker: future} of the states that some worker still has."""
         states = {worker: future for worker, future in self._states.items() if not future.cancelled()}
-        held = self._client.who_has(list(states.values())) if states else {}
-        return {worker: future for worker, future in states.items() if held.get(future.key)}
+        holders = self._client.who_has(list(states.values())) if states else {}
+        return {worker: future for worker, future in states.items() if holders.get(future.key)}
 
     def _owners(self):
-        """The worker of each share: the same number for each, and those that have most of its rows."""
+        """Return the worker of each share: all workers get as many shares, and a share goes to a worker that has its rows."""
         plan, client = self._problem.plan, self._client
         client.wait_for_workers(1)
-        wait(self._chunks)                              # else one could be left to a worker that waits for who needs it
+        wait(self._chunks)      # Else a chunk could be left to a worker that waits for another one, which needs this chunk.
         raise_failed(self._chunks)
-        workers, held = sorted(client.nthreads()), client.who_has(self._chunks)
+        workers, holders = sorted(client.nthreads()), client.who_has(self._chunks)
         self._workers = set(workers)
-        rows = [[sum(plan.chunks[chunk] for chunk in chunks if worker in held.get(self._chunks[chunk].key, ()))
+        rows = [[sum(plan.chunks[chunk] for chunk in chunks if worker in holders.get(self._chunks[chunk].key, ()))
                  for worker in workers] for chunks in plan.shares]
-        places = [(-rows[share][k], share, k) for share in range(len(plan.shares)) for k in range(len(workers))]
-        most, owners = -(-len(plan.shares) // len(workers)), {}
-        for _, share, k in sorted(places):
-            if share not in owners and list(owners.values()).count(workers[k]) < most:
+        most_rows_first = sorted((-rows[share][k], share, k) for share in range(len(plan.shares)) for k in range(len(workers)))
+        most_shares, owners = -(-len(plan.shares) // len(workers)), {}
+        for _, share, k in most_rows_first:
+            if share not in owners and list(owners.values()).count(workers[k]) < most_shares:
                 owners[share] = workers[k]
         return [owners[share] for share in range(len(plan.shares))]
 
 
-def _train(problem, stretch, here, before, chunks):
-    return work.train(problem, stretch, here, _state(before), chunks)
+# ---- the tasks
+
+
+def _train(problem, stretch, own_address, before, chunks):
+    return work.train(problem, stretch, own_address, _state(before), chunks)
 
 
 def _compile(problem, state):
@@ -188,13 +204,13 @@ def _compile(problem, state):
     _ = functional.OPTIMIZE[run.dtype]
 
 
-def _report(result):
-    state, step, not_finite = result
-    return state.results, step, not_finite
+def _report(outcome):
+    return outcome.state.results, outcome.step, outcome.not_finite
 
 
-def _state(result):
-    return result if isinstance(result, State) else result[0]
+def _state(outcome):
+    """Return the state of an Outcome; a training starts from a State itself."""
+    return outcome if isinstance(outcome, State) else outcome.state
 
 
 def _end(training, number, dask_worker):

@@ -1,32 +1,36 @@
-"""What a worker does in a training: some steps on its shares of the data, with sums of the gradients of all workers."""
+"""The worker's side of a training: the steps of a stretch on its shares of the data, with sums of all workers' gradients."""
 import copy
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from distributed import get_worker
 
-from .._threads import at_most
+from .._threads import at_most as thread_limit
 from ..kernels.finite import LOSS, NOT_FINITE
 from ..losses import Loss
 from ..optimizers import Optimizer
 from ..training import Part, Run
-from .exchange import Sum
-from .plan import Plan, parts
+from .exchange import AllReduce
+from .plan import Plan, split
 
-_GATHERED = 1 << 22             # bytes of batches that a share alone gathers at a time
-PIECE = 1 << 21                 # of a gradient, at least, that are sent while the next ones are computed
+# Bytes of the inputs that the only share of a training copies at a time, for as many steps as they last.
+_GATHERED = 1 << 22
+
+# Bytes, at least, of a piece of the gradient: a piece is sent while the next one is computed.
+PIECE = 1 << 21
 
 
 class Chunk(NamedTuple):
-    """A chunk of the data as training.Run takes it."""
+    """A chunk of the data, or some of its rows, as arrays that training.Run takes."""
 
     x: np.ndarray
     targets: np.ndarray
     weights: np.ndarray | None
 
-    def each(self, function):
-        """What a function makes of each array that there is."""
+    def map(self, function: Callable[[np.ndarray], np.ndarray]) -> "Chunk":
+        """Return a Chunk of what a function returns for each array that there is."""
         return Chunk(*(None if array is None else function(array) for array in self))
 
     def __reduce__(self):
@@ -34,32 +38,46 @@ class Chunk(NamedTuple):
 
 
 def _received(*arrays):
-    """A Chunk of arrays that lie anywhere in a message: NumPy would copy all of them for each batch."""
-    return Chunk(*arrays).each(lambda array: np.require(array, requirements="A"))
+    """Return a Chunk of aligned arrays. In a message arrays lie anywhere, and NumPy would copy all of them for each batch."""
+    return Chunk(*arrays).map(lambda array: np.require(array, requirements="A"))
 
 
 class Problem(NamedTuple):
-    """What stays the same in a training."""
+    """The part of a training that stays the same.
+
+    n_inputs: the columns of x.
+    l2: the factor of the penalty l2 / 2 * Σ w² of all weights.
+    key: the seed of the dropouts.
+    scale: the factor of the rows' weights when they are summed (kernels/losses.py); None if the rows have no weights.
+    check: whether to stop at a loss, a gradient or a penalty that is not finite.
+    """
 
     plan: Plan
-    inputs: int
+    n_inputs: int
     loss: Loss
     l2: float
-    key: int                    # of the dropouts
-    scale: float | None         # by which the chunks' weights are summed (kernels/losses.py); None: they have none
-    check: bool                 # whether to stop at a loss, a gradient or a penalty that is not finite
+    key: int
+    scale: float | None
+    check: bool
 
 
 class State(NamedTuple):
-    """What a training has come to."""
+    """The part of a training that its steps change.
+
+    results: the sums over the steps of this epoch so far of the rows' losses, of their weights, and of what is right.
+    """
 
     parts: list[Part]
     optimizer: Optimizer
-    results: list[float]        # of the epoch so far: of the rows' losses, of weights, and of what is right
+    results: list[float]
 
 
 class Stretch(NamedTuple):
-    """Some steps of an epoch, and the address of the worker that does each share of them, in an attempt at it."""
+    """The steps of an epoch from `first` up to `end`, in one attempt to make them.
+
+    attempt: the training's name and the attempt's number.
+    owners: the address of the worker of each share.
+    """
 
     attempt: tuple[str, int]
     owners: list[str]
@@ -68,125 +86,142 @@ class Stretch(NamedTuple):
     end: int
 
 
-class _Rows:
-    """A share's rows for a stretch, in their order."""
+class Outcome(NamedTuple):
+    """The end of a stretch: the state, the next step, and what is not finite in that step, or ""."""
+
+    state: State
+    step: int
+    not_finite: str
+
+
+class _ShareRows:
+    """The rows that a stretch takes from one share, in the share's order."""
 
     def __init__(self, plan, share, stretch, chunks):
         self._first, end = plan.span(share, stretch.first, stretch.end)
-        self._pieces = [(chunks[chunk], taken) for chunk, taken in plan.pieces(share, stretch.epoch, self._first, end)]
-        self._sizes = [taken.stop - taken.start if isinstance(taken, slice) else len(taken) for _, taken in self._pieces]
-        self._plan, self._share, self._rooms = plan, share, ()
+        self._selections = [(chunks[chunk], rows) for chunk, rows in plan.selections(share, stretch.epoch, self._first, end)]
+        self._sizes = [rows.stop - rows.start if isinstance(rows, slice) else len(rows) for _, rows in self._selections]
+        self._plan, self._share, self._buffers = plan, share, None
 
     def of_steps(self, first, end):
-        """A Chunk, until the next one is asked for; None if these steps take none of them."""
-        found = self._found(first, end)
-        if not found:
+        """Return a Chunk of the rows of some steps, or None if they have none. The next call may overwrite its arrays."""
+        selections = self._selections_of(first, end)
+        if not selections:
             return None
-        chunk, which, where = found[0]
-        if len(found) == 1 and isinstance(which, slice):
-            return chunk.each(lambda array: array[which])
-        return self._gathered(found, found[-1][2].stop)
+        chunk, rows = selections[0]
+        if len(selections) == 1 and isinstance(rows, slice):
+            return chunk.map(lambda array: array[rows])
+        return self._gather(selections)
 
     def weight_of(self, step, scale):
-        """Return the weight of all rows of a step, times a scale."""
-        weights = [chunk.weights[which] for chunk, which, _ in self._found(step, step + 1)]
+        """Return the sum of the weights of a step's rows, times a scale."""
+        weights = [chunk.weights[rows] for chunk, rows in self._selections_of(step, step + 1)]
         return _weight(np.concatenate(weights), scale) if weights else 0.0
 
-    def _found(self, first, end):
-        """[(chunk, which of its rows, where in the batch)]"""
-        start, end = (n - self._first for n in self._plan.span(self._share, first, end))
-        found, before = [], 0
-        for piece, part in parts(self._sizes, start, end):
-            chunk, taken = self._pieces[piece]
-            which = slice(taken.start + part.start, taken.start + part.stop) if isinstance(taken, slice) else taken[part]
-            rows = part.stop - part.start
-            found.append((chunk, which, slice(before, before + rows)))
-            before += rows
-        return found
+    def _selections_of(self, first, end):
+        """Return [(chunk, rows)] of some steps, where rows are a slice or an array of indices."""
+        start, end = (position - self._first for position in self._plan.span(self._share, first, end))
+        selections = []
+        for number, piece in split(self._sizes, start, end):
+            chunk, rows = self._selections[number]
+            is_slice = isinstance(rows, slice)
+            selections.append((chunk, slice(rows.start + piece.start, rows.start + piece.stop) if is_slice else rows[piece]))
+        return selections
 
-    def _gathered(self, found, rows):
-        """In memory that stays: a worker's malloc, as Dask sets it, gets new pages for each large array."""
-        if not self._rooms or len(self._rooms[0]) < rows:
-            self._rooms = found[0][0].each(lambda array: np.empty((rows, *array.shape[1:]), array.dtype))
-        for chunk, which, where in found:
-            for array, room in zip(chunk, self._rooms, strict=True):
-                if array is not None and isinstance(which, slice):
-                    room[where] = array[which]
-                elif array is not None:
-                    np.take(array, which, axis=0, out=room[where], mode="clip")     # unlike "raise" without a copy
-        return self._rooms.each(lambda room: room[:rows])
+    def _gather(self, selections):
+        """Copy rows into buffers, which are kept: a worker's malloc, as Dask sets it, gets new pages for each large array."""
+        sizes = [rows.stop - rows.start if isinstance(rows, slice) else len(rows) for _, rows in selections]
+        count = sum(sizes)
+        if self._buffers is None or len(self._buffers.x) < count:
+            chunk, _ = selections[0]
+            self._buffers = chunk.map(lambda array: np.empty((count, *array.shape[1:]), array.dtype))
+        start = 0
+        for (chunk, rows), size in zip(selections, sizes, strict=True):
+            for array, buffer in zip(chunk, self._buffers, strict=True):
+                if array is not None and isinstance(rows, slice):
+                    buffer[start:start + size] = array[rows]
+                elif array is not None:                 # mode="raise" would make a copy
+                    np.take(array, rows, axis=0, out=buffer[start:start + size], mode="clip")
+            start += size
+        return self._buffers.map(lambda buffer: buffer[:count])
 
 
-def train(problem: Problem, stretch: Stretch, here: str, state: State, chunks: dict[int, Chunk]) -> tuple[State, int, str]:
-    """(the state after it, the step that is next, what of that one is not finite or ""): a task of Dask.
+def train(problem: Problem, stretch: Stretch, own_address: str, state: State, chunks: dict[int, Chunk]) -> Outcome:
+    """Make the steps of a stretch, or those before the first step in which something is not finite. This is a task of Dask.
 
-    The worker at the address `here` does its shares of each step, on as many cores as it has threads of Dask's. Raises
-    exchange.Lost if another worker cannot be reached.
+    The worker at own_address computes its shares of each step, on as many cores as Dask gave it threads. chunks: those that its
+    shares' rows lie in, by their numbers. Raises exchange.Lost if another worker cannot be reached.
     """
-    state = copy.deepcopy(state)                        # others may need it as it was
+    state = copy.deepcopy(state)                        # Other tasks may need it as it was.
     if stretch.first == 0:
         state.results[:] = [0.0] * len(state.results)
-    with at_most(get_worker().state.nthreads):
+    with thread_limit(get_worker().state.nthreads):
         if len(problem.plan.shares) == 1:
-            return _alone(problem, stretch, state, chunks)
-        with Sum(stretch.attempt, stretch.owners, here) as total:
-            return _together(problem, stretch, here, state, chunks, total)
+            return _train_alone(problem, stretch, state, chunks)
+        with AllReduce(stretch.attempt, stretch.owners, own_address) as all_reduce:
+            return _train_together(problem, stretch, own_address, state, chunks, all_reduce)
 
 
-def _alone(problem, stretch, state, chunks):
-    """What Sequential.fit does."""
+def _train_alone(problem, stretch, state, chunks):
+    """Train as Sequential.fit does, where all data are one share."""
     plan = problem.plan
-    rows, run, results = _Rows(plan, 0, stretch, chunks), run_of(problem, state), state.results
-    at_once = max(1, _GATHERED // (plan.batch * problem.inputs * run.dtype.itemsize))
-    for first in range(stretch.first, stretch.end, at_once):
-        end = min(first + at_once, stretch.end)
-        run.use(*rows.of_steps(first, end))
+    rows, run, results = _ShareRows(plan, 0, stretch, chunks), run_of(problem, state), state.results
+    steps_at_once = max(1, _GATHERED // (plan.batch_size * problem.n_inputs * run.dtype.itemsize))
+    for first in range(stretch.first, stretch.end, steps_at_once):
+        end = min(first + steps_at_once, stretch.end)
+        batches = rows.of_steps(first, end)
+        run.use(batches.x, batches.targets, batches.weights)
         run.restart_dropout(stretch.epoch * plan.steps + first)
         run.start()
         run.go_on(results)
         try:
             run.advance(end - first)
         except FloatingPointError as error:
-            return state._replace(results=run.results), first + run.rows_done // run.batch, str(error)
+            return Outcome(state._replace(results=run.results), first + run.rows_done // run.batch, str(error))
         results = run.results
-    return state._replace(results=results), stretch.end, ""
+    return Outcome(state._replace(results=results), stretch.end, "")
 
 
-def _together(problem, stretch, here, state, chunks, total):
-    plan = problem.plan
-    mine = [share for share, owner in enumerate(stretch.owners) if owner == here]
-    rows = {share: _Rows(plan, share, stretch, chunks) for share in mine}
+def _train_together(problem, stretch, own_address, state, chunks, all_reduce):
+    """Train with other workers: in each step sum the gradients of all shares, then make the optimiser's step, as all do."""
+    plan, scale, steps = problem.plan, problem.scale, range(stretch.first, stretch.end)
+    own_shares = [share for share, owner in enumerate(stretch.owners) if owner == own_address]
+    rows = {share: _ShareRows(plan, share, stretch, chunks) for share in own_shares}
     run = run_of(problem, state)
-    counts = [plan.rows_of(step) for step in range(stretch.first, stretch.end)]
-    scale = problem.scale
-    pieces, weights = run.pieces(PIECE), map(float, counts) if scale is None else _weights(stretch, rows, total, scale)
-    batches = {share: rows[share].of_steps(stretch.first, stretch.first + 1) for share in mine}
-    losses, weight_sum, right_sum = state.results
-    for step, count, weight in zip(range(stretch.first, stretch.end), counts, weights, strict=True):
-        after = (stretch.epoch * plan.steps + step) * len(plan.shares)
+    pieces = run.pieces(PIECE)
+    counts = [plan.rows_of(step) for step in steps]
+    weights = map(float, counts) if scale is None else _step_weights(steps, rows, all_reduce, scale)
+    batches = {share: rows[share].of_steps(stretch.first, stretch.first + 1) for share in own_shares}
+    loss_sum, weight_sum, right_sum = state.results
+    for step, count, weight in zip(steps, counts, weights, strict=True):
+        dropout_step = (stretch.epoch * plan.steps + step) * len(plan.shares)
         for share, batch in batches.items():
-            for number, leaf in enumerate(_leaves(run, pieces, batch, weight, scale, after + share)):
-                total.put(step, number, share, *leaf)
-                if share == mine[-1]:                   # the last one: it is sent while the next piece is computed
-                    total.begin(step, number, run.summed[pieces[number][1]])
-        if step + 1 < stretch.end:                      # while the messages are on their way
-            batches = {share: rows[share].of_steps(step + 1, step + 2) for share in mine}
-        loss, right = total.finish()
+            leaves = _leaves(run, pieces, batch, weight, scale, dropout_step + share)
+            for number, ((_, where), (numbers, gradient)) in enumerate(zip(pieces, leaves, strict=True)):
+                all_reduce.put(step, number, share, numbers, gradient)
+                if share == own_shares[-1]:             # All leaves of this piece are put: send it while the next is computed.
+                    all_reduce.begin(step, number, run.summed[where])
+        if step + 1 < stretch.end:                      # Get the next rows while messages are on their way.
+            batches = {share: rows[share].of_steps(step + 1, step + 2) for share in own_shares}
+        loss, right = all_reduce.finish()
         try:
-            if problem.check and not math.isfinite(losses + loss * count):
+            if problem.check and not math.isfinite(loss_sum + loss * count):
                 raise FloatingPointError(NOT_FINITE[LOSS])
             loss += run.update()
-        except FloatingPointError as error:             # in all workers, whose gradients and weights are the same
-            return state._replace(results=[losses, weight_sum, right_sum]), step, str(error)
-        losses, weight_sum, right_sum = losses + loss * count, weight_sum + weight / (scale or 1.0), right_sum + right
-    return state._replace(results=[losses, weight_sum, right_sum]), stretch.end, ""
+        except FloatingPointError as error:             # All workers get here, as their gradients and weights are the same.
+            return Outcome(state._replace(results=[loss_sum, weight_sum, right_sum]), step, str(error))
+        loss_sum, weight_sum, right_sum = loss_sum + loss * count, weight_sum + weight / (scale or 1.0), right_sum + right
+    return Outcome(state._replace(results=[loss_sum, weight_sum, right_sum]), stretch.end, "")
 
 
-def run_of(problem, state):
-    """Its steps are of a network alone if there is one share, else its gradients are parts of a sum."""
-    apart = len(problem.plan.shares) > 1
-    return Run(state.parts, problem.inputs, problem.loss, state.optimizer, problem.plan.most_rows, l2=problem.l2, apart=apart,
-               check=problem.check, key=problem.key)
+def run_of(problem: Problem, state: State) -> Run:
+    """Return the Run of a worker.
+
+    With one share its steps are those of a network alone. With more its gradients are parts of a sum, and update() makes a
+    step.
+    """
+    return Run(state.parts, problem.n_inputs, problem.loss, state.optimizer, problem.plan.max_rows, l2=problem.l2,
+               apart=len(problem.plan.shares) > 1, check=problem.check, key=problem.key)
 
 
 def _weight(weights, scale):
@@ -194,28 +229,36 @@ def _weight(weights, scale):
     return float((weights * scale).sum())
 
 
-def _weights(stretch, rows, total, scale):
-    """Return the weight of the rows of each step, of all shares, times a scale."""
-    steps = range(stretch.first, stretch.end)
-    sums = np.empty(len(steps), np.float64)
-    for share, mine in rows.items():
-        total.put(stretch.first - 1, 0, share, (), np.array([mine.weight_of(step, scale) for step in steps], np.float64))
-    total.begin(stretch.first - 1, 0, sums)
-    total.finish()
+def _step_weights(steps, rows, all_reduce, scale):
+    """Return the sum of the weights of each step's rows, of all shares, times a scale. rows: own shares' _ShareRows."""
+    sums, before = np.empty(len(steps), np.float64), steps.start - 1
+    for share, own_rows in rows.items():
+        weights = np.array([own_rows.weight_of(step, scale) for step in steps], np.float64)
+        all_reduce.put(before, 0, share, (), weights)
+    all_reduce.begin(before, 0, sums)
+    all_reduce.finish()
     return sums.tolist()
 
 
-def _leaves(run, pieces, batch, weight, scale, after):
-    """(numbers, gradient) of each piece of a share, parts of those of all shares: the last one's are (loss, what is right)."""
+def _leaves(run, pieces, batch, weight, scale, dropout_step):
+    """Yield (numbers, gradient) of each piece of a share's gradient, as a fraction of the whole batch's.
+
+    numbers are (loss, what is right) for the last piece, which is that of layer 0, and () for others. weight is that of all
+    rows of the step, times the scale.
+    """
     if batch is None:
         zeros = run.no_gradient()
-        yield from (((0.0, 0.0) if layer == 0 else (), zeros[piece]) for layer, piece in pieces)
+        yield from (((0.0, 0.0) if layer == 0 else (), zeros[where]) for layer, where in pieces)
         return
-    part = (len(batch.x) if scale is None else _weight(batch.weights, scale)) / weight if weight else 0.0
-    run.use(*batch)
-    run.weigh(part)
-    run.restart_dropout(after)
+    fraction = (len(batch.x) if scale is None else _weight(batch.weights, scale)) / weight if weight else 0.0
+    run.use(batch.x, batch.targets, batch.weights)
+    run.weigh(fraction)
+    run.restart_dropout(dropout_step)
     run.start()
-    for layer, piece in pieces:
+    for layer, where in pieces:
         run.advance_to(layer)
-        yield (run.batch_loss * part, run.results[2]) if layer == 0 else (), run.gradient()[piece]
+        numbers = ()
+        if layer == 0:
+            _, _, right = run.results
+            numbers = run.batch_loss * fraction, right
+        yield numbers, run.gradient()[where]

@@ -1,9 +1,9 @@
 """Measure layers and trainings on local clusters of single-threaded processes, and simulate clusters of many machines.
 
-backward    a layer's backward pass on Dask arrays, beside the same written with dask.array's operators
-training    an epoch on two workers beside one: fresh clusters, turn by turn
-messages    what the workers of a training send each other for a step, and what the sum of two costs over the loopback address
-simulation  steps of 2, 8, 64 and 512 workers: the arithmetic and the messages as measured here, a network as given
+backward    a layer's backward pass on Dask arrays, beside the same pass written with dask.array's operators
+training    an epoch on one worker and on two, in turn, each time on a new cluster
+messages    how many messages the workers of a training send for a step, and the time of a sum of two over the loopback address
+simulation  steps of 2, 8, 64 and 512 workers: arithmetic and messages take as long as measured here, on a network as given
 """
 import argparse
 import contextlib
@@ -18,15 +18,24 @@ from distributed import Client, LocalCluster, wait
 
 import fastbp
 import fastbp.dask
-from fastbp.dask.exchange import Exchange, Sum, levels
+from fastbp.dask.exchange import AllReduce, Exchange, levels
 from fastbp.dask.work import PIECE
 from fastbp.training import Run
 
-ROWS, NEURONS, CHUNK = 4_000_000, 64, 125_000           # of the backward pass
+# The rows of the backward pass's data, its inputs and neurons, and the rows of a chunk.
+ROWS, NEURONS, CHUNK = 4_000_000, 64, 125_000
+
+# The sizes of the networks that are trained, and the rows of a batch.
 TRAININGS = [((64, 64, 10), 65_536), ((64, 256, 256, 10), 8192), ((64, 256, 256, 10), 32_768), ((784, 128, 10), 8192),
              ((784, 512, 256, 10), 2048), ((784, 512, 256, 10), 8192)]
-EPOCH = 3.0                                             # seconds of one worker
-SIZES = [1_000, 100_000, 1_000_000, 4_000_000, 16_000_000]      # bytes of an array that is summed
+
+# Seconds that an epoch of a training takes one worker, about.
+EPOCH = 3.0
+
+# Bytes of the arrays that two workers sum.
+SIZES = [1_000, 100_000, 1_000_000, 4_000_000, 16_000_000]
+
+# The sizes of the networks whose steps are simulated, the rows of a batch, and the numbers of workers.
 SIMULATED = [(64, 256, 256, 10), (784, 512, 256, 10), (784, 2048, 2048, 10)]
 BATCHES = 2048, 16_384, 131_072
 COUNTS = 2, 8, 64, 512
@@ -34,6 +43,7 @@ COUNTS = 2, 8, 64, 512
 
 @contextlib.contextmanager
 def workers(count):
+    """A new cluster of single-threaded workers, with the kernels compiled, as a client."""
     with (LocalCluster(n_workers=count, threads_per_worker=1, dashboard_address=":0", silence_logs="CRITICAL") as cluster,
           Client(cluster) as client):
         fastbp.dask.warmup(client, np.float32)
@@ -43,37 +53,40 @@ def workers(count):
 # ---- a backward pass
 
 
-def fastbps(dvalues, output, x, weights):
+def with_fastbp(dvalues, output, x, weights):
     return fastbp.dask.dense_relu_backward(dvalues, output, x, weights)
 
 
-def operators(dvalues, output, x, weights):
+def with_operators(dvalues, output, x, weights):
+    """Return the gradients of a dense layer with ReLU, computed by dask.array's operators."""
     dz = da.where(output > 0, dvalues, 0)
     return dz @ da.from_array(weights.T, -1), x.T @ dz, dz.sum(axis=0, keepdims=True)
 
 
-def forget_peak():
+def reset_peak():
+    """Make peak() count from now on."""
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")
 
 
 def peak():
-    """Bytes that this process had in memory at most since then."""
+    """Return the largest number of bytes that this process has had in memory since reset_peak()."""
     with open("/proc/self/status") as file:
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM:"))
 
 
 def backward(turns):
-    seconds, peaks = {fastbps: [], operators: []}, {fastbps: [], operators: []}
+    """Measure and print the backward pass."""
+    seconds, peaks = {with_fastbp: [], with_operators: []}, {with_fastbp: [], with_operators: []}
     weights = np.random.default_rng(0).standard_normal((NEURONS, NEURONS)).astype(np.float32)
     with workers(2) as client:
         x, dvalues = (da.random.default_rng(seed).standard_normal((ROWS, NEURONS), dtype=np.float32, chunks=(CHUNK, -1))
                       for seed in (1, 2))
         data = client.persist([dvalues, fastbp.dask.dense_relu_forward(x, weights), x])
         wait(data)
-        for _ in range(turns + 1):                      # the first one is not counted
+        for _ in range(turns + 1):                      # The first turn is not counted.
             for function in seconds:
-                client.run(forget_peak)
+                client.run(reset_peak)
                 start = time.perf_counter()
                 gradients = client.persist(list(function(*data, weights)))
                 wait(gradients)
@@ -84,11 +97,12 @@ def backward(turns):
     held = sum(array.nbytes for array in data)
     print(f"backward of {ROWS} × {NEURONS} → {NEURONS}, float32, chunks of {CHUNK} rows, 2 workers; "
           f"{held / 2**30:.2f} GiB of data in memory")
-    for name, function in (("fastbp", fastbps), ("dask.array's operators", operators)):
+    for name, function in (("fastbp", with_fastbp), ("dask.array's operators", with_operators)):
         middle = statistics.median(seconds[function][1:])
         more = statistics.median(peaks[function][1:]) - held
         print(f"  {name:22} {middle:6.2f} s, {more / 2**30:5.2f} GiB more at the most")
-    ratio = statistics.median(theirs / ours for ours, theirs in zip(seconds[fastbps][1:], seconds[operators][1:], strict=True))
+    pairs = zip(seconds[with_fastbp][1:], seconds[with_operators][1:], strict=True)
+    ratio = statistics.median(theirs / ours for ours, theirs in pairs)
     print(f"  {ratio:.2f} times as fast", flush=True)
 
 
@@ -105,7 +119,7 @@ def gradient_bytes(sizes):
 
 
 def step_seconds(client, sizes, batch, steps):
-    """Of an epoch of so many steps, of an epoch more than one."""
+    """Return the seconds of a step: an epoch of so many steps is timed by how much longer four epochs take than one."""
     rows = steps * batch
     x = da.random.default_rng(1).standard_normal((rows, sizes[0]), dtype=np.float32, chunks=(rows // 8, -1))
     y = da.random.default_rng(2).integers(0, sizes[-1], rows, chunks=rows // 8)
@@ -118,28 +132,29 @@ def step_seconds(client, sizes, batch, steps):
                         progress=False)
         return time.perf_counter() - start
 
-    fit(1)                                              # what is loaded and compiled is then there
+    fit(1)                                              # It loads the data and compiles.
     one = fit(1)
     return (fit(4) - one) / (3 * steps)
 
 
 def training(turns):
+    """Measure and print trainings on one worker and on two."""
     print(f"an epoch of training, 1 and 2 workers, settings of {os.environ.get('DASK_CONFIG', 'Dask')}; ms a step, and how "
           "many times as fast")
     for sizes, batch in TRAININGS:
         steps = max(8, int(EPOCH / arithmetic(sizes, batch)) // 8 * 8)
-        found = {1: [], 2: []}
+        seconds = {1: [], 2: []}
         for _ in range(turns):
-            for count in found:
+            for count in seconds:
                 with workers(count) as client:
-                    found[count].append(step_seconds(client, sizes, batch, steps))
-        one, two = (statistics.median(found[count]) for count in found)
+                    seconds[count].append(step_seconds(client, sizes, batch, steps))
+        one, two = (statistics.median(seconds[count]) for count in seconds)
         print(f"  {'-'.join(map(str, sizes)):18} batch {batch:6}, gradient of {gradient_bytes(sizes) / 1e6:5.2f} MB: "
               f"{1e3 * one:7.2f} {1e3 * two:7.2f} {one / two:5.2f}", flush=True)
 
 
 def arithmetic(sizes, rows):
-    """Seconds of a step's gradient on one thread."""
+    """Return the seconds that one thread takes for a step on so many rows, messages apart."""
     fastbp.set_num_threads(1)
     model = network(sizes)
     run = Run(model.parts(), sizes[0], model.loss, fastbp.Adam(), rows, apart=True)
@@ -159,56 +174,58 @@ def arithmetic(sizes, rows):
 # ---- messages
 
 
-def sums(attempt, owners, here, size, count):
-    """Seconds of a sum of arrays of so many bytes, one after another."""
+def sums(attempt, owners, own_address, size, count):
+    """Return the seconds of a sum of arrays of so many bytes, of `count` sums one after another. This is a task of Dask."""
     array, out, times = np.ones(size // 4, np.float32), np.empty(size // 4, np.float32), []
-    with Sum(attempt, owners, here) as total:
+    with AllReduce(attempt, owners, own_address) as all_reduce:
         for step in range(count):
             start = time.perf_counter()
-            total.put(step, 0, owners.index(here), (1.0,), array)
-            total.begin(step, 0, out)
-            total.finish()
+            all_reduce.put(step, 0, owners.index(own_address), (1.0,), array)
+            all_reduce.begin(step, 0, out)
+            all_reduce.finish()
             times.append(time.perf_counter() - start)
             assert out[0] == len(owners)
     return statistics.median(times)
 
 
 def exchange_seconds():
-    """{bytes: seconds} of the sum of two workers."""
-    found = {}
+    """Return {bytes: seconds} of a sum of two workers."""
+    seconds = {}
     with workers(2) as client:
         client.register_plugin(Exchange())
         owners = sorted(client.nthreads())
         for size in SIZES:
             attempt = f"of {size}", 0
-            futures = [client.submit(sums, attempt, owners, here, size, 60, workers=[here], pure=False) for here in owners]
-            found[size] = max(client.gather(futures))
-    return found
+            futures = [client.submit(sums, attempt, owners, owner, size, 60, workers=[owner], pure=False) for owner in owners]
+            seconds[size] = max(client.gather(futures))
+    return seconds
 
 
-def line(found):
-    """(seconds of a message, of a byte) of what was measured."""
-    rest, first = np.polyfit(list(found), list(found.values()), 1, w=1 / np.array(list(found.values())))
-    return max(first, 0.0), max(rest, 0.0)
+def line(sum_seconds):
+    """Return (seconds of a message, seconds of a byte), from a line through what was measured."""
+    sizes, seconds = np.array(list(sum_seconds)), np.array(list(sum_seconds.values()))
+    slope, intercept = np.polyfit(sizes, seconds, 1, w=1 / seconds)
+    return max(intercept, 0.0), max(slope, 0.0)
 
 
-def print_messages(found):
+def print_messages(sum_seconds):
     print("a sum of two workers over the loopback address")
-    for size, seconds in found.items():
+    for size, seconds in sum_seconds.items():
         print(f"  {size / 1e6:7.3f} MB {1e3 * seconds:7.2f} ms")
     print("messages of a step: of a worker at most, in bytes of the gradient, and of all")
     for count in (2, 3, 8, 64, 512):
         tree, sent = levels([str(n) for n in range(count)]), np.zeros(count, int)
-        for source, _, _ in (message for level in tree for message in level):
-            sent[int(source)] += 1
+        for message in (message for level in tree for message in level):
+            sent[int(message.sender)] += 1
         print(f"  {count:4} workers: {len(tree)} received, {sent.max()} sent; {sent.sum()} in all")
 
 
 # ---- many machines
 
 
-def simulate(found, latency, bandwidth, spread):
-    cost = simulation.Cost(*line(found), latency, bandwidth, spread)
+def simulate(sum_seconds, latency, bandwidth, spread):
+    message, byte = line(sum_seconds)
+    cost = simulation.Cost(message=message, byte=byte, latency=latency, bandwidth=bandwidth, spread=spread)
     print(f"simulated steps, {1e6 * latency:.0f} µs from machine to machine, {bandwidth * 8e-9:.1f} Gb/s; of a worker "
           f"{1e3 * cost.message:.2f} ms a message, {1e9 * cost.byte:.2f} ms a MB, arithmetic + {100 * spread:.0f} %")
     print(f"  {'':38}{'ms, 1':>9}" + "".join(f"{f'ms, {count}':>10}{'times':>7}" for count in COUNTS))
@@ -222,16 +239,16 @@ def simulate(found, latency, bandwidth, spread):
 
 
 def pieces(sizes, rows):
-    """[bytes] of the pieces that a gradient is sent in, and [what part of the arithmetic is done] when each is there."""
+    """Return [(bytes, fraction)] of the pieces of a gradient: how much of a step's arithmetic is done when each is computed."""
     model = network(sizes)
     run = Run(model.parts(), sizes[0], model.loss, fastbp.Adam(), rows, apart=True)
     work = np.cumsum([a * b for a, b in zip(sizes, sizes[1:], strict=False)])
-    total = 3 * work[-1] - work[0]                      # forward, and backward without the first layer's dinputs
-    found = []
+    total = 3 * work[-1] - work[0]                      # A step is forward, and backward without the first layer's dinputs.
+    sizes_and_fractions = []
     for layer, where in run.pieces(PIECE):
         left = 2 * work[layer - 1] - work[0] if layer else 0
-        found.append((4 * (where.stop - where.start), 1 - left / total))
-    return found
+        sizes_and_fractions.append((4 * (where.stop - where.start), 1 - left / total))
+    return sizes_and_fractions
 
 
 def main():
@@ -247,11 +264,11 @@ def main():
         backward(chosen.turns)
     if "training" in what:
         training(chosen.turns)
-    found = exchange_seconds() if {"messages", "simulation"} & set(what) else {}
+    sum_seconds = exchange_seconds() if {"messages", "simulation"} & set(what) else {}
     if "messages" in what:
-        print_messages(found)
+        print_messages(sum_seconds)
     if "simulation" in what:
-        simulate(found, chosen.latency, chosen.bandwidth, chosen.spread)
+        simulate(sum_seconds, chosen.latency, chosen.bandwidth, chosen.spread)
 
 
 if __name__ == "__main__":

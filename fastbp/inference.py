@@ -1,0 +1,34 @@
+"""Scores and predictions of a network that is given as its layers' arrays, for Sequential and for tasks of Dask."""
+from collections.abc import Sequence
+
+import numpy as np
+
+from . import functional
+from ._memory import empty
+from .losses import Loss
+from .training import Part
+
+# Rows that scores() takes through all layers at a time, so that the arrays between two layers stay small.
+_ROWS = 4096
+
+
+def predictions(parts: Sequence[Part], loss: Loss | None, x: np.ndarray) -> np.ndarray:
+    """Return the predictions (rows, n_outputs) for x (rows, n_inputs): probabilities, as the loss has them, or else scores.
+
+    parts: Sequential.parts() of the network.
+    """
+    predicted = scores(parts, x)
+    return predicted if loss is None else loss.predictions(predicted)
+
+
+def scores(parts: Sequence[Part], x: np.ndarray) -> np.ndarray:
+    """Return the output of the last layer, (rows, n_outputs), for x (rows, n_inputs). Dropouts drop nothing."""
+    dense = [part for part in parts if part.weights is not None]
+    weights = dense[-1].weights
+    result = empty((len(x), weights.shape[1]), weights.dtype)
+    for i in range(0, len(x), _ROWS):
+        h = x[i:i + _ROWS].astype(weights.dtype, copy=False)
+        for part in dense:
+            h, _ = functional._forward(h, part.weights, part.biases, None, part.activation, precision=part.precision)
+        result[i:i + _ROWS] = h
+    return result
