@@ -11,7 +11,7 @@ from . import _signals
 from ._link import OK, REFUSED
 from .kernels.activations import GELU, IDENTITY, LEAK, LEAKY_RELU, RELU, SIGMOID, TANH
 from .kernels.losses import BINARY, SOFTMAX
-from .kernels.optimizers import ADAM, NESTEROV, SGD, Settings
+from .kernels.optimizers import ADAM, NESTEROV, SGD
 from .kernels.tile import BFLOAT16
 
 _GELU_SCALE, _GELU_CUBE = np.sqrt(2 / np.pi), 0.044715
@@ -216,18 +216,17 @@ def elementwise(dtype):
 def run_loss(kind, scores, targets, weights, numbers, sums):
     """Write the gradient over the scores, and the sums of losses and right answers to sums[0]; as losses._run.
 
-    numbers: the factor of the gradient, the bounds of a loss, and the scale of the weights. Without targets the softmax or the
+    numbers: Factors of kernels/losses.py. Without targets the softmax or the
     sigmoid is written.
     """
     if targets is None:
         _write([scores], [_exactly(softmax if kind == SOFTMAX else sigmoid, scores)])
         return
-    factor, *bounds, scale = numbers
-    weights = np.ones(len(scores), np.float64) if weights is None else weights * scale
+    weights = np.ones(len(scores), np.float64) if weights is None else weights * numbers.scale
     targets = targets if targets.ndim == 1 else targets.astype(np.float64)
-    losses, right, gradient = _exactly(lambda z: loss(kind, z, targets, *bounds), scores)
+    losses, right, gradient = _exactly(lambda z: loss(kind, z, targets, numbers.least, numbers.most), scores)
     with np.errstate(all="ignore"):
-        results = gradient * (factor * weights)[:, np.newaxis], ((weights * losses).sum(), right.sum())
+        results = gradient * (numbers.factor * weights)[:, np.newaxis], ((weights * losses).sum(), right.sum())
     _write([scores, sums[0]], results)
 
 
@@ -236,7 +235,7 @@ def run_step(kind, settings, steps, parameters, gradients, states, decay):
     targets, results = [steps], [steps + 1]
     for w, g, remembered, decays in zip(parameters, gradients, states, decay, strict=True):
         remembered = [a.reshape(w.shape) for a in remembered]
-        formula = partial(step, kind, Settings(*settings), int(steps[0]), decays)
+        formula = partial(step, kind, settings, int(steps[0]), decays)
         targets += [w, *remembered]
         results += _exactly(formula, w, g, *remembered)[:1 + len(remembered)]       # SGD returns None for what it has not
     _write(targets, results)

@@ -47,7 +47,7 @@ class SGD(_InPlace, SGDOptimizer):
 
     def before(self, optimizer):
         """Tell the other one, before an epoch, what the loop may have changed."""
-        optimizer._settings[0] = self.learning_rate         # unchecked: as it shrinks it may come to 0
+        optimizer._set(learning_rate=self.learning_rate)         # unchecked: as it shrinks it may come to 0
 
     def after(self, optimizer):
         """Take over what the other one counted in an epoch: nothing."""

@@ -67,6 +67,7 @@ class _Span:
         self.index = index
         self.work, self.queue, self.thread, self.start, self.task, self.end = event
         self.words = words
+        self.tasks, *_ = words                          # of a task's job
         self.unit = units[self.work].kind if self.work in units else ""
         self.parent, self.inner = None, 0
 
@@ -82,7 +83,7 @@ def collect(events: np.ndarray, since: int) -> list[Pass]:
     Tasks of a pass that began before them, or had not ended, are left out.
     """
     units = _link.bound()
-    fields = events[[*Event._fields, "end"]].tolist()
+    fields = events[[*Event._fields]].tolist()
     spans = [_Span(i, *event, units) for i, event in enumerate(zip(fields, events["words"].tolist(), strict=True))]
     _nest(spans)
     _find_queues(spans)
@@ -133,14 +134,14 @@ def _queue_of(span):
 
 
 def _pass(root, queues, spans, since):
-    call = Call(*root.words[:len(Call._fields)])
+    call = Call(**dict(zip(Call._fields, root.words, strict=False)))
     ticks, amounts, tasks = defaultdict(float), defaultdict(lambda: np.zeros(2, np.float64)), []
     for span in spans:
         inside = span.parent.unit if not span.queue else ""
         name, amount = work.of_job(span.unit, span.words, root.work, call, inside)
         if name:
             ticks[name] += span.ticks / _queue_of(span).task
-            amounts[name] += np.array(amount, np.float64) / (span.words[0] if span.queue else 1)
+            amounts[name] += np.array(amount, np.float64) / (span.tasks if span.queue else 1)
             tasks.append(Task(name, span.thread, log.seconds(span.start - since), log.seconds(span.end - span.start)))
     kernels = [Kernel(name, log.seconds(ticks[name]), Work(*amounts[name].tolist())) for name in ticks]
     duration = root.end - root.start

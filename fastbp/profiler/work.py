@@ -8,11 +8,13 @@ Communications of the ACM 52, 2009).
 from typing import NamedTuple
 
 from ..kernels.columns import Mask, Sum
+from ..kernels.packing import Pack
 from ..kernels.product import Product
 from ..kernels.record import BACKWARD, DINPUTS, FORWARD, UPDATE, Call
+from ..kernels.rounding import Round
 
-_B, _C, _ACCUMULATE = map(Product._fields.index, ("b", "c", "accumulate"))
-_S, _COUNT = Mask._fields.index("s"), Sum._fields.index("count")
+# The record of a unit's job.
+_JOBS = {"product": Product, "inner": Product, "mask": Mask, "pack": Pack, "round": Round, "sum": Sum}
 
 
 class Work(NamedTuple):
@@ -52,17 +54,19 @@ def of_job(unit: str, words: list[int], kind: int, call: Call, inside: str) -> t
     unit and inside are the kinds of its unit and of the one whose task it is part of ("" if it is none), words its first words,
     kind and call those of the pass. A job that has nothing to do itself has the name "".
     """
-    size, (rows, cols) = itemsize(call), words[1:3]
+    size = itemsize(call)
+    job = dict(zip(_JOBS[unit]._fields, words, strict=False)) if unit in _JOBS else {}
+    numbers = job.get("rows", 0) * job.get("cols", 0)
     if unit in ("product", "inner"):
-        return _of_product(unit, words, kind, call, inside)
+        return _of_product(unit, job, kind, call, inside)
     if unit == "mask":
-        return "mask, dbiases", Work(rows * cols, size * rows * cols * (2 if words[_S] else 1))
+        return "mask, dbiases", Work(numbers, size * numbers * (2 if job["s"] else 1))
     if unit == "pack":
-        return "pack weights", Work(0, 0 if call.precision == 16 else size * rows * cols)
+        return "pack weights", Work(0, 0 if call.precision == 16 else size * numbers)
     if unit == "round":
-        return "round to bfloat16", Work(0, size * rows * cols)
+        return "round to bfloat16", Work(0, size * numbers)
     if unit == "sum":
-        return "add partial sums", Work(rows * cols * words[_COUNT], size * rows * cols)
+        return "add partial sums", Work(numbers * job["count"], size * numbers)
     if unit == "update":
         return "dweights, update" if call.rows else "update", of_pass(kind, call)
     if unit == "norms":
@@ -73,16 +77,16 @@ def of_job(unit: str, words: list[int], kind: int, call: Call, inside: str) -> t
     return ("relu", of_pass(kind, call)) if unit == "relu_chunk" else ("", Work(0, 0))
 
 
-def _of_product(unit, words, kind, call, inside):
+def _of_product(unit, job, kind, call, inside):
     size, pair = itemsize(call), 2 if call.precision == 16 else 1
-    rows, cols, depth = words[1], words[2], words[3] * pair
+    rows, cols, depth = job["rows"], job["cols"], job["depth"] * pair
     flops = 2 * rows * cols * depth
     if inside == "turned_rows":                 # which has read and written the arrays
         return "dweights, dbiases" if unit == "inner" else "dinputs", Work(flops, 0)
-    in_place = depth * cols if words[_B] == call.weights or (kind == FORWARD and unit == "inner") else 0
+    in_place = depth * cols if job["b"] == call.weights or (kind == FORWARD and unit == "inner") else 0
     if kind == FORWARD:
         return "x @ weights", Work(flops, size * (rows * (depth + cols) + in_place))
-    if call.dinputs and call.dinputs <= words[_C] < call.dinputs + call.dinputs_bytes:
+    if call.dinputs and call.dinputs <= job["c"] < call.dinputs + call.dinputs_bytes:
         return "dinputs", Work(flops, size * (rows * cols + in_place))
-    written = 0 if words[_ACCUMULATE] or inside else call.inputs * call.neurons
+    written = 0 if job["accumulate"] or inside else call.inputs * call.neurons
     return "dweights", Work(flops, size * (depth * call.inputs + written))
