@@ -236,13 +236,13 @@ def _evaluate(kind, loss, outputs):
     unit, code, dtype = losses.run_all[from_dtype(kind)].complete, loss._kind, from_dtype(kind)
     gradient_factor, loss_factor = loss.factors(outputs)
     size, as_targets = kind.itemsize, _targets(dtype, outputs, code)
-    new = allocator(types.float64, 2)
+    new, width = allocator(types.float64, 2), len(Sums._fields)
 
     @_compiled
     def evaluate(scores, y):
         rows = scores.shape[0]
         blocks, targets = (rows + losses.ROWS - 1) // losses.ROWS, as_targets(y, rows)
-        sums = new((blocks, len(Sums._fields)))
+        sums = new((blocks, width))
         job = Loss(tasks=blocks, rows=rows, cols=outputs, scores=matrix(scores).data, scores_row=outputs * size, kind=code,
                    targets=matrix(targets).data, targets_row=0 if targets.ndim == 1 else outputs * size, weights=0,
                    factor=gradient_factor / rows, least=0.0, most=np.inf, scale=1.0, sums=matrix(sums).data)

@@ -70,7 +70,7 @@ class Run:
         memory = words, progress, results = [np.zeros(len(kind._fields), INTEGER) for kind in (Training, Progress, Results)]
         self._address = address("job", words, INTEGER, words.size)
         self._job, self._progress, self._results = map(fields_of, (Training, Progress, Results), memory)
-        self._key = key
+        self._key = self._progress["key"] = key
         blocks = -(-batch // losses.ROWS) + self._shards
         self._sums, self._statuses = np.zeros((blocks, len(losses.Sums._fields)), FLOAT), np.zeros(self._shards, INTEGER)
         first = next(i for i, part in enumerate(parts) if part.weights is not None)

@@ -9,7 +9,7 @@ import numpy as np
 from .. import _state
 from .._memory import address
 from ..kernels.record import EVENT_BYTES, LOG_BYTES, WORDS, Event, Header, bind
-from ..kernels.records import layout
+from ..kernels.records import fields_of, layout
 from ..kernels.vector import CACHE_LINE
 
 EVENT = np.dtype([*layout(Event).descr, ("unused", np.uint8, CACHE_LINE - layout(Event).itemsize), ("words", np.int64, WORDS)])
@@ -36,8 +36,7 @@ class Log:
     def __init__(self, capacity: int):
         self.capacity = capacity
         self._memory = np.zeros(LOG_BYTES + capacity * EVENT_BYTES, np.uint8)
-        self._header = self._memory[:layout(Header).itemsize].view(layout(Header))
-        self._events = self._memory[LOG_BYTES:].view(EVENT)
+        self._header, self._events = self._memory[:LOG_BYTES].view(np.int64), self._memory[LOG_BYTES:].view(EVENT)
 
     def start(self) -> None:
         """Empty it, and let compiled code record in it. Raises RuntimeError while another one is active."""
@@ -45,8 +44,9 @@ class Log:
         with _lock:
             if _state.words[_state.PROFILE]:
                 raise RuntimeError("a profile is active already, expected one at a time in a process")
-            self._events[:min(int(self._header["count"][0]), self.capacity)] = np.zeros((), EVENT)
-            self._header["count"], self._header["capacity"] = 0, self.capacity
+            header = fields_of(Header, self._header)[0]
+            self._events[:min(header["count"], self.capacity)] = np.zeros((), EVENT)
+            header["count"], header["capacity"] = 0, self.capacity
             self._since = now()
             size = LOG_BYTES + self.capacity * EVENT_BYTES
             _state.words[_state.PROFILE] = address("log", self._memory, np.dtype(np.uint8), size, written=True)
@@ -54,7 +54,7 @@ class Log:
     def stop(self) -> tuple[np.ndarray, int]:
         """The events that began and ended since the start, as an array of EVENT, and how many found no room."""
         _state.words[_state.PROFILE] = 0
-        count = int(self._header["count"][0])
+        count = int(fields_of(Header, self._header)[0]["count"])
         events = self._events[:min(count, self.capacity)].copy()
         return events[(events["end"] != 0) & (events["start"] >= self._since)], max(0, count - self.capacity)
 
