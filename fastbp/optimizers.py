@@ -145,7 +145,7 @@ class Optimizer:
 
     def _setting(self, name):
         """Return one of the Settings."""
-        return fields_of(Settings, self._settings)[name][0]
+        return fields_of(Settings, self._settings)[name]
 
     def _set(self, **settings):
         """Change some of the Settings."""
@@ -211,7 +211,7 @@ class Step:
         """Make the step, and return its penalty. Raises as check_status, if it is to check, and changes nothing then."""
         self._job["l2"] = l2
         check_status(functional.run(functional.OPTIMIZE[self._kept[1][0].dtype], self.address))
-        return float(self._job["penalty"][0])
+        return float(self._job["penalty"])
 
     def forget(self) -> None:
         """Look at the parameters before the next step: somebody else may have changed them."""

@@ -67,9 +67,10 @@ class Run:
         self._layers = in_words(Layer, self._records(inputs, batch))
         gradient_factor, loss_factor = loss.factors(self.outputs)
         least, most = loss._bounds
-        memory = words, progress, results = [np.zeros(len(kind._fields), INTEGER) for kind in (Training, Progress, Results)]
-        self._address = address("job", words, INTEGER, words.size)
-        self._job, self._progress, self._results = map(fields_of, (Training, Progress, Results), memory)
+        job, progress, results = (np.zeros(len(kind._fields), INTEGER) for kind in (Training, Progress, Results))
+        self._address = address("job", job, INTEGER, job.size)
+        self._job, self._progress, self._results = (
+            fields_of(Training, job), fields_of(Progress, progress), fields_of(Results, results))
         self._key = self._progress["key"] = key
         blocks = -(-batch // losses.ROWS) + self._shards
         self._sums, self._statuses = np.zeros((blocks, len(losses.Sums._fields)), FLOAT), np.zeros(self._shards, INTEGER)
@@ -87,7 +88,7 @@ class Run:
 
     def use(self, x: np.ndarray, targets: np.ndarray, weights: np.ndarray | None) -> None:
         """Take data: x (rows, inputs) of the network's dtype with contiguous rows; targets, weights as losses.py makes them."""
-        rows, inputs = len(x), int(self._job["inputs"][0])
+        rows, inputs = len(x), int(self._job["inputs"])
         kind, cols = (INTEGER, 1) if targets.ndim == 1 else (self.dtype, self.outputs)
         start, step = address_of_rows("x", x, self.dtype, (rows, inputs))
         self._set(rows=rows, x=start, x_row=step, targets=address("targets", targets, kind, rows * cols),
@@ -190,27 +191,27 @@ class Run:
     @property
     def results(self) -> list[float]:
         """Of the epoch so far: sums of the rows' losses, penalty included, of their weights, and of what is right."""
-        return [float(self._results[name][0]) for name in Results._fields]
+        return [float(self._results[name]) for name in Results._fields]
 
     @property
     def rows_done(self) -> int:
         """Of this epoch."""
-        return int(self._progress["row"][0])
+        return int(self._progress["row"])
 
     @property
     def mean_loss(self) -> float:
         """Of the epoch so far, the penalty included."""
-        return float(self._results["losses"][0] / self.rows_done) if self.rows_done else float("nan")
+        return float(self._results["losses"] / self.rows_done) if self.rows_done else float("nan")
 
     @property
     def batch_loss(self) -> float:
         """The mean over the last batch, without the penalty."""
-        return float(self._progress["batch_loss"][0])
+        return float(self._progress["batch_loss"])
 
     @property
     def accuracy(self) -> float | None:
         """Of the epoch so far, each batch before its step."""
-        right = float(self._results["right"][0])
+        right = float(self._results["right"])
         return self.loss.accuracy(right, self.rows_done, self.outputs) if self.rows_done else None
 
     def _set(self, **fields):

@@ -48,9 +48,9 @@ def in_words(kind: type, records: Sequence[tuple]) -> np.ndarray:
     return words
 
 
-def fields_of(kind: type, words: np.ndarray) -> np.ndarray:
-    """Return the records that lie in words as an array of their layout on the same memory, for use by field name."""
-    return np.ndarray(words.size // len(kind._fields), layout(kind), words)
+def fields_of(kind: type, words: np.ndarray) -> np.void:
+    """Return the record at the beginning of some words, to be read and changed by field name, in the same memory."""
+    return np.ndarray(1, layout(kind), words)[0]
 
 
 @cache

@@ -44,7 +44,7 @@ class Log:
         with _lock:
             if _state.words[_state.PROFILE]:
                 raise RuntimeError("a profile is active already, expected one at a time in a process")
-            header = fields_of(Header, self._header)[0]
+            header = fields_of(Header, self._header)
             self._events[:min(header["count"], self.capacity)] = np.zeros((), EVENT)
             header["count"], header["capacity"] = 0, self.capacity
             self._since = now()
@@ -54,7 +54,7 @@ class Log:
     def stop(self) -> tuple[np.ndarray, int]:
         """The events that began and ended since the start, as an array of EVENT, and how many found no room."""
         _state.words[_state.PROFILE] = 0
-        count = int(fields_of(Header, self._header)[0]["count"])
+        count = int(fields_of(Header, self._header)["count"])
         events = self._events[:min(count, self.capacity)].copy()
         return events[(events["end"] != 0) & (events["start"] >= self._since)], max(0, count - self.capacity)
 
