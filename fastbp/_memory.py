@@ -33,16 +33,6 @@ def empty(shape: tuple[int, int], dtype: np.dtype) -> np.ndarray:
     return np.ndarray(shape, dtype, memory, -memory.ctypes.data % CACHE_LINE)
 
 
-def words(record: Sequence[int] | Sequence[Sequence[int]]) -> np.ndarray:
-    """Return a record of integers, or a list of them, as compiled code reads it: 64-bit words."""
-    return np.array(record, INTEGER)
-
-
-def numbers(values: Sequence[float]) -> np.ndarray:
-    """Return numbers as compiled code reads them beside a record: float64."""
-    return np.array(values, FLOAT)
-
-
 def shuffled(rng: np.random.Generator, count: int) -> np.ndarray:
     """Return the numbers from 0 and below `count` in the order of rng.permutation(count), which makes an array by np.arange."""
     order = np.arange(count, dtype=INTEGER)

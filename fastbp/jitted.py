@@ -18,9 +18,10 @@ from .kernels import losses
 from .kernels.activations import GELU, IDENTITY
 from .kernels.blocking import MOST_THREADS
 from .kernels.entry import dense_of
-from .kernels.losses import Loss
+from .kernels.losses import Loss, Sums
 from .kernels.matrix import keep, matrices, matrix, only_if
 from .kernels.record import in_memory
+from .kernels.records import read
 from .kernels.tile import BFLOAT16 as PAIRS
 
 
@@ -236,23 +237,23 @@ def _evaluate(kind, loss, outputs):
     unit, code, dtype = losses.run_all[from_dtype(kind)].complete, loss._kind, from_dtype(kind)
     gradient_factor, loss_factor = loss.factors(outputs)
     size, as_targets = kind.itemsize, _targets(dtype, outputs, code)
-    new = allocator(types.float64, 1)
+    new, width = allocator(types.float64, 2), len(Sums._fields)
 
     @_compiled
     def evaluate(scores, y):
         rows = scores.shape[0]
-        blocks, targets, numbers = (rows + losses.ROWS - 1) // losses.ROWS, as_targets(y, rows), new((4,))
-        sums = new((2 * blocks,))
-        numbers[0], numbers[1], numbers[2], numbers[3] = gradient_factor / rows, 0.0, np.inf, 1.0
-        job = Loss(blocks, rows, outputs, matrix(scores).data, outputs * size, code, matrix(targets).data,
-                   0 if targets.ndim == 1 else outputs * size, 0, matrix(numbers).data, matrix(sums).data)
+        blocks, targets = (rows + losses.ROWS - 1) // losses.ROWS, as_targets(y, rows)
+        sums = new((blocks, width))
+        job = Loss(tasks=blocks, rows=rows, cols=outputs, scores=matrix(scores).data, scores_row=outputs * size, kind=code,
+                   targets=matrix(targets).data, targets_row=0 if targets.ndim == 1 else outputs * size, weights=0,
+                   factor=gradient_factor / rows, least=0.0, most=np.inf, scale=1.0, sums=matrix(sums).data)
         if rows * outputs > 0:
             _check_status(_link.call(unit(), (in_memory(job),)))
         keep(targets)
-        keep(numbers)
         total = 0.0
         for i in range(blocks):
-            total += sums[2 * i]
+            total += read(matrix(sums).data + i * losses.SUMS_BYTES, Sums).loss
+        keep(sums)
         return total * loss_factor / rows
 
     return evaluate

@@ -7,9 +7,11 @@ from numpy.typing import ArrayLike
 
 from . import _jit, functional, reference
 from . import _operands as operands
-from ._memory import FLOAT, INTEGER, address, numbers, words
+from ._memory import FLOAT, INTEGER, address
 from .kernels import losses as kernels
+from .kernels.losses import Factors, Sums
 from .kernels.losses import Loss as Job
+from .kernels.records import in_words
 
 
 class Loss:
@@ -45,10 +47,12 @@ class Loss:
         scale = 1.0 if weights is None else kernels.scale_of(weights.max())
         weight = float(rows if weights is None else (weights * scale).sum())
         gradient_factor, loss_factor = self.factors(outputs)
-        sums = np.zeros((-(-rows // kernels.ROWS), 2), FLOAT)
-        _run(self._kind, scores, targets, weights, (gradient_factor / weight, *self._bounds, scale), sums)
-        losses, right = np.add.accumulate(sums)[-1].tolist()
-        return losses * loss_factor / weight, right, scores
+        sums = np.zeros((-(-rows // kernels.ROWS), len(Sums._fields)), FLOAT)
+        least, most = self._bounds
+        factors = Factors(factor=gradient_factor / weight, least=least, most=most, scale=scale)
+        _run(self._kind, scores, targets, weights, factors, sums)
+        total = Sums._make(np.add.accumulate(sums)[-1].tolist())                    # in the order of the tasks
+        return total.loss * loss_factor / weight, total.right, scores
 
     def predictions(self, scores: ArrayLike) -> np.ndarray:
         """What the scores (rows, outputs) mean: here, themselves."""
@@ -175,7 +179,7 @@ def _as_scores(scores):
 def _probabilities(kind, scores):
     scores = _as_scores(scores)
     if scores.size:
-        _run(kind, scores, None, None, (0.0, 0.0, 0.0, 1.0), None)
+        _run(kind, scores, None, None, Factors(factor=0.0, least=0.0, most=0.0, scale=1.0), None)
     return scores
 
 
@@ -184,14 +188,17 @@ def _run(kind, scores, targets, weights, factors, sums):
     if _jit.DISABLED:
         return reference.run_loss(kind, scores, targets, weights, factors, sums)
     (rows, cols), dtype = scores.shape, scores.dtype
-    factors, tasks = numbers(factors), -(-rows // kernels.ROWS)
+    tasks = -(-rows // kernels.ROWS)
     targets_at = targets_row = 0
     if targets is not None and targets.ndim == 1:
         targets_at = address("targets", targets, INTEGER, rows)
     elif targets is not None:
         targets_at, targets_row = address("targets", targets, dtype, rows * cols), cols * dtype.itemsize
-    job = words(Job(tasks, rows, cols, address("scores", scores, dtype, rows * cols, written=True), cols * dtype.itemsize, kind,
-                    targets_at, targets_row, 0 if weights is None else address("sample_weight", weights, FLOAT, rows),
-                    address("factors", factors, FLOAT, 4),
-                    0 if sums is None else address("sums", sums, FLOAT, 2 * tasks, written=True)))
-    functional.run(functional.LOSS[dtype], address("job", job, INTEGER, len(Job._fields)))
+    job = Job(tasks=tasks, rows=rows, cols=cols,
+              scores=address("scores", scores, dtype, rows * cols, written=True), scores_row=cols * dtype.itemsize,
+              kind=kind, targets=targets_at, targets_row=targets_row,
+              weights=0 if weights is None else address("sample_weight", weights, FLOAT, rows),
+              factor=factors.factor, least=factors.least, most=factors.most, scale=factors.scale,
+              sums=0 if sums is None else address("sums", sums, FLOAT, sums.size, written=True))
+    words = in_words(Job, [job])
+    functional.run(functional.LOSS[dtype], address("job", words, INTEGER, words.size))

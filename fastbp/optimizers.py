@@ -5,20 +5,39 @@ An optimiser is for the parameters of one network: its first step makes room bes
 import operator
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
 from . import _jit, functional, reference
-from ._memory import FLOAT, INTEGER, address, empty, numbers, overlapping, words
+from ._memory import FLOAT, INTEGER, address, empty, overlapping
 from ._operands import FLOATS
 from .kernels import optimizers as kernels
 from .kernels.finite import NOT_FINITE
-from .kernels.optimizers import Array, Rates, Settings, Update
+from .kernels.optimizers import Array, Settings, Squares, Update
+from .kernels.records import fields_of, in_words
 
 _POSITIVE = "a number above 0"
 _NATURAL = "a number of 0 or more"
 _SHARE = "a number from 0 and below 1"
 _IS = {_POSITIVE: lambda x: 0 < x < np.inf, _NATURAL: lambda x: 0 <= x < np.inf, _SHARE: lambda x: 0 <= x < 1}
+
+
+class Blocks(NamedTuple):
+    """A gradient that a step computes in blocks (kernels/dweights.py)."""
+
+    product: int                # the address of its GemmProblem
+    rows: int                   # of a block
+
+
+class Gradients(NamedTuple):
+    """The gradients of a step, in the order of the parameters."""
+
+    arrays: Sequence[np.ndarray]                # of the first shard
+    shards: int = 1                             # arrays of each gradient, which is their sum
+    distance: int = 0                           # bytes from a shard's array to the next one's
+    blocks: Sequence[Blocks | None] | None = None       # of each gradient that is computed in blocks
+    stored: np.ndarray | None = None            # where all arrays of all shards lie, with zeros between them, if they do
 
 
 class Optimizer:
@@ -32,18 +51,18 @@ class Optimizer:
 
     def __init__(self, kind: int, **settings: float):
         self._kind = kind
-        self._settings = numbers(Settings(**settings))
-        self._steps = words([0])
+        self._settings = np.array(Settings(**settings), FLOAT)
+        self._steps = np.zeros(1, INTEGER)
         # The arrays that the optimiser remembers of each array of parameters, and the dtypes and shapes of these.
         self._states = self._arrays = None
 
     @property
     def learning_rate(self) -> float:
-        return float(self._settings[0])
+        return float(self._setting("learning_rate"))
 
     @learning_rate.setter
     def learning_rate(self, value: float) -> None:
-        self._settings[0] = _number("learning_rate", value, _NATURAL)
+        self._set(learning_rate=_number("learning_rate", value, _NATURAL))
 
     @property
     def iterations(self) -> int:
@@ -56,7 +75,7 @@ class Optimizer:
     @property
     def current_learning_rate(self) -> float:
         """That of the next step."""
-        return float(self.learning_rate / (1 + self._settings[1] * self.iterations))
+        return float(self.learning_rate / (1 + self._setting("decay") * self.iterations))
 
     def __setstate__(self, state: dict) -> None:
         """Take copies of the arrays in a pickle, which may lie in memory that cannot be written or that another one has."""
@@ -93,7 +112,7 @@ class Optimizer:
                 self._states = self._arrays = None
             raise
         if work and _jit.DISABLED:
-            reference.run_step(self._kind, self._settings, self._steps, work, gradients, self._states,
+            reference.run_step(self._kind, Settings._make(self._settings), self._steps, work, gradients, self._states,
                                [a.ndim > 1 and len(a) > 1 for a in parameters])
         elif work:
             step.make()
@@ -104,17 +123,16 @@ class Optimizer:
     def _step(self, parameters, work, gradients):
         """Return the Step of parameters, of which `work` are in C order."""
         gradients = [np.ascontiguousarray(gradient) for gradient in gradients]
-        return self.bind(work, gradients, [a.ndim > 1 and len(a) > 1 for a in parameters])
+        return self.bind(work, Gradients(gradients), [a.ndim > 1 and len(a) > 1 for a in parameters])
 
-    def bind(self, parameters: Sequence[np.ndarray], gradients: Sequence[np.ndarray], penalised: Sequence[bool],
-             shards: int = 1, distance: int = 0, products: Sequence[tuple[int, int]] | None = None,
-             check: bool = False, stored: np.ndarray | None = None) -> "Step":
-        """What a compiled step needs to know: of arrays in C order, that stay where they are as long as it is used.
+    def bind(self, parameters: Sequence[np.ndarray], gradients: Gradients, penalised: Sequence[bool],
+             check: bool = False) -> "Step":
+        """Return the Step of arrays in C order, which stay where they are as long as it is used.
 
-        The gradient is the sum of `shards` arrays, each `distance` bytes after the one before; or it is computed by a product:
-        products holds for each array the address of its Product (kernels/dweights.py) and the rows of a block, or zeros.
+        penalised: for each array whether l2 and a weight decay are for it.
         check: whether to make a step only if all that it computes is finite.
-        stored: one array in which all gradients of all shards lie, with zeros between them, if there is such a one.
+
+        Raises ValueError for other arrays than those of the optimiser's first step.
         """
         if self._states is None:
             self.remember([[_zeros(a) for _ in range(kernels.STATES[self._kind])] for a in parameters])
@@ -123,8 +141,16 @@ class Optimizer:
         if self._arrays is not None and arrays != self._arrays:
             raise ValueError(f"parameters are {_described(arrays)}, expected those of the optimiser's first step, "
                              f"{_described(self._arrays)}: another network needs an optimiser of its own")
-        return Step(self, parameters, gradients, penalised, shards, distance, products or [(0, 0)] * len(parameters), check,
-                    stored)
+        return Step(self, parameters, gradients, penalised, check)
+
+    def _setting(self, name):
+        """Return one of the Settings."""
+        return fields_of(Settings, self._settings)[name]
+
+    def _set(self, **settings):
+        """Change some of the Settings."""
+        for name, value in settings.items():
+            fields_of(Settings, self._settings)[name] = value
 
     def remember(self, states: Sequence[Sequence[np.ndarray]]) -> "Optimizer":
         """Keep what is remembered of each array in these; returns the optimiser itself."""
@@ -138,50 +164,58 @@ class Step:
     overlaps: whether parameters have memory in common with one another or with gradients.
     """
 
-    def __init__(self, optimizer, parameters, gradients, penalised, shards, distance, products, check, stored):
+    def __init__(self, optimizer, parameters, gradients, penalised, check):
         tasks, table, block_bytes, spans = 0, [], 0, []
         kept = settings, steps, remembered = optimizer._settings, optimizer._steps, list(optimizer._states)
         if len(remembered) != len(parameters):
             raise ValueError(f"the optimiser remembers {len(remembered)} arrays of parameters, expected {len(parameters)}")
-        for values, gradient, states, counts, (product, rows) in zip(parameters, gradients, remembered, penalised, products,
-                                                                     strict=True):
-            dtype, count = values.dtype, values.size
-            chunk = max(1, rows * values.shape[1]) if product else kernels.CHUNK        # 1: of no neurons
+        for values, gradient, states, counts, blocks in zip(parameters, gradients.arrays, remembered, penalised,
+                                                            gradients.blocks or [None] * len(parameters), strict=True):
+            dtype, count, chunk, gradient_at, product = values.dtype, values.size, kernels.CHUNK, 0, 0
+            if blocks is None:
+                gradient_at = address("gradients", gradient, dtype, count)
+            else:
+                chunk, product = max(1, blocks.rows * values.shape[1]), blocks.product          # 1: of no neurons
+                block_bytes = max(block_bytes, chunk * values.itemsize)
             states_at = [address("what the optimiser remembers", state, dtype, count, written=True) for state in states]
             if len(states_at) != kernels.STATES[optimizer._kind]:
                 raise ValueError(f"the optimiser remembers {len(states_at)} arrays of each array of parameters, expected "
                                  f"{kernels.STATES[optimizer._kind]}")
             velocity, square = (*states_at, 0, 0)[:2]
             values_at = address("parameters", values, dtype, count, written=True)
-            gradient_at = 0 if product else address("gradients", gradient, dtype, count)
-            table.append(Array(tasks, chunk, count, values_at, gradient_at, velocity, square, counts, product))
-            spans += [(start, start + values.nbytes) for start in (values_at, gradient_at) if start and count]
+            table.append(Array(first_task=tasks, chunk=chunk, count=count, values=values_at, gradient=gradient_at,
+                               velocity=velocity, square=square, penalised=counts, product=product))
+            if count:
+                spans.append((values_at, values_at + values.nbytes))
+                if gradient_at:
+                    spans.append((gradient_at, gradient_at + values.nbytes))
             tasks += -(-count // chunk)
-            block_bytes = max(block_bytes, chunk * values.itemsize if product else 0)
         spans.sort()
         self.overlaps = any(end > start for (_, end), (start, _) in pairwise(spans))
-        size = 2 + len(Rates._fields) + kernels.SUMS * tasks
-        self._numbers, self._known, self._table = np.zeros(size, FLOAT), words([0]), words(table)
-        own = address("numbers", self._numbers, FLOAT, size, written=True)
-        self._job = words(Update(tasks, optimizer._kind, shards, distance,
-                                 address("table", self._table, INTEGER, len(table) * len(Array._fields)), len(table),
-                                 address("settings", settings, FLOAT, len(Settings._fields)),
-                                 address("steps", steps, INTEGER, 1, written=True), own + 16, own, own + 40, check,
-                                 address("known", self._known, INTEGER, 1, written=True),
-                                 0 if stored is None else address("gradients", stored, stored.dtype, stored.size),
-                                 0 if stored is None else stored.size, 0, block_bytes, 0))
-        self._kept = optimizer, parameters, gradients, stored, *kept      # whatever happens to the optimiser meanwhile
-        self.address = address("job", self._job, INTEGER, len(Update._fields), written=True)
+        size, stored = tasks * len(Squares._fields), gradients.stored
+        self._table, self._sums = in_words(Array, table), np.zeros(size, FLOAT)
+        self._words = in_words(Update, [Update(
+            tasks=tasks, kind=optimizer._kind, shards=gradients.shards, distance=gradients.distance,
+            arrays=address("table", self._table, INTEGER, len(table) * len(Array._fields)), count=len(table),
+            settings=address("settings", settings, FLOAT, len(Settings._fields)),
+            steps=address("steps", steps, INTEGER, 1, written=True),
+            l2=0.0, penalty=0.0, rate=0.0, epsilon=0.0, decay=0.0,
+            sums=address("sums", self._sums, FLOAT, size, written=True), check=check, known=0,
+            stored=0 if stored is None else address("gradients", stored, stored.dtype, stored.size),
+            stored_count=0 if stored is None else stored.size, multiply=0, block_bytes=block_bytes, scratch=0)])
+        self._kept = optimizer, parameters, gradients, *kept              # whatever happens to the optimiser meanwhile
+        self.address = address("job", self._words, INTEGER, len(Update._fields), written=True)
+        self._job = fields_of(Update, self._words)
 
     def make(self, l2: float = 0.0) -> float:
-        """The step; returns its penalty. Raises as check_status, if it is to check, and changes nothing then."""
-        self._numbers[0] = l2
+        """Make the step, and return its penalty. Raises as check_status, if it is to check, and changes nothing then."""
+        self._job["l2"] = l2
         check_status(functional.run(functional.OPTIMIZE[self._kept[1][0].dtype], self.address))
-        return float(self._numbers[1])
+        return float(self._job["penalty"])
 
     def forget(self) -> None:
         """Look at the parameters before the next step: somebody else may have changed them."""
-        self._known[0] = 0
+        self._job["known"] = 0
 
 
 def check_status(status: int) -> None:
@@ -230,7 +264,7 @@ class AdamW(Adam):
     def __init__(self, learning_rate: float = 0.001, *, weight_decay: float = 0.01, decay: float = 0.0, beta_1: float = 0.9,
                  beta_2: float = 0.999, epsilon: float = 1e-8):
         super().__init__(learning_rate, decay=decay, beta_1=beta_1, beta_2=beta_2, epsilon=epsilon)
-        self._settings[Settings._fields.index("weight_decay")] = _number("weight_decay", weight_decay, _NATURAL)
+        self._set(weight_decay=_number("weight_decay", weight_decay, _NATURAL))
 
 
 def check_apart(arrays: Sequence[np.ndarray], names: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ from . import _signals
 from ._link import OK, REFUSED
 from .kernels.activations import GELU, IDENTITY, LEAK, LEAKY_RELU, RELU, SIGMOID, TANH
 from .kernels.losses import BINARY, SOFTMAX
-from .kernels.optimizers import ADAM, NESTEROV, SGD, Settings
+from .kernels.optimizers import ADAM, NESTEROV, SGD
 from .kernels.tile import BFLOAT16
 
 _GELU_SCALE = np.sqrt(2 / np.pi)        # This factor scales the argument of the GELU's tanh.
@@ -217,18 +217,16 @@ def elementwise(dtype):
 def run_loss(kind, scores, targets, weights, numbers, sums):
     """Write the gradient over the scores, and the sums of losses and right answers to sums[0], as losses._run does.
 
-    numbers: the factor of the gradient, the two bounds of a loss, and the scale of the weights. Without targets, write the
-    softmax or the sigmoid over the scores.
+    numbers: Factors of kernels/losses.py. Without targets, write the softmax or the sigmoid over the scores.
     """
     if targets is None:
         _write([scores], [_exactly(softmax if kind == SOFTMAX else sigmoid, scores)])
         return
-    gradient_factor, lower, upper, weight_scale = numbers
-    weights = np.ones(len(scores), np.float64) if weights is None else weights * weight_scale
+    weights = np.ones(len(scores), np.float64) if weights is None else weights * numbers.scale
     targets = targets if targets.ndim == 1 else targets.astype(np.float64)
-    losses, right, gradient = _exactly(lambda z: loss(kind, z, targets, lower, upper), scores)
+    losses, right, gradient = _exactly(lambda z: loss(kind, z, targets, numbers.least, numbers.most), scores)
     with np.errstate(all="ignore"):
-        results = gradient * (gradient_factor * weights)[:, np.newaxis], ((weights * losses).sum(), right.sum())
+        results = gradient * (numbers.factor * weights)[:, np.newaxis], ((weights * losses).sum(), right.sum())
     _write([scores, sums[0]], results)
 
 
@@ -237,7 +235,7 @@ def run_step(kind, settings, steps, parameters, gradients, states, decay):
     targets, results = [steps], [steps + 1]
     for w, g, arrays, decays in zip(parameters, gradients, states, decay, strict=True):
         state = [a.reshape(w.shape) for a in arrays]
-        formula = partial(step, kind, Settings._make(settings), int(steps[0]), decays)
+        formula = partial(step, kind, settings, int(steps[0]), decays)
         targets += [w, *state]
         results += _exactly(formula, w, g, *state)[:1 + len(state)]     # SGD returns None for v and square
     _write(targets, results)

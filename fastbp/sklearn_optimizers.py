@@ -52,8 +52,7 @@ class SGD(_InPlace, SGDOptimizer):
 
     def before(self, optimizer):
         """Give fastbp's Optimizer, before an epoch, the learning rate that scikit-learn's loop may have changed."""
-        # The property's setter would check the number, which scikit-learn does not.
-        optimizer._settings[optimizers.Settings._fields.index("learning_rate")] = self.learning_rate
+        optimizer._set(learning_rate=self.learning_rate)        # unchecked, as in scikit-learn: it may shrink to 0
 
     def after(self, optimizer):
         """Do nothing after an epoch: gradient descent counts no steps."""

@@ -7,17 +7,21 @@ import numpy as np
 from numba.np.numpy_support import from_dtype
 
 from . import functional
-from ._memory import CACHE_LINE, FLOAT, INTEGER, address, address_of_order, address_of_rows, empty, numbers, words
+from ._memory import CACHE_LINE, FLOAT, INTEGER, address, address_of_order, address_of_rows, empty
 from ._operands import multiplied
 from .kernels import blocking, losses
 from .kernels.activations import GELU, IDENTITY
-from .kernels.network import Layer, Training
+from .kernels.network import Layer, Progress, Results, Training
 from .kernels.problem import GemmProblem
+from .kernels.records import fields_of, in_words
 from .losses import Loss
-from .optimizers import Optimizer, check_status
+from .optimizers import Blocks, Gradients, Optimizer, check_status
 
-_CALL = 0.03                    # seconds of a call of compiled code
-_AT = {name: i for i, name in enumerate(Training._fields)}
+# Seconds that a call of compiled code takes, about.
+_CALL = 0.03
+
+# A Layer with nothing in it.
+_NO_LAYER = Layer(**dict.fromkeys(Layer._fields, 0))
 
 
 class Part(NamedTuple):
@@ -58,30 +62,33 @@ class Run:
         self._all_gradients = self._make_gradients(dense)
         self.gradients = [g for p, pair in zip(dense, self._all_gradients, strict=True)
                           for g in (pair if p.biases is not None else pair[:1])]
-        self._products = [self._make_product(part) if self._in_blocks else (0, 0, 0) for part in dense]
+        self._products = [self._make_product(part) if self._in_blocks else None for part in dense]
         self._step = self._bind(optimizer, dense, check)
-        self._layers = words(self._records(inputs, batch))
+        self._layers = in_words(Layer, self._records(inputs, batch))
         gradient_factor, loss_factor = loss.factors(self.outputs)
-        self._numbers = numbers([0, 0, 0, gradient_factor, loss_factor, l2, shared, *[0] * 6, *loss._bounds, 0])
-        self._progress, self._key = words([0, key]), key
+        least, most = loss._bounds
+        job, progress, results = (np.zeros(len(kind._fields), INTEGER) for kind in (Training, Progress, Results))
+        self._address = address("job", job, INTEGER, job.size)
+        self._job, self._progress, self._results = (
+            fields_of(Training, job), fields_of(Progress, progress), fields_of(Results, results))
+        self._key = self._progress["key"] = key
         blocks = -(-batch // losses.ROWS) + self._shards
-        self._sums, self._statuses = np.zeros((blocks, 2), FLOAT), np.zeros(self._shards, INTEGER)
-        self._job = np.zeros(len(Training._fields), INTEGER)
-        self._address = address("job", self._job, INTEGER, len(Training._fields))
+        self._sums, self._statuses = np.zeros((blocks, len(losses.Sums._fields)), FLOAT), np.zeros(self._shards, INTEGER)
         first = next(i for i, part in enumerate(parts) if part.weights is not None)
-        settings = address("numbers", self._numbers, FLOAT, 16, written=True)
         self._set(layers=address("layers", self._layers, INTEGER, len(parts) * len(Layer._fields)), count=len(parts),
                   first=first, upper=len(parts), inputs=inputs, work=sum(p.weights.size for p in dense), batch=batch,
-                  loss=loss._kind, loss_numbers=settings + 96, gradient_factor=settings + 24, loss_factor=settings + 32,
-                  penalty=settings + 40, results=settings + 64,
-                  sums=address("sums", self._sums, FLOAT, 2 * blocks, written=True),
-                  statuses=address("statuses", self._statuses, INTEGER, self._shards, written=True), shards=self._shards,
-                  distance=self._distance, update=self._step.address if self._step and not apart else 0,
-                  progress=address("progress", self._progress, INTEGER, 2, written=True), check=check and not apart)
+                  loss=loss._kind, least=least, most=most, gradient_factor=gradient_factor, loss_factor=loss_factor,
+                  l2=l2, shared=shared, shards=self._shards, distance=self._distance,
+                  statuses=address("statuses", self._statuses, INTEGER, self._shards, written=True),
+                  sums=address("sums", self._sums, FLOAT, self._sums.size, written=True),
+                  update=self._step.address if self._step and not apart else 0,
+                  results=address("results", results, INTEGER, results.size, written=True),
+                  progress=address("progress", progress, INTEGER, progress.size, written=True),
+                  check=check and not apart)
 
     def use(self, x: np.ndarray, targets: np.ndarray, weights: np.ndarray | None) -> None:
         """Take data: x (rows, inputs) of the network's dtype with contiguous rows; targets, weights as losses.py makes them."""
-        rows, inputs = len(x), int(self._job[_AT["inputs"]])
+        rows, inputs = len(x), int(self._job["inputs"])
         kind, cols = (INTEGER, 1) if targets.ndim == 1 else (self.dtype, self.outputs)
         start, step = address_of_rows("x", x, self.dtype, (rows, inputs))
         self._set(rows=rows, x=start, x_row=step, targets=address("targets", targets, kind, rows * cols),
@@ -103,8 +110,8 @@ class Run:
         self._set(order=0 if order is None else address_of_order("order", order, rows),
                   targets_order=0 if targets_order is None else address_of_order("targets_order", targets_order, rows))
         self._orders = order, targets_order
-        self._progress[0] = 0
-        self._numbers[8:11] = 0
+        self._progress["row"] = 0
+        self.go_on((0.0, 0.0, 0.0))
         if self._step is not None and not self._is_apart:
             self._step.forget()
 
@@ -169,44 +176,47 @@ class Run:
 
     def weigh(self, share: float) -> None:
         """What part of the gradient and the loss the next batches are: of a larger batch, of which they are a share."""
-        self._numbers[3] = self.loss.factors(self.outputs)[0] * share
+        gradient_factor, _ = self.loss.factors(self.outputs)
+        self._set(gradient_factor=gradient_factor * share)
 
     def restart_dropout(self, after: int = 0) -> None:
         """Drop as in a run that has made so many steps."""
-        self._progress[1] = self._key + after * len(self.parts)
+        self._progress["key"] = self._key + after * len(self.parts)
 
     def go_on(self, results: Sequence[float]) -> None:
         """Take the epoch's results so far from another run, after start()."""
-        self._numbers[8:11] = results
+        for name, value in zip(Results._fields, results, strict=True):
+            self._results[name] = value
 
     @property
     def results(self) -> list[float]:
         """Of the epoch so far: sums of the rows' losses, penalty included, of their weights, and of what is right."""
-        return self._numbers[8:11].tolist()
+        return [float(self._results[name]) for name in Results._fields]
 
     @property
     def rows_done(self) -> int:
         """Of this epoch."""
-        return int(self._progress[0])
+        return int(self._progress["row"])
 
     @property
     def mean_loss(self) -> float:
         """Of the epoch so far, the penalty included."""
-        return float(self._numbers[8] / self.rows_done) if self.rows_done else float("nan")
+        return float(self._results["losses"] / self.rows_done) if self.rows_done else float("nan")
 
     @property
     def batch_loss(self) -> float:
         """The mean over the last batch, without the penalty."""
-        return float(self._numbers[11])
+        return float(self._progress["batch_loss"])
 
     @property
     def accuracy(self) -> float | None:
         """Of the epoch so far, each batch before its step."""
-        return self.loss.accuracy(float(self._numbers[10]), self.rows_done, self.outputs) if self.rows_done else None
+        right = float(self._results["right"])
+        return self.loss.accuracy(right, self.rows_done, self.outputs) if self.rows_done else None
 
     def _set(self, **fields):
         for name, value in fields.items():
-            self._job[_AT[name]] = value
+            self._job[name] = value
 
     def _room(self, shape):
         return empty(shape, self.dtype)
@@ -217,17 +227,16 @@ class Run:
         arrays = [(a, a is p.weights) for p in dense for a in (p.weights, p.biases) if a is not None]
         products = iter(self._products)
         shards = 1 if self._is_apart else self._shards
-        return optimizer.bind([a for a, _ in arrays], self.gradients, [is_weights for _, is_weights in arrays], shards,
-                              self._distance, [next(products)[1:] if is_weights else (0, 0) for _, is_weights in arrays], check,
-                              None if self._in_blocks else self._gradients[:shards])
+        gradients = Gradients(arrays=self.gradients, shards=shards, distance=self._distance,
+                              blocks=[next(products) if is_weights else None for _, is_weights in arrays],
+                              stored=None if self._in_blocks else self._gradients[:shards])
+        return optimizer.bind([a for a, _ in arrays], gradients, [is_weights for _, is_weights in arrays], check)
 
     def _make_product(self, part):
-        """(panels of a batch's dz, room for a Product, rows of a block): where dweights are computed in blocks."""
-        neurons = part.weights.shape[1]
-        panels = self._buffer((self.batch, neurons + CACHE_LINE // self.dtype.itemsize))
+        """Return the Blocks of a layer's dweights, with room for their GemmProblem."""
         self._kept.append(product := np.zeros(len(GemmProblem._fields), INTEGER))
-        return (panels, address("product", product, INTEGER, len(GemmProblem._fields), written=True),
-                blocking.block_rows(from_dtype(self.dtype), self.batch, neurons))
+        return Blocks(product=address("product", product, INTEGER, product.size, written=True),
+                      rows=blocking.block_rows(from_dtype(self.dtype), self.batch, part.weights.shape[1]))
 
     def _make_gradients(self, dense):
         """(dweights, dbiases) of each layer, of the first shard; those of the others lie at equal distances after them."""
@@ -242,26 +251,29 @@ class Run:
         return list(zip(gradients[::2], gradients[1::2], strict=True))
 
     def _records(self, inputs, batch):
-        """The Layer of each part, with memory for a batch."""
+        """Return the Layer of each part, with memory for a batch."""
         records, gradients, products, self.values = [], iter(self._all_gradients), iter(self._products), []
         for part in self.parts:
             neurons = inputs if part.weights is None else part.weights.shape[1]
             self.values.append(self._room((batch, neurons)))
             y = address("values", self.values[-1], self.dtype, batch * neurons, written=True)
             if part.weights is None:
-                self._kept.append(factor := numbers([1 / (1 - part.rate)]))
-                records.append(Layer(inputs, neurons, 0, 0, 0, 0, 0, 0, 0, y, 0, 0, int(part.rate * 2**63),
-                                     address("factor", factor, FLOAT, 1), 0, 0, 0))
+                records.append(_NO_LAYER._replace(inputs=inputs, neurons=neurons, y=y, least=int(part.rate * 2**63),
+                                                  factor=1 / (1 - part.rate)))
             else:
                 forward, backward = self._passes[multiplied(self.dtype, part.precision)]
-                slope = self._buffer((batch, neurons)) if part.activation == GELU else 0
-                dweights, dbiases = next(gradients)
-                records.append(Layer(inputs, neurons, part.activation, forward, backward,
-                                     self._parameters("weights", part.weights, inputs * neurons),
-                                     0 if part.biases is None else self._parameters("biases", part.biases, neurons),
-                                     address("dweights", dweights, self.dtype, dweights.size, written=True),
-                                     address("dbiases", dbiases, self.dtype, neurons, written=True), y, slope, 0, -1, 0,
-                                     *next(products)))
+                (dweights, dbiases), blocks = next(gradients), next(products)
+                layer = _NO_LAYER._replace(
+                    inputs=inputs, neurons=neurons, activation=part.activation, forward=forward, backward=backward,
+                    weights=self._parameters("weights", part.weights, inputs * neurons),
+                    biases=0 if part.biases is None else self._parameters("biases", part.biases, neurons),
+                    dweights=address("dweights", dweights, self.dtype, dweights.size, written=True),
+                    dbiases=address("dbiases", dbiases, self.dtype, neurons, written=True),
+                    y=y, saved=self._buffer((batch, neurons)) if part.activation == GELU else 0, least=-1)
+                if blocks is not None:
+                    dz = self._buffer((batch, neurons + CACHE_LINE // self.dtype.itemsize))
+                    layer = layer._replace(dz=dz, product=blocks.product, row_block=blocks.rows)
+                records.append(layer)
             inputs = neurons
         return self._with_dvalues(records, batch)
 

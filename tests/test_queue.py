@@ -8,7 +8,8 @@ from numba import cfunc, types
 import fastbp
 from fastbp import _link
 from fastbp.kernels.parallel import REGION_BYTES, TASK, add, barrier, begin, run_queue
-from fastbp.kernels.workspace import fetch_add, load, read
+from fastbp.kernels.records import read
+from fastbp.kernels.workspace import fetch_add, load
 
 SLOW = 2000                     # steps of a task, so that one is still at work while others are taken
 

@@ -1,6 +1,10 @@
-"""dweights = x.T @ dz in blocks of rows: each is computed, in a worker's own memory, where an optimiser needs it, and is
-forgotten after that. So the gradients of a training step never go through memory, and are of all of its rows.
+"""dweights = x.T @ dz in blocks of rows, each of which exists only while an optimiser needs it.
+
+A worker computes a block in its own memory, uses it and forgets it. So the gradients of a training step, which are of all of
+its rows, never go through memory.
 """
+from typing import NamedTuple
+
 from .. import _link
 from .._jit import kernel
 from . import blocking
@@ -8,29 +12,47 @@ from .matrix import Matrix, transposed
 from .parallel import JOB_BYTES
 from .problem import GemmProblem, gemm_problem, packed_b, scratch_bytes
 from .records import read, replace, write
-from .workspace import ALIGNMENT
+from .workspace import COUNTING, take
+
+
+class WorkerMemory(NamedTuple):
+    """The memory of a worker that computes blocks."""
+
+    job: int                    # the GemmProblem of a block
+    block: int                  # the block
+    scratch: int                # what the GemmProblem's unit copies of x.T
+    end: int
 
 
 @kernel
-def product_of(machine, x, panels, neurons, row_block):
-    """The Product for Matrix x and dz in panels: a task is `row_block` rows, as they are in C order. C is yet to be said."""
-    size = machine.itemsize
-    c = Matrix(0, x.cols, neurons, neurons * size, size)
-    job = gemm_problem(blocking.with_caches(machine), transposed(x), packed_b(panels, x.rows * size), c, 0, 1)
-    return replace(job, tasks=blocking.blocks(x.cols, row_block), task_rows=row_block, task_cols=neurons)
+def worker_memory(arena, machine, block_bytes):
+    """Return the WorkerMemory in an arena, for blocks of so many bytes."""
+    job, arena = take(arena, JOB_BYTES)
+    block, arena = take(arena, block_bytes)
+    scratch, arena = take(arena, scratch_bytes(machine))
+    return WorkerMemory(job=job, block=block, scratch=scratch, end=arena)
 
 
 @kernel
 def worker_bytes(machine, block_bytes):
-    """Of the memory of a worker, for blocks of so many bytes."""
-    return blocking.round_up(JOB_BYTES + block_bytes + scratch_bytes(machine), ALIGNMENT)
+    """Return the bytes of a WorkerMemory."""
+    return worker_memory(COUNTING, machine, block_bytes).end
 
 
 @kernel
-def block_at(product, job_address, block, memory, block_bytes):
-    """Compute a block of the Product at an address by its unit, in a worker's memory; returns where dweights would begin."""
+def product_of(machine, x, micropanels, neurons, row_block):
+    """Return the GemmProblem of Matrix x and dz in micropanels, without an address of C. A task is `row_block` rows, in C order."""
+    size = machine.itemsize
+    c = Matrix(data=0, rows=x.cols, cols=neurons, row_step=neurons * size, col_step=size)
+    job = gemm_problem(machine, transposed(x), packed_b(micropanels, x.rows * size), c, 0, 1)
+    return replace(job, tasks=blocking.blocks(x.cols, row_block), task_rows=row_block, task_cols=neurons)
+
+
+@kernel
+def block_at(unit, job_address, block, memory):
+    """Compute a block of the GemmProblem at an address by its unit, in a WorkerMemory; return where dweights would begin."""
     job = read(job_address, GemmProblem)
-    c = memory + JOB_BYTES - block * job.task_rows * job.c_row_step
-    write(memory, replace(job, c=c, scratch=memory + JOB_BYTES + block_bytes))
-    _link.call(product, (memory, 0, block))
+    c = memory.block - block * job.task_rows * job.c_row_step
+    write(memory.job, replace(job, c=c, scratch=memory.scratch))
+    _link.call(unit, (memory.job, 0, block))
     return c

@@ -1,19 +1,18 @@
-"""Whether all that an optimiser's step computes is finite, known before it is made from how large numbers are at most.
+"""Bounds on the numbers of an optimiser's step, which tell before it is made whether all that it computes is finite.
 
-No number of an array is above its norm, and none of a gradient that the step itself computes, x.T @ dz, is above |x| |dz|
-(Cauchy and Schwarz). These are found in one pass, and that of the parameters mostly by the step before.
+No number of an array is above the array's norm, and none of a gradient that the step itself computes, x.T @ dz, is above
+|x| |dz| (Cauchy and Schwarz). One pass finds these norms. The step before has mostly found that of the parameters.
 """
 import math
 
 from .. import _link
 from .._jit import kernel
 from . import blocking, tile
-from .arithmetic import number, total
-from .optimizers import ADAM, Update, added, array_at, put_sum
+from .arithmetic import total
+from .optimizers import ADAM, Squares, Update, added, array_at, squares_at
 from .parallel import TASK, run
 from .problem import GemmProblem
-from .records import read
-from .workspace import load
+from .records import read, replace, write
 
 # The statuses of a training step that was not made: what would not be finite.
 LOSS, PENALTY, GRADIENT = -1, -2, -3
@@ -23,7 +22,8 @@ NOT_FINITE = {LOSS: "loss", PENALTY: "penalty", GRADIENT: "gradient, or the step
 # one of them, which is rounded, does not overflow.
 SAFE = 1e15
 
-LOOK = 1 << 15                  # Numbers that are worth a task of `norms`: some 2 us.
+# Numbers that are worth a task of `norms`: some 2 us.
+LOOK = 1 << 15
 
 
 @kernel
@@ -64,7 +64,7 @@ def _build_norms(dtype):
 
     @kernel
     def factors(product, part, parts):
-        """Return the squares in a part of x and of dz, which the gradient is the product of."""
+        """Return the sums of squares of a part of x (depth, rows) and of dz (depth, cols), whose product the gradient is."""
         first, end = part * product.depth // parts, (part + 1) * product.depth // parts
         x, rows, cols = product.a + first * product.a_col_step, end - first, product.rows
         if product.a_col_step == cols * size:
@@ -85,22 +85,20 @@ def _build_norms(dtype):
         parts, slot = parts_of(job, array), array.first_task + part
         start, end = part * array.count // parts, (part + 1) * array.count // parts
         offset, count = start * size, end - start
+        gradient, dz = 0.0, 0.0
         if array.product != 0:
-            first, second = factors(read(array.product, GemmProblem), part, parts)
-            put_sum(job, slot, 0, first)
-            put_sum(job, slot, 1, second)
+            gradient, dz = factors(read(array.product, GemmProblem), part, parts)
         else:
-            first = 0.0
             for shard in range(job.shards):
-                first += squares(row, array.gradient + shard * job.distance + offset, count)
-            put_sum(job, slot, 0, first)
-        if load(job.known) == 0:
-            values = squares(row, array.values + offset, count)
+                gradient += squares(row, array.gradient + shard * job.distance + offset, count)
+        parameters = read(squares_at(job, slot), Squares).parameters
+        if job.known == 0:
+            parameters = squares(row, array.values + offset, count)
             if array.velocity != 0:
-                values += squares(row, array.velocity + offset, count)
+                parameters += squares(row, array.velocity + offset, count)
             if array.square != 0:
-                values += sums(row, array.square + offset, count)
-            put_sum(job, slot, 2, values)
+                parameters += sums(row, array.square + offset, count)
+        write(squares_at(job, slot), Squares(penalised=0.0, gradient=gradient, dz=dz, parameters=parameters))
         return _link.OK
 
     return norms
@@ -127,7 +125,7 @@ def parts_of(job, array):
 @kernel
 def is_small(job):
     """Return whether gradients in one place are so few, and the parameters known, that a look at them needs no tasks."""
-    return job.stored != 0 and job.stored_count <= LOOK and load(job.known) != 0
+    return job.stored != 0 and job.stored_count <= LOOK and job.known != 0
 
 
 @kernel
@@ -138,7 +136,7 @@ def look(job, address, unit, memory):
         tasks, numbers = tasks + parts_of(job, array_at(job, k)), numbers + numbers_of(job, array_at(job, k))
     threads = blocking.threads(numbers)
     if threads > 1:
-        run(unit, Update(tasks, *job[1:]), memory, threads)
+        run(unit, replace(job, tasks=tasks), memory, threads)
     else:
         for task in range(tasks):                       # a queue would take longer than a small network's norms
             _link.call(unit, (address, 0, task))
@@ -147,27 +145,23 @@ def look(job, address, unit, memory):
 @kernel
 def norms_found(job):
     """Return the norm of the gradient and that of the parameters, as `norms` has written them down; NaN or inf if one is."""
-    is_known = load(job.known) != 0
-    g, w = 0.0, added(job, 0, job.tasks, 2) if is_known else 0.0
+    g, w = 0.0, added(job, 0, job.tasks).parameters if job.known != 0 else 0.0
     for k in range(job.count):
         array = array_at(job, k)
-        end = array.first_task + parts_of(job, array)
-        of_x = added(job, array.first_task, end, 0)
-        of_dz = added(job, array.first_task, end, 1) if array.product != 0 else float(job.shards)
-        g += math.sqrt(of_x) * math.sqrt(of_dz)
-        if not is_known:
-            w += added(job, array.first_task, end, 2)
+        found = added(job, array.first_task, array.first_task + parts_of(job, array))
+        g += math.sqrt(found.gradient) * math.sqrt(found.dz if array.product != 0 else float(job.shards))
+        if job.known == 0:
+            w += found.parameters
     return g, math.sqrt(w)
 
 
 @kernel
 def is_safe(job, g, w):
-    """Return whether all that the step computes is finite, from the norms of gradient and parameters; a NaN says no.
+    """Return whether all that the step computes is finite, from the norms g of the gradient and w of the parameters.
 
-    With g, w and what is remembered up to SAFE, rates up to it, and as each step adds less to a velocity than what the largest
-    number is rounded to. Adam's m and v are means of gradients and their squares.
+    It is if g, w, what is remembered and the rates are up to SAFE, as each step adds less to a velocity than what the largest
+    number is rounded to. Adam's m and v are means of gradients and of their squares. A NaN says no.
     """
-    rate, epsilon, decay, l2 = number(job.rates), number(job.rates + 8), number(job.rates + 16), number(job.l2)
-    if job.kind == ADAM and not (rate <= SAFE * epsilon and SAFE * SAFE * epsilon >= 1.0):
+    if job.kind == ADAM and not (job.rate <= SAFE * job.epsilon and SAFE * SAFE * job.epsilon >= 1.0):
         return False
-    return w <= SAFE and l2 <= SAFE and g + l2 * w <= SAFE and rate <= SAFE and decay <= SAFE
+    return w <= SAFE and job.l2 <= SAFE and g + job.l2 * w <= SAFE and job.rate <= SAFE and job.decay <= SAFE

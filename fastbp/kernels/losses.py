@@ -5,9 +5,9 @@
     binary_cross_entropy    Σ max(z, 0) - z t + log(1 + exp(-|z|))          sigmoid(z) - t
     squared_error           Σ (z - t)²                                      z - t
 
-(Kinsley and Kukieła, Neural Networks from Scratch in Python, chapters 5, 9, 16 and 17, without their clipping: so that no
-probability is ever rounded to 0 or 1, it stays a difference of logarithms.) The gradient is written over the scores, times
-the row's weight and a factor. Blocks of rows are fixed by the batch's size alone, and their sums are added up in order.
+(Kinsley and Kukieła, Neural Networks from Scratch in Python, chapters 5, 9, 16 and 17, without their clipping. No probability
+is ever rounded to 0 or 1, as it stays a difference of logarithms.) The gradient is written over the scores, times the row's
+weight and a factor. Blocks of rows depend on the batch's size alone, and their sums are added up in order.
 """
 import math
 from typing import NamedTuple
@@ -18,17 +18,28 @@ from .. import _link
 from .._jit import inlined, kernel
 from . import blocking, tile
 from .activations import exponentials, functions
-from .arithmetic import highest, number, put_number, total, within
+from .arithmetic import highest, number, total, within
 from .parallel import REGION_BYTES, TASK, run
-from .records import read
-from .workspace import acquire, release
+from .records import layout, read, write
+from .workspace import acquire, load, release
 
 NAMES = "softmax_cross_entropy", "binary_cross_entropy", "squared_error"
 SOFTMAX, BINARY, SQUARED = range(len(NAMES))
 
-ROWS = 32                       # of a task
-SUMS_BYTES = 16                 # of a task: of the losses, and of the rows that are right
-WORK = 128                      # multiply-adds that an element takes as long as
+# The rows of a task.
+ROWS = 32
+
+# Multiply-adds that take as long as an element.
+WORK = 128
+
+
+class Factors(NamedTuple):
+    """The numbers that a loss is multiplied by and bounded by."""
+
+    factor: float               # of a row's gradient, times the row's weight
+    least: float                # the least loss of an element
+    most: float                 # the largest loss of an element
+    scale: float                # of the rows' weights, where there are any (scale_of)
 
 
 class Loss(NamedTuple):
@@ -36,21 +47,34 @@ class Loss(NamedTuple):
 
     tasks: int
     rows: int
-    cols: int
-    scores: int
-    scores_row: int
-    kind: int
-    targets: int                # of labels, 64-bit integers, or rows of numbers; 0: only the softmax or sigmoid is wanted
-    targets_row: int            # 0: labels
-    weights: int                # float64, one for each row; 0: all are 1
-    numbers: int                # float64: the factor of the gradient, the least and the largest loss of an element, and where
-                                # there are weights what to multiply them by (scale_of)
-    sums: int                   # SUMS_BYTES for each task: float64
+    cols: int                   # scores of a row
+    scores: int                 # the address of the scores (rows, cols), which the gradient is written over
+    scores_row: int             # bytes from one row of scores to the next
+    kind: int                   # SOFTMAX … SQUARED
+    targets: int                # the address of labels, int64, or of rows of numbers; 0: only the softmax or sigmoid is wanted
+    targets_row: int            # bytes of a row of targets; 0: they are labels
+    weights: int                # the address of the rows' weights, float64; 0: all are 1
+    factor: float               # as Factors has it
+    least: float
+    most: float
+    scale: float
+    sums: int                   # the address of room for the Sums of each task
+
+
+class Sums(NamedTuple):
+    """The sums over a task's rows."""
+
+    loss: float                 # of the losses, times the rows' weights
+    right: float                # of rows or elements that are right
+
+
+SUMS_BYTES = layout(Sums).itemsize
 
 
 def scale_of(largest):
-    """Return a power of two, by which weights up to `largest` are to be multiplied: 1 unless their sum, or 1 divided by it,
-    might overflow. Only the ratios of weights count.
+    """Return the power of two to multiply weights up to `largest` by. Only the ratios of weights count.
+
+    It is 1 unless their sum, or 1 divided by it, might overflow.
     """
     if largest > 2.0**500:
         return 2.0**-600
@@ -67,7 +91,7 @@ def _build(dtype):
 
     @inlined
     def softmax_row(scores, cols):
-        """Write exp(z - max) over the scores; returns (max, its sum)."""
+        """Write exp(z - max) over the scores of a row; return (max, their sum)."""
         size, width = tile.itemsize(row), tile.width(row)
         most = tile.load_scalar(row, scores)
         for j in range(0, cols, width):
@@ -82,6 +106,7 @@ def _build(dtype):
 
     @inlined
     def scale_row(scores, cols, factor):
+        """Multiply the scores of a row by a factor."""
         size = tile.itemsize(row)
         for j in range(0, cols, tile.width(row)):
             part = tile.load(row, scores + j * size, 0, 1, cols - j)
@@ -89,7 +114,7 @@ def _build(dtype):
 
     @inlined
     def beats_those_before(scores, label):
-        """Whether the score of a label is above those of lower labels: of equal ones the first is the answer."""
+        """Return whether the score of a label is above those of lower labels: of equal ones the first is the answer."""
         size, k = tile.itemsize(row), 0
         z = tile.load_scalar(row, scores + label * size)
         while k < label and tile.load_scalar(row, scores + k * size) < z:
@@ -98,12 +123,12 @@ def _build(dtype):
 
     @kernel
     def of_label(scores, cols, target, weight, least, most_loss):
-        """(loss, right) of a row whose target is a label; NaN for one out of range, which others may have written meanwhile.
+        """Return (loss, right) of a row whose target is a label; NaN for one out of range, which others may have written since.
 
         The label's probability is rounded before 1 is subtracted, so that the gradient is 0 where it rounds to 1.
         """
         size = tile.itemsize(row)
-        label = read(target, _Word).value
+        label = load(target)
         if label < 0 or label >= cols:
             scale_row(scores, cols, math.nan)
             return math.nan, False
@@ -118,7 +143,7 @@ def _build(dtype):
 
     @kernel
     def of_shares(scores, cols, target, weight, least, most_loss):
-        """The same of a row whose targets are a number for each class."""
+        """Return (loss, right) of a row whose targets are a number for each class."""
         size = tile.itemsize(row)
         together, weighted, label = 0.0, 0.0, 0
         for j in range(cols):
@@ -140,7 +165,7 @@ def _build(dtype):
 
     @kernel
     def of_numbers(kind, scores, cols, target, weight, least, most_loss):
-        """(loss, right elements) of a row whose targets are numbers, each for itself."""
+        """Return (loss, right elements) of a row whose targets are numbers, each for itself."""
         size, loss, right = tile.itemsize(row), 0.0, 0
         for j in range(cols):
             z, t = tile.load_scalar(row, scores + j * size), tile.load_scalar(row, target + j * size)
@@ -170,15 +195,14 @@ def _build(dtype):
 
     def loss(job_address, worker, task):
         job = read(job_address, Loss)
-        factor, least, most = (number(job.numbers), number(job.numbers + 8), number(job.numbers + 16))
-        scaled = number(job.numbers + 24) if job.weights != 0 else 1.0
+        factor, least, most = job.factor, job.least, job.most
         losses, right = 0.0, 0
-        for i in range(task * ROWS, min((task + 1) * ROWS, job.rows)):
+        for i in range(task * ROWS, min((task + 1) * ROWS, job.rows)):              # scores (rows, cols), weights (rows,)
             scores = job.scores + i * job.scores_row
             if job.targets == 0:
                 likely(job.kind, scores, job.cols)
             else:
-                weight = number(job.weights + 8 * i) * scaled if job.weights != 0 else 1.0
+                weight = number(job.weights + 8 * i) * job.scale if job.weights != 0 else 1.0
                 if job.targets_row == 0:
                     one, hits = of_label(scores, job.cols, job.targets + 8 * i, weight * factor, least, most)
                 elif job.kind == SOFTMAX:
@@ -190,15 +214,10 @@ def _build(dtype):
                 losses += weight * one
                 right += hits
         if job.targets != 0:
-            put_number(job.sums + task * SUMS_BYTES, losses)
-            put_number(job.sums + task * SUMS_BYTES + 8, float(right))
+            write(job.sums + task * SUMS_BYTES, Sums(loss=losses, right=float(right)))
         return _link.OK
 
     return loss
-
-
-class _Word(NamedTuple):
-    value: int
 
 
 loss = _link.units("loss", TASK, _build)
@@ -208,7 +227,7 @@ def _build_all(dtype):
     part = loss[dtype].address
 
     def run_all(job_address):
-        """All tasks of the Loss at an address."""
+        """Do all tasks of the Loss at an address; return a status."""
         job = read(job_address, Loss)
         memory, slot = acquire(REGION_BYTES)
         if memory == 0:

@@ -8,7 +8,7 @@
 
 (Sutskever, Martens, Dahl and Hinton, On the importance of initialization and momentum in deep learning, ICML 2013; Kingma
 and Ba, Adam, ICLR 2015, in the order of computation that its section 2 ends with; Loshchilov and Hutter, Decoupled weight
-decay regularization, ICLR 2019.) Rates of a step come from the caller. l2 and decay are for weights, not for biases.
+decay regularization, ICLR 2019.) The caller computes the rates of a step. l2 and decay are for weights, not for biases.
 """
 import math
 from typing import NamedTuple
@@ -16,64 +16,68 @@ from typing import NamedTuple
 from .. import _link
 from .._jit import kernel
 from . import blocking, dweights, tile
-from .arithmetic import number, put_number, sqrt, total
+from .arithmetic import sqrt, total
 from .parallel import TASK
 from .problem import GemmProblem
 from .record import Call
-from .records import read
+from .records import layout, read, replace, write
 from .workspace import load
 
 NAMES = "sgd", "momentum", "nesterov", "adam"
 SGD, MOMENTUM, NESTEROV, ADAM = range(len(NAMES))
-STATES = 0, 1, 1, 2             # arrays beside the parameters
 
-CHUNK = 1 << 12                 # elements of a task
-SUMS = 3                        # numbers for each task, see Update.sums
+# How many arrays each kind keeps beside an array of parameters.
+STATES = 0, 1, 1, 2
+
+# The elements of a task.
+CHUNK = 1 << 12
 
 
 class Array(NamedTuple):
     """An array of parameters: addresses of it, its gradient and what is remembered of it; 0: there is none."""
 
-    first_task: int
+    first_task: int             # the number of its first task
     chunk: int                  # elements of a task
-    count: int
-    values: int
-    gradient: int               # of the first shard
-    velocity: int
-    square: int
+    count: int                  # elements
+    values: int                 # the address of the parameters
+    gradient: int               # the address of the first shard's gradient
+    velocity: int               # the address of v, or Adam's m
+    square: int                 # the address of Adam's v
     penalised: int              # whether l2 and decay are for it
-    product: int                # of the Product that the gradient is computed by, in blocks of a chunk (dweights.py)
+    product: int                # the address of the GemmProblem that computes the gradient, in blocks of a chunk (dweights.py)
 
 
-ARRAY_BYTES = 8 * len(Array._fields)
+ARRAY_BYTES = layout(Array).itemsize
 
 
 class Update(NamedTuple):
-    """The job of a step. A task is a chunk of an array. Addresses are of float64, if nothing else is said."""
+    """The job of a step. A task is a chunk of an array."""
 
     tasks: int
-    kind: int
-    shards: int                 # gradients to add up,
-    distance: int               # and the bytes from one to the next
-    arrays: int                 # of so many Array
-    count: int
-    settings: int               # of Settings
-    steps: int                  # of an integer: how many were made
-    rates: int                  # room for Rates
-    l2: int                     # of it, and of room for the penalty before the step
-    sums: int                   # room for SUMS numbers for each task, of squares: of penalised parameters before the step, or
-                                # of the gradient or x; of dz; of all parameters after the step, or before the first one
+    kind: int                   # SGD … ADAM
+    shards: int                 # gradients to add up
+    distance: int               # bytes from one shard's gradient to the next one's
+    arrays: int                 # the address of the Array records
+    count: int                  # arrays
+    settings: int               # the address of the Settings
+    steps: int                  # the address of an integer: how many steps were made
+    l2: float                   # the factor of the penalty l2 / 2 * Σ w²
+    penalty: float              # the result: the penalty before the step
+    rate: float                 # the step's rate
+    epsilon: float              # the step's epsilon
+    decay: float                # the step's weight decay
+    sums: int                   # the address of room for the Squares of each task
     check: int                  # whether to make the step only if all that it computes is finite
-    known: int                  # of an integer: whether the last of `sums` are those of the parameters as they are
-    stored: int                 # all gradients, of all shards, one after another with zeros between them; 0: not so
+    known: int                  # whether Squares.parameters are those of the parameters as they are
+    stored: int                 # the address of all gradients of all shards, with zeros between them; 0: they lie apart
     stored_count: int           # numbers there
-    multiply: int               # the unit of Products, which a step without any need not compile
-    block_bytes: int            # of the largest chunk of an array with a Product; 0: there is none
-    scratch: int                # dweights.worker_bytes for each worker
+    multiply: int               # the address of the unit of GemmProblems, which a step without any need not compile
+    block_bytes: int            # of the largest chunk of an array with a GemmProblem; 0: there is none
+    scratch: int                # the address of dweights.worker_bytes for each worker
 
 
 class Settings(NamedTuple):
-    """What the user says of an optimiser."""
+    """The settings of an optimiser, as the user gives them."""
 
     learning_rate: float
     decay: float                # of the learning rate, a step
@@ -84,21 +88,25 @@ class Settings(NamedTuple):
     corrected: float            # whether Adam's epsilon is added to the corrected root (1) or to the other (0)
 
 
-class Rates(NamedTuple):
-    """What they make for one step."""
+class Squares(NamedTuple):
+    """The sums of squares that a task finds."""
 
-    rate: float
-    epsilon: float
-    decay: float
+    penalised: float            # of its penalised parameters before the step
+    gradient: float             # of its part of the gradient, or of x, where that is computed by a GemmProblem (finite.py)
+    dz: float                   # of its part of dz, there
+    parameters: float           # of its parameters after the step; or of these and what is remembered of them, before it
+
+
+SQUARES_BYTES = layout(Squares).itemsize
 
 
 @kernel
 def gradient_of(machine, job, array, block, worker):
-    """The address of an array's gradient; or where it would begin, if only this block of it is there."""
+    """Return the address of an array's gradient; or where it would begin, if only this block of it is there."""
     if array.product == 0:
         return array.gradient
-    memory = job.scratch + worker * dweights.worker_bytes(blocking.with_caches(machine), job.block_bytes)
-    return dweights.block_at( job.multiply, array.product, block, memory, job.block_bytes)
+    at = job.scratch + worker * dweights.worker_bytes(machine, job.block_bytes)
+    return dweights.block_at(job.multiply, array.product, block, dweights.worker_memory(at, machine, job.block_bytes))
 
 
 @kernel
@@ -117,18 +125,22 @@ def array_of(job, task):
 
 
 @kernel
-def put_sum(job, task, which, value):
-    """Write one of a task's numbers."""
-    put_number(job.sums + (SUMS * task + which) * 8, value)
+def squares_at(job, task):
+    """Return the address of a task's Squares."""
+    return job.sums + task * SQUARES_BYTES
 
 
 @kernel
-def added(job, first, end, which):
-    """Return the sum of one of the numbers of some tasks."""
-    result = 0.0
+def added(job, first, end):
+    """Return the sums of the Squares of some tasks."""
+    penalised, gradient, dz, parameters = 0.0, 0.0, 0.0, 0.0
     for task in range(first, end):
-        result += number(job.sums + (SUMS * task + which) * 8)
-    return result
+        found = read(squares_at(job, task), Squares)
+        penalised += found.penalised
+        gradient += found.gradient
+        dz += found.dz
+        parameters += found.parameters
+    return Squares(penalised=penalised, gradient=gradient, dz=dz, parameters=parameters)
 
 
 def _build(dtype):
@@ -137,15 +149,14 @@ def _build(dtype):
     def update(job_address, worker, task):
         job = read(job_address, Update)
         array = array_of(job, task)
-        beta, beta2 = number(job.settings + 16), number(job.settings + 24)
-        rate, epsilon, decay, l2 = number(job.rates), number(job.rates + 8), number(job.rates + 16), number(job.l2)
-        if array.penalised == 0:
-            l2, decay = 0.0, 0.0
+        settings = read(job.settings, Settings)
+        beta, beta2, rate, epsilon = settings.beta, settings.beta2, job.rate, job.epsilon
+        l2, decay = (job.l2, job.decay) if array.penalised != 0 else (0.0, 0.0)
         block = task - array.first_task
-        first_gradient = gradient_of(machine, job, array, block, worker)
+        first_gradient = gradient_of(blocking.with_caches(machine), job, array, block, worker)
         start, end = block * array.chunk, min((block + 1) * array.chunk, array.count)
         before, after = tile.zeros(row), tile.zeros(row)
-        for j in range(start, end, tile.width(row)):
+        for j in range(start, end, tile.width(row)):                                # w, g, v, square (count,)
             offset, cols = j * tile.itemsize(row), end - j
             w = tile.load(row, array.values + offset, 0, 1, cols)
             gradient = first_gradient + offset
@@ -170,8 +181,8 @@ def _build(dtype):
                 tile.store(v, array.velocity + offset, 0, 1, cols)
             after = after + w * w
             tile.store(w, array.values + offset, 0, 1, cols)
-        put_sum(job, task, 0, float(total(before)) if array.penalised != 0 else 0.0)
-        put_sum(job, task, 2, float(total(after)))
+        penalised = float(total(before)) if array.penalised != 0 else 0.0
+        write(squares_at(job, task), Squares(penalised=penalised, gradient=0.0, dz=0.0, parameters=float(total(after))))
         return _link.OK
 
     return update
@@ -181,27 +192,26 @@ update = _link.units("update", TASK, _build)
 
 
 @kernel
-def put_rates(job):
-    """The Rates of the next step: the learning rate decays as in Neural Networks from Scratch, chapter 10."""
-    step = load(job.steps)
-    rate = number(job.settings) / (1.0 + number(job.settings + 8) * step)
-    epsilon, decay = number(job.settings + 32), rate * number(job.settings + 40)
+def with_rates(job):
+    """Return the job with the rates of the next step; the learning rate decays as in Neural Networks from Scratch, ch. 10."""
+    step, settings = load(job.steps), read(job.settings, Settings)
+    rate = settings.learning_rate / (1.0 + settings.decay * step)
+    epsilon, decay = settings.epsilon, rate * settings.weight_decay
     if job.kind == ADAM:
-        root = math.sqrt(1.0 - number(job.settings + 24) ** (step + 1))
-        rate *= root / (1.0 - number(job.settings + 16) ** (step + 1))
-        if number(job.settings + 48) != 0.0:
+        root = math.sqrt(1.0 - settings.beta2 ** (step + 1))
+        rate *= root / (1.0 - settings.beta ** (step + 1))
+        if settings.corrected != 0.0:
             epsilon *= root
-    put_number(job.rates, rate)
-    put_number(job.rates + 8, epsilon)
-    put_number(job.rates + 16, decay)
+    return replace(job, rate=rate, epsilon=epsilon, decay=decay)
 
 
 @kernel
 def call_of(job, precision):
-    """The Call of a step."""
+    """Return the Call of a step."""
     rows, count = 0, 0
     for k in range(job.count):
-        array = read(job.arrays + k * ARRAY_BYTES, Array)
+        array = array_at(job, k)
         count += array.count
         rows = max(rows, read(array.product, GemmProblem).depth if array.product != 0 else 0)
-    return Call(rows, count, 1, precision, STATES[job.kind], 0, 0, 0)
+    return Call(rows=rows, inputs=count, neurons=1, precision=precision, activation=STATES[job.kind],
+                weights=0, dinputs=0, dinputs_bytes=0)

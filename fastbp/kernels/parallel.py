@@ -1,7 +1,7 @@
-"""Who computes what: the tasks of a pass stand in a queue, and whoever is free takes the next one.
+"""A queue of a pass's tasks, from which whoever is free takes the next one.
 
-What a task computes depends on its number alone, so the result has the same bits on any number of threads. To call threads
-takes some 10 us, so a pass puts all of its jobs in one queue, with barriers where one needs the result of another.
+A task's result depends on its number alone, so it has the same bits on any number of threads. Calling threads takes some
+10 us, so a pass puts all of its jobs in one queue, with barriers where one needs the result of another.
 """
 import sys
 from typing import NamedTuple
@@ -11,41 +11,45 @@ from numba import prange, types
 from .. import _link
 from .._jit import kernel
 from . import record, tbb, team
-from .records import put_word, read, write
+from .records import put_word, read, replace, write
+from .vector import CACHE_LINE
 from .workspace import fetch_add, load
 
-JOBS = 9                        # in a queue, at most: as many as bfloat16.py needs
-JOB_BYTES = 256                 # room for the words of a job
+# The most jobs in a queue: as many as bfloat16.py needs.
+JOBS = 9
 
-# The memory of a queue: two counters in cache lines of their own, a Queue, an Entry for each job, and the jobs.
-_TAKEN, _DONE, _QUEUE, _ENTRIES, _ENTRY_BYTES, _JOBS = 0, 64, 128, 192, 32, 192 + 32 * JOBS
-REGION_BYTES = _JOBS + JOBS * JOB_BYTES
+# Room for a job: the bytes of its record at most.
+JOB_BYTES = 256
 
-TASK = types.intp(types.intp, types.intp, types.intp)      # a unit of work: (address of the job, worker, task) -> status
+# The memory of a queue. Threads count in two words, each in a cache line of its own; half a line holds an Entry.
+_ENTRY_BYTES = CACHE_LINE // 2
+_TAKEN = 0                                      # How many tasks were taken.
+_DONE = _TAKEN + CACHE_LINE                     # How many tasks are done.
+_QUEUE = _DONE + CACHE_LINE                     # The Queue.
+_ENTRIES = _QUEUE + CACHE_LINE                  # The Entry of each job.
+_JOBS = _ENTRIES + JOBS * _ENTRY_BYTES          # The jobs.
+REGION_BYTES = _JOBS + JOBS * JOB_BYTES         # The size of all that.
+
+# The signature of a unit of work: (address of the job, worker, task) -> status.
+TASK = types.intp(types.intp, types.intp, types.intp)
 
 _give_way = types.ExternalFunction("SwitchToThread" if sys.platform == "win32" else "sched_yield", types.int32())
 
 
 class Queue(NamedTuple):
-    """How many jobs and tasks are in it, and after how many of the tasks the next job begins."""
+    """The contents of a queue."""
 
     jobs: int
-    tasks: int
-    after: int
-
-
-class Status(NamedTuple):
-    """What a unit returned."""
-
-    value: int
+    tasks: int                  # of all jobs
+    after: int                  # the number of tasks that have to be done before the next job begins
 
 
 class Entry(NamedTuple):
-    """The address of a job's unit, the number of its first task, and after how many of the queue's tasks it begins."""
+    """The place of a job in a queue."""
 
-    work: int
-    first: int
-    after: int
+    work: int                   # the address of its unit
+    first: int                  # the number of its first task
+    after: int                  # the number of the queue's tasks that have to be done before it begins
 
 
 def _build():
@@ -86,32 +90,32 @@ _with_team = _link.Unit("team", None, types.intp(*[types.intp] * 5), _build_team
 
 @kernel
 def begin(memory):
-    """An empty queue in memory of REGION_BYTES."""
-    write(memory + _QUEUE, Queue(0, 0, 0))
+    """Make an empty queue in memory of REGION_BYTES."""
+    write(memory + _QUEUE, Queue(jobs=0, tasks=0, after=0))
 
 
 @kernel
 def add(memory, work, job):
-    """Queue a job: a named tuple of integers, with the field `tasks`, for the unit at the address `work`.
+    """Queue a job, a record with the field `tasks`, for the unit at the address `work`.
 
     The unit is called for each task 0 … job.tasks - 1.
     """
     queue = read(memory + _QUEUE, Queue)
     write(memory + _JOBS + queue.jobs * JOB_BYTES, job)
-    write(memory + _ENTRIES + queue.jobs * _ENTRY_BYTES, Entry(work, queue.tasks, queue.after))
-    write(memory + _QUEUE, Queue(queue.jobs + 1, queue.tasks + job.tasks, queue.after))
+    write(memory + _ENTRIES + queue.jobs * _ENTRY_BYTES, Entry(work=work, first=queue.tasks, after=queue.after))
+    write(memory + _QUEUE, replace(queue, jobs=queue.jobs + 1, tasks=queue.tasks + job.tasks))
 
 
 @kernel
 def barrier(memory):
-    """What is queued from here on begins when all before it is done."""
+    """Let what is queued from here on begin when all before it is done."""
     queue = read(memory + _QUEUE, Queue)
-    write(memory + _QUEUE, Queue(queue.jobs, queue.tasks, queue.tasks))
+    write(memory + _QUEUE, replace(queue, after=queue.tasks))
 
 
 @kernel
 def run_queue(memory, threads):
-    """Return when all is done, and the queue is empty.
+    """Do all that is queued, and empty the queue.
 
     Tasks are told a `worker`, a number below `threads` that no two have at once.
     """
@@ -134,6 +138,7 @@ def run_queue(memory, threads):
 
 @kernel
 def work_off(memory, worker):
+    """Take one task after another, until all are taken."""
     queue = read(memory + _QUEUE, Queue)
     task = fetch_add(memory + _TAKEN, 1)
     while task < queue.tasks:
@@ -171,17 +176,17 @@ def help_team(memory, worker):
 
 @kernel
 def run_with_team(work, argument, count, memory, threads):
-    """The status of a unit at the address `work`, whose queues have threads at hand; memory of team.BYTES."""
+    """Return the status of a unit at the address `work`, whose queues have threads at hand; memory of team.BYTES."""
     if threads <= 1 or not team.found(memory):
         return _link.call(work, (argument, count))
     _link.call(_with_team(), (work, argument, count, memory, threads))
     team.disband()
-    return read(memory + team.STATUS, Status).value
+    return load(memory + team.STATUS)
 
 
 @kernel
 def run(work, job, memory, threads):
-    """`run_queue` of one job."""
+    """Run a queue of one job."""
     begin(memory)
     add(memory, work, job)
     run_queue(memory, threads)
@@ -189,7 +194,7 @@ def run(work, job, memory, threads):
 
 @kernel
 def run_here(work, job, memory):
-    """The tasks of a job on this thread alone, inside another job's task; `memory` are JOB_BYTES."""
+    """Do the tasks of a job on this thread alone, inside another job's task; memory of JOB_BYTES."""
     begun = record.begin()
     write(memory, job)
     for task in range(job.tasks):

@@ -1,7 +1,6 @@
-"""What a profile records while one is active: an event for each pass, each queue of tasks that it runs, and each task.
+"""The events of an active profile: one for each pass, each queue of tasks that it runs, and each task.
 
-A log is memory of 64 bytes, with the count of events and how many there is room for, and the events. Where no profile is
-active all of this is a look at one word.
+A log is a Header in a cache line of its own, and the events. Where no profile is active all of this is a look at one word.
 """
 import sys
 import time
@@ -14,27 +13,35 @@ from numba.extending import intrinsic
 
 from .. import _link, _state
 from .._jit import inlined, kernel
-from .records import put_word, write
-from .workspace import exchange, fetch_add, load
+from .records import FIELD_BYTES, offset, record_type, write
+from .vector import CACHE_LINE
+from .workspace import copy, exchange, fetch_add, load
 
-FORWARD, BACKWARD, RELU, DINPUTS, UPDATE, QUEUE = range(1, 7)           # what an event is of, if not of a task
+# The kinds of events that are not tasks.
+FORWARD, BACKWARD, RELU, DINPUTS, UPDATE, QUEUE = range(1, 7)
 
-LOG_BYTES = 64                  # before the first event
-WORDS = 16                      # of a job, or a Call
-_WORDS_AT, _END_AT = 64, 56
-EVENT_BYTES = _WORDS_AT + 8 * WORDS
+# The first words of a job, or a Call, that an event keeps.
+WORDS = 16
 
 _WORD, _POINTER = ir.IntType(64), ir.IntType(64).as_pointer()
 
 
+class Header(NamedTuple):
+    """The first words of a log."""
+
+    count: int                  # events so far, also those that found no room
+    capacity: int               # events that there is room for
+
+
 class Event(NamedTuple):
-    """The first words of an event. The 8th is its end, 0 while it is being written; then come WORDS words of its job."""
+    """The first words of an event. The words of its job follow, from the next cache line on."""
 
     work: int                   # FORWARD … QUEUE, or the address of the task's unit
     queue: int                  # the address of the queue that the task stood in; 0: it is one inside another task
     thread: int                 # as Python's threading.get_ident
     start: int                  # nanoseconds of `clock`
     task: int                   # the number of the task, of a QUEUE the number of threads
+    end: int                    # nanoseconds of `clock`; 0 while the event is being written
 
 
 class Call(NamedTuple):
@@ -42,37 +49,54 @@ class Call(NamedTuple):
 
     rows: int                   # of an update: those of the batch that dweights are computed of, 0 if they are given
     inputs: int                 # of the layer; of a ReLU: 1; of an update: the number of parameters
-    neurons: int
+    neurons: int                # of the layer; of an update: 1
     precision: int              # bits of a factor of its products
     activation: int             # of an update: the arrays that the optimiser keeps beside the parameters
-    weights: int                # addresses
-    dinputs: int                # 0: not wanted
-    dinputs_bytes: int
+    weights: int                # the address of the layer's weights
+    dinputs: int                # the address of dinputs; 0: not wanted
+    dinputs_bytes: int          # the size of dinputs
+
+
+class Begun(NamedTuple):
+    """The beginning of an event."""
+
+    log: int                    # the address of the active profile's log; 0: there is none
+    start: int                  # nanoseconds of `clock`
+
+
+# The bytes before the first event: the Header's cache line.
+LOG_BYTES = CACHE_LINE
+
+# The bytes of an event before the words of its job: the Event's cache line.
+_WORDS_AT = CACHE_LINE
+EVENT_BYTES = _WORDS_AT + FIELD_BYTES * WORDS
+
+_COUNT, _CAPACITY, _END = offset(Header, "count"), offset(Header, "capacity"), offset(Event, "end")
 
 
 @kernel
 def begin():
-    """(log, time): zeros where no profile is active."""
+    """Return what has Begun: zeros where no profile is active."""
     log = _state.word(_state.PROFILE)
-    return log, _link.call(_clock(), (log,)) if log != 0 else 0
+    return Begun(log=log, start=_link.call(_clock(), (log,)) if log != 0 else 0)
 
 
 @kernel
 def finish(begun, work, queue, task, words):
-    """Record what has begun, unless no profile was active then; `words` is an address."""
-    if begun[0] != 0:
-        _link.call(_record(), (begun[0], work, queue, task, begun[1], words))
+    """Record an event, whose job lies at the address `words`, if a profile was active when it began."""
+    if begun.log != 0:
+        _link.call(_record(), (begun.log, work, queue, task, begun.start, words))
 
 
 @kernel
 def finish_pass(begun, work, call):
-    """The same of a pass."""
-    if begun[0] != 0:
-        _link.call(_record(), (begun[0], work, 0, 0, begun[1], in_memory(call)))
+    """Record a pass, if a profile was active when it began."""
+    if begun.log != 0:
+        _link.call(_record(), (begun.log, work, 0, 0, begun.start, in_memory(call)))
 
 
 def bind():
-    """Compile what a log needs that is to become active."""
+    """Compile what an active log needs."""
     for unit in _units:
         unit.bind()
 
@@ -81,14 +105,15 @@ def bind():
 
 
 def forward(run, precision):
-    """The unit of a forward pass, for what computes it."""
+    """Return the unit of a forward pass that `run` computes."""
     run = inlined(run)
 
     def recorded(x, weights, biases, y, slope, activation, most_threads):
         begun = begin()
         status = run(x, weights, biases, y, slope, activation, most_threads)
         if status == _link.OK:
-            call = Call(x.rows, x.cols, y.cols, precision, activation, weights.data, 0, 0)
+            call = Call(rows=x.rows, inputs=x.cols, neurons=y.cols, precision=precision, activation=activation,
+                        weights=weights.data, dinputs=0, dinputs_bytes=0)
             finish_pass(begun, FORWARD, call)
         return status
 
@@ -96,15 +121,15 @@ def forward(run, precision):
 
 
 def backward(run, precision):
-    """The unit of a backward pass, for what computes it."""
+    """Return the unit of a backward pass that `run` computes."""
     run = inlined(run)
 
     def recorded(dvalues, s, x, weights, dinputs, dweights, dbiases, activation, most_threads):
         begun = begin()
         status = run(dvalues, s, x, weights, dinputs, dweights, dbiases, activation, most_threads)
         if status == _link.OK:
-            dinputs_bytes = dinputs.rows * dinputs.row_step
-            call = Call(x.rows, x.cols, dvalues.cols, precision, activation, weights.data, dinputs.data, dinputs_bytes)
+            call = Call(rows=x.rows, inputs=x.cols, neurons=dvalues.cols, precision=precision, activation=activation,
+                        weights=weights.data, dinputs=dinputs.data, dinputs_bytes=dinputs.rows * dinputs.row_step)
             finish_pass(begun, BACKWARD, call)
         return status
 
@@ -113,12 +138,17 @@ def backward(run, precision):
 
 @intrinsic
 def in_memory(typing_context, record):
-    """The address of a copy of a named tuple of integers, which lasts until the function returns, and of zeros to WORDS."""
+    """Return the address of a copy of a record, followed by zeros up to WORDS, that lasts until the function returns."""
+    fields = record_type(record.instance_class)
+
     def generate(context, builder, signature, args):
-        words = [builder.extract_value(args[0], i) for i in range(len(record))]
-        memory = cgutils.alloca_once(builder, ir.ArrayType(_WORD, WORDS))
-        for i, word in enumerate([*words, *[_WORD(0)] * (WORDS - len(words))]):
-            builder.store(word, builder.gep(memory, [_WORD(0), _WORD(i)], inbounds=True))
+        room = ir.ArrayType(_WORD, max(WORDS, len(fields)))
+        memory = cgutils.alloca_once(builder, room)
+        builder.store(ir.Constant(room, None), memory)
+        for i, (given, field) in enumerate(zip(record, fields, strict=True)):
+            value = context.cast(builder, builder.extract_value(args[0], i), given, field)
+            word = builder.gep(memory, [_WORD(0), _WORD(i)], inbounds=True)
+            builder.store(value, builder.bitcast(word, value.type.as_pointer()))
         return builder.ptrtoint(memory, _WORD)
     return types.intp(record), generate
 
@@ -128,7 +158,7 @@ def in_memory(typing_context, record):
 
 @intrinsic
 def _now(typing_context):
-    """Nanoseconds of time.CLOCK_MONOTONIC; on Windows, ticks of the performance counter."""
+    """Return nanoseconds of time.CLOCK_MONOTONIC; on Windows, ticks of the performance counter."""
     def generate(context, builder, signature, args):
         memory = cgutils.alloca_once(builder, ir.ArrayType(_WORD, 2))
         pointer = builder.bitcast(memory, _POINTER)
@@ -144,7 +174,7 @@ def _now(typing_context):
 
 @intrinsic
 def thread(typing_context):
-    """The number of this thread."""
+    """Return the number of this thread."""
     def generate(context, builder, signature, args):
         if sys.platform == "win32":
             return builder.zext(_call_external(builder, "GetCurrentThreadId", ir.IntType(32), []), _WORD)
@@ -166,13 +196,12 @@ def _build_clock():
 def _build_record():
     def record(log, work, queue, task, start, words):
         end = _now()
-        number = fetch_add(log, 1)
-        if number < load(log + 8):
+        number = fetch_add(log + _COUNT, 1)
+        if number < load(log + _CAPACITY):
             event = log + LOG_BYTES + number * EVENT_BYTES
-            for offset in range(0, 8 * WORDS, 8):
-                put_word(event + _WORDS_AT + offset, load(words + offset))
-            write(event, Event(work, queue, thread(), start, task))
-            exchange(event + _END_AT, end)
+            copy(event + _WORDS_AT, words, FIELD_BYTES * WORDS)
+            write(event, Event(work=work, queue=queue, thread=thread(), start=start, task=task, end=0))
+            exchange(event + _END, end)
         return _link.OK
     return record
 

@@ -1,14 +1,16 @@
 """Records: named tuples of 64-bit integers and floats, as kernels pass them on and find them in memory.
 
 A record is a typing.NamedTuple whose fields are annotated with int or float. In memory its fields follow one another, eight
-bytes each, so Python writes the same record as an array of the dtype `layout(kind)`. Kernels know a record by its fields alone:
+bytes each. Python writes them as 64-bit words (in_words), and knows the words by field name (fields_of). So do kernels:
 
     job = read(address, Product)                        from memory
     job = replace(job, c=c, accumulate=1)               a changed copy
     write(address, job)                                 to memory
 """
 import inspect
+import struct
 import typing
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
@@ -31,6 +33,24 @@ def layout(kind: type) -> np.dtype:
 def offset(kind: type, field: str) -> int:
     """Return the distance of a field from the beginning of its record in bytes."""
     return layout(kind).fields[field][1]
+
+
+@cache
+def _packer(kind):
+    return struct.Struct("=" + "".join("q" if field.kind == "i" else "d" for field, _ in layout(kind).fields.values()))
+
+
+def in_words(kind: type, records: Sequence[tuple]) -> np.ndarray:
+    """Return records of that class in memory, one after another: 64-bit words, as integers."""
+    packer, words = _packer(kind), np.zeros(len(records) * len(kind._fields), np.int64)
+    for i, record in enumerate(records):                # a third of the time of NumPy's conversion to the layout
+        packer.pack_into(words, i * packer.size, *record)
+    return words
+
+
+def fields_of(kind: type, words: np.ndarray) -> np.void:
+    """Return the record at the beginning of some words, to be read and changed by field name, in the same memory."""
+    return np.ndarray(1, layout(kind), words)[0]
 
 
 @cache

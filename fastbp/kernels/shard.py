@@ -1,6 +1,6 @@
-"""Forward, loss and backward of some rows of a batch, through all layers of a network.
+"""Shards of a batch: forward, loss and backward of some of its rows, through all layers of a network.
 
-A batch is one shard, whose passes take threads as they are worth them; or two of a small network, each on a thread of its own.
+A batch is one shard, whose passes use threads where these pay; or two of a small network, each on a thread of its own.
 """
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from .losses import Loss
 from .matrix import NO_MATRIX, Matrix
 from .network import LAYER_BYTES, Layer, Training
 from .parallel import REGION_BYTES, TASK, run
-from .records import put_word, read, write
+from .records import put_word, read, replace, write
 from .workspace import acquire, copy, load, release
 
 
@@ -23,15 +23,26 @@ class Shard(NamedTuple):
     tasks: int
     training: int               # the address of the Training
     start: int                  # the batch's first row of the data
-    rows: int
-    rows_each: int
+    rows: int                   # of the batch
+    rows_each: int              # of a shard; the last one may have fewer
     most_threads: int           # of a pass
-    key: int                    # of the dropouts
+    key: int                    # of the first layer's dropout
+    factor: float               # what the gradient of a row of the loss is multiplied by, times its weight
+    scale: float                # what rows' weights are multiplied by (losses.scale_of)
+
+
+class Rows(NamedTuple):
+    """The rows of a shard."""
+
+    shard: int                  # its number
+    first: int                  # the first one's number in the batch
+    start: int                  # and in the data
+    count: int
 
 
 @kernel
 def gather(source, source_row, order, target, row_bytes, rows):
-    """Copy rows, one after another, to an address, which is returned."""
+    """Copy rows, one after another, to an address, and return it."""
     for i in range(rows):
         copy(target + i * row_bytes, source + load(order + 8 * i) * source_row, row_bytes)
     return target
@@ -43,107 +54,123 @@ def _build_shard(dtype):
 
     @kernel
     def layer_of(job, k, first):
-        """Layer k, its buffers from row `first` of the batch on."""
+        """Return layer k, its buffers from row `first` of the batch on."""
         layer = read(job.layers + k * LAYER_BYTES, Layer)
         offset = first * layer.neurons * tile.itemsize(tiles.full)
-        slope = layer.slope + offset if layer.slope != 0 else 0
-        return Layer(*layer[:9], layer.y + offset, slope, layer.dvalues + offset, *layer[12:])
+        saved = layer.saved + offset if layer.saved != 0 else 0
+        return replace(layer, y=layer.y + offset, saved=saved, dvalues=layer.dvalues + offset)
 
     @kernel
     def dense(data, rows, cols):
-        """The Matrix at an address, its rows one after another."""
+        """Return the Matrix at an address, its rows one after another."""
         size = tile.itemsize(tiles.full)
-        return Matrix(data, rows, cols, cols * size, size)
+        return Matrix(data=data, rows=rows, cols=cols, row_step=cols * size, col_step=size)
 
     @kernel
     def some(data, rows, cols):
-        """The same, or none at the address 0."""
+        """Return the Matrix at an address, its rows one after another, or none at the address 0."""
         return dense(data, rows, cols) if data != 0 else NO_MATRIX
 
     @kernel
-    def dropped(layer, values, out, rows, first, key, most_threads, memory):
-        count = rows * layer.neurons
-        job = Dropout(blocking.blocks(count, dropout.CHUNK), count, first * layer.neurons, values, out, key, layer.least,
-                      layer.factor)
-        run(drop(), job, memory, min(most_threads, blocking.threads(count * dropout.WORK)))
+    def dropout_of(layer, rows, values, out, key):
+        """Return the Dropout of a shard's rows: values, out (rows, neurons)."""
+        count = rows.count * layer.neurons
+        return Dropout(tasks=blocking.blocks(count, dropout.CHUNK), count=count, first=rows.first * layer.neurons,
+                       values=values, out=out, key=key, least=layer.least, factor=layer.factor)
 
     @kernel
-    def forward(job, x, rows, first, task, memory):
+    def run_dropout(job, most_threads, memory):
+        """Run a Dropout."""
+        run(drop(), job, memory, min(most_threads, blocking.threads(job.count * dropout.WORK)))
+
+    @kernel
+    def forward(job, task, rows, x, memory):
+        """Compute each layer's y from x (rows, inputs)."""
         inputs = x
-        for k in range(job.count):
-            layer = layer_of(job, k, first)
+        for k in range(job.count):                                          # inputs (M, K), weights (K, N), y (M, N)
+            layer = layer_of(job, k, rows.first)
             if layer.least >= 0:
                 if drop() == 0:
                     return drop_unbound()
-                dropped(layer, inputs.data, layer.y, rows, first, task.key + k, task.most_threads, memory)
+                run_dropout(dropout_of(layer, rows, inputs.data, layer.y, task.key + k), task.most_threads, memory)
             else:
                 status = _link.call(layer.forward, (
                     inputs, dense(layer.weights, layer.inputs, layer.neurons), some(layer.biases, 1, layer.neurons),
-                    dense(layer.y, rows, layer.neurons), some(layer.slope, rows, layer.neurons), layer.activation,
+                    dense(layer.y, rows.count, layer.neurons), some(layer.saved, rows.count, layer.neurons), layer.activation,
                     task.most_threads))
                 if status != _link.OK:
                     return status
-            inputs = dense(layer.y, rows, layer.neurons)
+            inputs = dense(layer.y, rows.count, layer.neurons)
         return _link.OK
 
     @kernel
-    def backward(job, x, rows, first, distance, task, memory):
-        """The gradient with respect to the scores stands in the last layer's dvalues; `distance` of this shard's gradients."""
-        for k in range(job.upper - 1, max(job.first, job.lower) - 1, -1):
-            layer = layer_of(job, k, first)
+    def backward(job, task, rows, x, memory):
+        """Compute the shard's gradients from that with respect to the scores, which the last layer's dvalues hold."""
+        distance = rows.shard * job.distance
+        for k in range(job.upper - 1, max(job.first, job.lower) - 1, -1):   # dvalues (M, N), weights (K, N), before (M, K)
+            layer = layer_of(job, k, rows.first)
             if layer.least >= 0:
-                dropped(layer, layer.dvalues, layer.dvalues, rows, first, task.key + k, task.most_threads, memory)
+                run_dropout(dropout_of(layer, rows, layer.dvalues, layer.dvalues, task.key + k), task.most_threads, memory)
             else:
-                inputs = dense(layer_of(job, k - 1, first).y, rows, layer.inputs) if k > 0 else x
-                before = some(layer_of(job, k - 1, first).dvalues if k > job.first else 0, rows, layer.inputs)
-                s = NO_MATRIX
+                inputs = dense(layer_of(job, k - 1, rows.first).y, rows.count, layer.inputs) if k > 0 else x
+                before = some(layer_of(job, k - 1, rows.first).dvalues if k > job.first else 0, rows.count, layer.inputs)
+                saved = NO_MATRIX
                 if layer.activation != IDENTITY:
-                    s = dense(layer.slope if layer.activation == GELU else layer.y, rows, layer.neurons)
-                dvalues, weights = dense(layer.dvalues, rows, layer.neurons), dense(layer.weights, layer.inputs, layer.neurons)
+                    saved = dense(layer.saved if layer.activation == GELU else layer.y, rows.count, layer.neurons)
+                dvalues = dense(layer.dvalues, rows.count, layer.neurons)
+                weights = dense(layer.weights, layer.inputs, layer.neurons)
                 dbiases = dense(layer.dbiases + distance, 1, layer.neurons)
                 if layer.product != 0:              # there is one shard then: these are all rows of the batch
-                    write(layer.product, dweights.product_of(machine, inputs, layer.dz, layer.neurons, layer.row_block))
-                    status = _link.call(layer.backward, (dvalues, s, weights, before, dbiases, layer.dz, layer.activation))
+                    here = blocking.with_caches(machine)
+                    write(layer.product, dweights.product_of(here, inputs, layer.dz, layer.neurons, layer.row_block))
+                    status = _link.call(layer.backward, (dvalues, saved, weights, before, dbiases, layer.dz, layer.activation))
                 else:
                     gradient = dense(layer.dweights + distance, layer.inputs, layer.neurons)
-                    status = _link.call(layer.backward, (dvalues, s, inputs, weights, before, gradient, dbiases,
+                    status = _link.call(layer.backward, (dvalues, saved, inputs, weights, before, gradient, dbiases,
                                                          layer.activation, task.most_threads))
                 if status != _link.OK:
                     return status
         return _link.OK
 
     @kernel
-    def losses_of(job, rows, first, start, sums, task, memory):
-        """Losses and gradients of rows from `first` of the batch, row `start` of the data, on."""
-        last = layer_of(job, job.count - 1, first)
+    def losses_of(job, task, rows, memory):
+        """Compute the losses of the shard's rows, and the gradients with respect to their scores."""
+        last = layer_of(job, job.count - 1, rows.first)
         row_bytes = last.neurons * tile.itemsize(tiles.full)
         if last.dvalues != last.y:
-            copy(last.dvalues, last.y, rows * row_bytes)
-        targets, row = job.targets + start * job.targets_bytes, job.targets_bytes
+            copy(last.dvalues, last.y, rows.count * row_bytes)
+        targets, row = job.targets + rows.start * job.targets_bytes, job.targets_bytes
         if job.targets_order != 0:
-            targets = gather(job.targets, row, job.targets_order + 8 * start, job.gathered_targets + first * row, row, rows)
+            targets = gather(job.targets, row, job.targets_order + 8 * rows.start, job.gathered_targets + rows.first * row, row,
+                             rows.count)
         weights = 0
         if job.weights != 0:
-            weights = job.weights + 8 * start if job.targets_order == 0 else job.gathered_weights + 8 * first
-        parts = Loss(blocking.blocks(rows, losses.ROWS), rows, last.neurons, last.dvalues, row_bytes, job.loss, targets,
-                     job.targets_row, weights, job.loss_numbers, sums)
-        run(loss(), parts, memory, min(task.most_threads, blocking.threads(rows * last.neurons * losses.WORK)))
+            weights = job.weights + 8 * rows.start if job.targets_order == 0 else job.gathered_weights + 8 * rows.first
+        parts = Loss(tasks=blocking.blocks(rows.count, losses.ROWS), rows=rows.count, cols=last.neurons,
+                     scores=last.dvalues, scores_row=row_bytes, kind=job.loss,
+                     targets=targets, targets_row=job.targets_row, weights=weights,
+                     factor=task.factor, least=job.least, most=job.most, scale=task.scale,
+                     sums=job.sums + rows.shard * sums_bytes(task.rows_each))
+        run(loss(), parts, memory, min(task.most_threads, blocking.threads(rows.count * last.neurons * losses.WORK)))
 
     @kernel
     def do_shard(task, number, memory):
-        job = read(task.training, Training)
-        first = number * task.rows_each
-        rows, start = min(task.rows_each, task.rows - first), task.start + first
-        row = job.inputs * tile.itemsize(tiles.full)
-        x = Matrix(job.x + start * job.x_row, rows, job.inputs, job.x_row, tile.itemsize(tiles.full))
+        """Do the forward pass, the losses and the backward pass of the rows of one shard; return a status."""
+        job, first = read(task.training, Training), number * task.rows_each
+        rows = Rows(shard=number, first=first, start=task.start + first, count=min(task.rows_each, task.rows - first))
+        size = tile.itemsize(tiles.full)
+        x = Matrix(data=job.x + rows.start * job.x_row, rows=rows.count, cols=job.inputs, row_step=job.x_row, col_step=size)
         if job.order != 0:
-            x = dense(gather(job.x, job.x_row, job.order + 8 * start, job.gathered + first * row, row, rows), rows, job.inputs)
+            row_bytes = job.inputs * size
+            gathered = gather(job.x, job.x_row, job.order + 8 * rows.start, job.gathered + first * row_bytes, row_bytes,
+                              rows.count)
+            x = dense(gathered, rows.count, job.inputs)
         if job.upper == job.count:
-            status = forward(job, x, rows, first, task, memory)
+            status = forward(job, task, rows, x, memory)
             if status != _link.OK:
                 return status
-            losses_of(job, rows, first, start, job.sums + number * sums_bytes(task.rows_each), task, memory)
-        return backward(job, x, rows, first, number * job.distance, task, memory)
+            losses_of(job, task, rows, memory)
+        return backward(job, task, rows, x, memory)
 
     def shard(job_address, worker, number):
         task = read(job_address, Shard)
@@ -162,5 +189,5 @@ shard = _link.units("shard", TASK, _build_shard)
 
 @kernel
 def sums_bytes(rows):
-    """Of the sums of the losses of so many rows."""
+    """Return the bytes of the Sums of so many rows."""
     return blocking.blocks(rows, losses.ROWS) * losses.SUMS_BYTES

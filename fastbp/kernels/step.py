@@ -1,43 +1,57 @@
-"""A step of an optimiser, and if it is checked only if all that it computes is finite.
+"""A step of an optimiser, which is made, if it is to be checked, only if all that it computes is finite.
 
 Where the norms do not tell that beforehand (finite.py), the step is made, looked at, and undone if it must be.
 """
 import math
+from typing import NamedTuple
 
 from numba import types
 
 from .. import _link
 from .._jit import kernel
 from . import blocking, dweights, finite, optimizers, record
-from .arithmetic import number, put_number
 from .finite import GRADIENT, PENALTY, are_finite, is_safe, is_small, look, norms_found, squares
-from .optimizers import CHUNK, STATES, Update, added, array_at, call_of, put_rates
+from .optimizers import CHUNK, Update, added, array_at, call_of, with_rates
 from .parallel import REGION_BYTES, run
-from .records import put_word, read
-from .workspace import acquire, copy, load, release
+from .records import put_word, read, replace, write
+from .workspace import COUNTING, acquire, copy, load, release, take
+
+# What `keep` does: only count bytes, copy to an arena, or copy back from there.
+_COUNT, _KEEP, _RESTORE = range(3)
+
+
+class StepMemory(NamedTuple):
+    """The memory of a step."""
+
+    queue: int                  # the queue of its tasks
+    workers: int                # dweights.WorkerMemory of each thread
+    end: int
 
 
 def _build_step(dtype):
-    tiles, machine, precision, size = blocking.tiles(dtype), blocking.machine(dtype), dtype.bitwidth, dtype.bitwidth // 8
+    tiles, machine = blocking.tiles(dtype), blocking.machine(dtype)
+    precision, size = dtype.bitwidth, dtype.bitwidth // 8
     update, norms = optimizers.update[dtype].address, finite.norms[dtype].address
 
     @kernel
-    def kept_bytes(job):
-        """Return the bytes of all parameters and of what is remembered of them."""
-        count = 0
-        for k in range(job.count):
-            count += array_at(job, k).count
-        return (1 + STATES[job.kind]) * count * size
+    def step_memory(job, arena, threads):
+        """Return the StepMemory in an arena."""
+        here = blocking.with_caches(machine)
+        queue, arena = take(arena, REGION_BYTES)
+        workers, arena = take(arena, threads * dweights.worker_bytes(here, job.block_bytes) if job.block_bytes > 0 else 0)
+        return StepMemory(queue=queue, workers=workers, end=arena)
 
     @kernel
-    def keep(job, memory, back):
-        """Copy all parameters and what is remembered of them to an address, or `back` from there."""
+    def keep(job, arena, way):
+        """Copy all parameters and what is remembered of them to an arena, or back; return the arena's end."""
         for k in range(job.count):
             array = array_at(job, k)
             for address in (array.values, array.velocity, array.square):
                 if address != 0:
-                    copy(address if back else memory, memory if back else address, array.count * size)
-                    memory += array.count * size
+                    kept, arena = take(arena, array.count * size)
+                    if way != _COUNT:
+                        copy(address if way == _RESTORE else kept, kept if way == _RESTORE else address, array.count * size)
+        return arena
 
     @kernel
     def status_of(job, penalty):
@@ -52,55 +66,52 @@ def _build_step(dtype):
         return _link.OK
 
     @kernel
-    def make(job, memory, scratch, threads):
-        """Make a step; returns its penalty."""
-        run(update(), Update(*job[:-1], scratch), memory, threads)
-        l2 = number(job.l2)
-        return 0.5 * l2 * added(job, 0, job.tasks, 0) if l2 > 0.0 else 0.0         # squares may be inf
+    def make(job, memory, threads):
+        """Make a step in a StepMemory; return its penalty."""
+        run(update(), replace(job, scratch=memory.workers), memory.queue, threads)
+        return 0.5 * job.l2 * added(job, 0, job.tasks).penalised if job.l2 > 0.0 else 0.0       # squares may be inf
 
     @kernel
-    def make_or_undo(job, memory, scratch, threads):
-        """(status, penalty) of a step that is undone if it computes what is not finite."""
-        kept, slot = acquire(kept_bytes(job))
+    def make_or_undo(job, memory, threads):
+        """Make a step in a StepMemory, and undo it if it computes what is not finite; return (status, penalty)."""
+        kept, slot = acquire(keep(job, COUNTING, _COUNT))
         if kept == 0:
             return _link.NO_MEMORY, 0.0
-        keep(job, kept, False)
-        penalty = make(job, memory, scratch, threads)
+        keep(job, kept, _KEEP)
+        penalty = make(job, memory, threads)
         status = status_of(job, penalty)
         if status != _link.OK:
-            keep(job, kept, True)
+            keep(job, kept, _RESTORE)
         release(slot)
         return status, penalty
 
     def step(address):
-        """One step of the Update at an address, whose `l2` is set."""
-        begun, job = record.begin(), read(address, Update)
+        """Make one step of the Update at an address, whose `l2` is set, and write its penalty there; return a status."""
+        begun, job = record.begin(), with_rates(read(address, Update))
         threads = blocking.threads(job.tasks * CHUNK * blocking.ELEMENT_WORK)
-        scratch = threads * dweights.worker_bytes(blocking.with_caches(machine), job.block_bytes) if job.block_bytes > 0 else 0
-        memory, slot = acquire(REGION_BYTES + scratch)
-        if memory == 0:
+        acquired, slot = acquire(step_memory(job, COUNTING, threads).end)
+        if acquired == 0:
             return _link.NO_MEMORY
-        put_rates(job)
+        memory = step_memory(job, acquired, threads)
         status, safe = _link.OK, False
         if job.check != 0:
             if is_small(job):
                 # The gradient is a sum over shards, whose norm is at most the root of their number times that of them all.
                 g = math.sqrt(squares(tiles.row, job.stored, job.stored_count) * job.shards)
-                safe = is_safe(job, g, math.sqrt(added(job, 0, job.tasks, 2)))
+                safe = is_safe(job, g, math.sqrt(added(job, 0, job.tasks).parameters))
             else:
-                look(job, address, norms(), memory)
+                look(job, address, norms(), memory.queue)
                 safe = is_safe(job, *norms_found(job))
         if job.check == 0 or safe:
-            penalty = make(job, memory, memory + REGION_BYTES, threads)
+            penalty = make(job, memory, threads)
         else:
-            status, penalty = make_or_undo(job, memory, memory + REGION_BYTES, threads)
-        put_word(job.known, int(safe))
+            status, penalty = make_or_undo(job, memory, threads)
+        write(address, replace(job, penalty=penalty, known=int(safe)))
         release(slot)
         if status != _link.OK:
             return status
-        put_number(job.l2 + 8, penalty)
         put_word(job.steps, load(job.steps) + 1)
-        if begun[0] != 0:
+        if begun.log != 0:
             record.finish_pass(begun, record.UPDATE, call_of(job, precision))
         return _link.OK
 

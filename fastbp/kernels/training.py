@@ -1,7 +1,7 @@
-"""Training steps without Python in between: the shards of a batch, and the optimiser's step, and again.
+"""Training steps without Python in between: the shards of a batch, the optimiser's step, and again.
 
-A run goes on where the last one stopped, at a whole step: after so many batches, at the end of the data, or before the step
-of a batch whose loss, gradient or penalty is not finite (finite.py).
+A run goes on where the last one stopped, which is at a whole step: after so many batches, at the end of the data, or before
+the step of a batch whose loss, gradient or penalty is not finite (finite.py).
 """
 import math
 
@@ -11,16 +11,14 @@ from .. import _link
 from .._jit import kernel
 from . import blocking, loops, losses, team
 from . import step as optimizer_step
-from .arithmetic import number, put_number
+from .arithmetic import number
 from .finite import LOSS
-from .network import Training
+from .network import Progress, Results, Training
 from .optimizers import Update
 from .parallel import REGION_BYTES, run, run_with_team
-from .records import put_word, read
+from .records import read, replace, write
 from .shard import Shard, gather, shard, sums_bytes
 from .workspace import acquire, load, release
-
-_SHARDS, _MULTIPLY = map(Update._fields.index, ("shards", "multiply"))
 
 
 def _build_steps(dtype):
@@ -28,14 +26,14 @@ def _build_steps(dtype):
 
     @kernel
     def weight_of(job, start, rows):
-        """(the sum of a batch's weights times the scale, scale), after gathering them; (1, 1) if all are 0: so is the loss."""
+        """Gather a batch's weights; return (their sum times a scale, the scale), (1, 1) if all are 0: so is the loss then."""
         if job.weights == 0:
             return float(rows), 1.0
         weights = job.weights + 8 * start
         if job.targets_order != 0:
             weights = gather(job.weights, 8, job.targets_order + 8 * start, job.gathered_weights, 8, rows)
         largest, weight = 0.0, 0.0
-        for i in range(rows):
+        for i in range(rows):                                                       # weights (rows,)
             largest = max(largest, number(weights + 8 * i))
         scale = losses.scale(largest)
         for i in range(rows):
@@ -43,74 +41,68 @@ def _build_steps(dtype):
         return weight if weight > 0.0 else 1.0, scale
 
     @kernel
-    def all_shards(job_address, start, rows, key, memory):
-        """The status of forward, loss and backward of a batch."""
-        job = read(job_address, Training)
-        rows_each = blocking.blocks(rows, job.shards)
-        tasks = blocking.blocks(rows, rows_each)
-        run(work(), Shard(tasks, job_address, start, rows, rows_each, blocking.MOST_THREADS if tasks == 1 else 1, key),
-            memory, blocking.threads(rows * job.work))
-        for i in range(tasks):
+    def status_of(job, task):
+        """Return the first status of a batch's shards that is not OK."""
+        for i in range(task.tasks):
             status = load(job.statuses + 8 * i)
             if status != _link.OK:
-                return status, tasks, rows_each
-        return _link.OK, tasks, rows_each
+                return status
+        return _link.OK
 
     @kernel
-    def added(job, rows, tasks, rows_each):
-        """(losses, what is right) of a batch."""
-        losses_sum, right = 0.0, 0.0
-        for i in range(tasks):
-            size = min(rows_each, rows - i * rows_each)
+    def added(job, task):
+        """Return the Sums of a batch."""
+        loss, right = 0.0, 0.0
+        for i in range(task.tasks):
+            size = min(task.rows_each, task.rows - i * task.rows_each)
             for k in range(blocking.blocks(size, losses.ROWS)):
-                at = job.sums + i * sums_bytes(rows_each) + k * losses.SUMS_BYTES
-                losses_sum += number(at)
-                right += number(at + 8)
-        return losses_sum, right
+                sums = read(job.sums + i * sums_bytes(task.rows_each) + k * losses.SUMS_BYTES, losses.Sums)
+                loss += sums.loss
+                right += sums.right
+        return losses.Sums(loss=loss, right=right)
 
     @kernel
-    def step(job_address, start, memory):
+    def step(job_address, memory):
+        """Make a step, or as much of it as the Training says; return a status."""
         job = read(job_address, Training)
-        rows, key = min(job.batch, job.rows - start), load(job.progress + 8)
-        weight, scale = weight_of(job, start, rows)
-        put_number(job.loss_numbers, number(job.gradient_factor) / weight)
-        put_number(job.loss_numbers + 24, scale)
-        status, tasks, rows_each = all_shards(job_address, start, rows, key, memory)
+        progress = read(job.progress, Progress)
+        rows = min(job.batch, job.rows - progress.row)
+        weight, scale = weight_of(job, progress.row, rows)
+        rows_each = blocking.blocks(rows, job.shards)
+        tasks = blocking.blocks(rows, rows_each)
+        task = Shard(tasks=tasks, training=job_address, start=progress.row, rows=rows, rows_each=rows_each,
+                     most_threads=blocking.MOST_THREADS if tasks == 1 else 1, key=progress.key,
+                     factor=job.gradient_factor / weight, scale=scale)
+        run(work(), task, memory, blocking.threads(rows * job.work))
+        status = status_of(job, task)
         if status != _link.OK or job.lower > 0:
             return status
-        total, right = added(job, rows, tasks, rows_each)
-        mean = total * number(job.loss_factor) / weight
-        if job.check != 0 and not math.isfinite(number(job.results) + mean * rows):
+        sums, results = added(job, task), read(job.results, Results)
+        mean = sums.loss * job.loss_factor / weight
+        if job.check != 0 and not math.isfinite(results.losses + mean * rows):
             return LOSS
         penalty = 0.0
         if job.update != 0:
-            update = read(job.update, Update)
-            shared = number(job.penalty + 8) != 0.0
-            put_number(update.l2, number(job.penalty) / (weight / scale) if shared else number(job.penalty))
-            put_word(job.update + 8 * _SHARDS, tasks)
-            put_word(job.update + 8 * _MULTIPLY, product())
+            l2 = job.l2 / (weight / scale) if job.shared != 0 else job.l2
+            write(job.update, replace(read(job.update, Update), l2=l2, shards=tasks, multiply=product()))
             status = _link.call(optimize(), (job.update,))
             if status != _link.OK:
                 return status
-            penalty = number(update.l2 + 8)
-        put_number(job.results, number(job.results) + (mean + penalty) * rows)
-        put_number(job.results + 8, number(job.results + 8) + weight / scale)
-        put_number(job.results + 16, number(job.results + 16) + right)
-        put_number(job.results + 24, mean)
-        put_word(job.progress, start + rows)
-        put_word(job.progress + 8, key + job.count)
+            penalty = read(job.update, Update).penalty
+        write(job.results, Results(losses=results.losses + (mean + penalty) * rows, weights=results.weights + weight / scale,
+                                   right=results.right + sums.right))
+        write(job.progress, Progress(row=progress.row + rows, key=progress.key + job.count, batch_loss=mean))
         return _link.OK
 
     def steps(job_address, batches):
-        """Up to so many steps."""
+        """Make up to so many steps; return a status."""
         job = read(job_address, Training)
         memory, slot = acquire(REGION_BYTES)
         if memory == 0:
             return _link.NO_MEMORY
-        status, start = _link.OK, load(job.progress)
-        while status == _link.OK and batches > 0 and start < job.rows:
-            status = step(job_address, start, memory)
-            start, batches = load(job.progress), batches - 1
+        status = _link.OK
+        while status == _link.OK and batches > 0 and read(job.progress, Progress).row < job.rows:
+            status, batches = step(job_address, memory), batches - 1
         release(slot)
         return status
 
@@ -125,7 +117,7 @@ def _build_train(dtype):
     steps = _steps[dtype].address
 
     def train(job_address, batches):
-        """The same, with threads at hand where a step is worth them."""
+        """Make up to so many steps, with threads at hand where a step is worth them; return a status."""
         job = read(job_address, Training)
         memory, slot = acquire(team.BYTES)
         if memory == 0:

@@ -8,14 +8,13 @@ import numpy as np
 
 from .. import _state
 from .._memory import address
-from ..kernels.record import EVENT_BYTES, LOG_BYTES, WORDS, Event, bind
+from ..kernels.record import EVENT_BYTES, LOG_BYTES, WORDS, Event, Header, bind
+from ..kernels.records import fields_of, layout
+from ..kernels.vector import CACHE_LINE
 
-EVENT = np.dtype([*((name, np.int64) for name in Event._fields), ("unused", np.int64, 2), ("end", np.int64),
-                  ("words", np.int64, WORDS)])
+EVENT = np.dtype([*layout(Event).descr, ("unused", np.uint8, CACHE_LINE - layout(Event).itemsize), ("words", np.int64, WORDS)])
 assert EVENT.itemsize == EVENT_BYTES
 
-# The words of a log's header have these places.
-_COUNT, _CAPACITY = 0, 1
 # Logs that no profile uses. Their memory is never freed, because a kernel that began while a profile was active may record its
 # end at any later time.
 _logs = []
@@ -46,8 +45,9 @@ class Log:
         with _lock:
             if _state.words[_state.PROFILE]:
                 raise RuntimeError("a profile is active already, expected one at a time in a process")
-            self._events[:min(self._header[_COUNT], self.capacity)] = np.zeros((), EVENT)
-            self._header[_COUNT], self._header[_CAPACITY] = 0, self.capacity
+            header = fields_of(Header, self._header)
+            self._events[:min(header["count"], self.capacity)] = np.zeros((), EVENT)
+            header["count"], header["capacity"] = 0, self.capacity
             self._start = now()
             size = LOG_BYTES + self.capacity * EVENT_BYTES
             _state.words[_state.PROFILE] = address("log", self._memory, np.dtype(np.uint8), size, written=True)
@@ -55,7 +55,7 @@ class Log:
     def stop(self) -> tuple[np.ndarray, int]:
         """Return the events that began and ended since the start, an array of EVENT, and how many events found no room."""
         _state.words[_state.PROFILE] = 0
-        count = int(self._header[_COUNT])
+        count = int(fields_of(Header, self._header)["count"])
         events = self._events[:min(count, self.capacity)].copy()
         return events[(events["end"] != 0) & (events["start"] >= self._start)], max(0, count - self.capacity)
 

@@ -61,9 +61,10 @@ class Pass(NamedTuple):
 class _Span:
     """An event with its place in the tree of events."""
 
-    def __init__(self, index, event, end, words, units):
-        self.index, self.start, self.end, self.words = index, event.start, end, words
-        self.work, self.queue, self.thread, self.task = event.work, event.queue, event.thread, event.task
+    def __init__(self, index, event, words, units):
+        self.index = index
+        self.work, self.queue, self.thread, self.start, self.task, self.end = event
+        self.words = words
         self.unit = units[self.work].kind if self.work in units else ""
         self.parent, self.inner_ticks = None, 0
 
@@ -79,9 +80,8 @@ def collect(events: np.ndarray, start: int) -> list[Pass]:
     Passes that began before the events, or have not ended, are left out with their tasks.
     """
     units = _link.bound()
-    heads = map(Event._make, events[[*Event._fields]].tolist())
-    parts = zip(heads, events["end"].tolist(), events["words"].tolist(), strict=True)
-    spans = [_Span(i, head, end, words, units) for i, (head, end, words) in enumerate(parts)]
+    fields = events[[*Event._fields]].tolist()
+    spans = [_Span(i, *event, units) for i, event in enumerate(zip(fields, events["words"].tolist(), strict=True))]
     _nest(spans)
     _find_queues(spans)
     tasks, queues = defaultdict(list), defaultdict(list)
@@ -137,7 +137,7 @@ def _queue_of(span):
 
 def _pass(root, queues, spans, start):
     """Return the Pass of the span `root`, with the spans of its queues and tasks."""
-    call = Call._make(root.words[:len(Call._fields)])
+    call = Call(**dict(zip(Call._fields, root.words, strict=False)))
     ticks, works, tasks = defaultdict(float), defaultdict(lambda: Work(0.0, 0.0)), []
     for span in spans:
         inside = span.parent.unit if not span.queue else ""
