@@ -62,7 +62,7 @@ inlined = partial(kernel, forceinline=True)       # by LLVM, into an inner loop
 
 def _compile(function, signature, name, **options):
     check_enabled(name)
-    with _notice.compiling(f"the kernel {name}"), _signals.whole(), global_compiler_lock, _compiling():
+    with _notice.compiling(f"the kernel {name}"), _signals.defer_sigint(), global_compiler_lock, _compiling():
         dispatcher = njit(**FLAGS, **options)(function)
         _cache.attach(dispatcher, name)
         dispatcher.compile(signature)

@@ -13,7 +13,7 @@ import numpy as np
 
 from .. import _operands as operands
 from .. import functional
-from .._threads import at_most
+from .._threads import thread_limit
 from ..kernels.activations import GELU, IDENTITY, RELU
 from ..layers import Dropout
 from ..network import predictions
@@ -107,8 +107,8 @@ def dropped(values, rate, seed):
 def predict(network, x):
     """Sequential.predict of a Dask array, by the network as it is now."""
     x = as_batch("x", x)
-    network.as_inputs("x", *stand_ins([x]))
-    parts = dask.delayed(copy.deepcopy(network.parts()), pure=True, traverse=False)
+    network._as_inputs("x", *stand_ins([x]))
+    parts = dask.delayed(copy.deepcopy(network._specs()), pure=True, traverse=False)
     return da.map_blocks(_predict_of_chunk, whole_rows("x", x), parts=parts, loss=network.loss, dtype=network.dtype,
                          chunks=(x.chunks[0], (network.n_outputs,)), meta=_meta(network.dtype))
 
@@ -119,17 +119,17 @@ def _dropped_of_chunk(values, rate, seed, block_id):
 
 
 def _predict_of_chunk(x, parts, loss):
-    with at_most(1):
+    with thread_limit(1):
         return predictions(parts, loss, x)
 
 
 def _forward_of_chunk(x, weights, biases=None, *, activation, precision):
-    with at_most(1):
+    with thread_limit(1):
         return functional._forward(x, weights, biases, None, activation, precision=precision)
 
 
 def _backward_of_chunk(dvalues, s, x, weights, *, activation, need_dinputs, precision):
-    with at_most(1):
+    with thread_limit(1):
         return functional._backward(dvalues, s, x, weights, None, activation, need_dinputs, precision=precision)
 
 

@@ -37,7 +37,7 @@ def fit(network, x, y, *, optimizer, epochs, batch_size, client=None, progress=T
     Raises as Sequential.fit, before anything is computed; where a chunk cannot be computed, an error that names it.
     """
     _jit.check_enabled("fastbp.dask.fit")
-    callbacks = checked(network, epochs, batch_size, optimizer, callbacks)
+    callbacks, _ = checked(network, epochs, batch_size, optimizer, callbacks)
     check_count("checkpoint_every", checkpoint_every)
     if shares is not None:
         check_count("shares", shares)
@@ -89,7 +89,7 @@ def fit(network, x, y, *, optimizer, epochs, batch_size, client=None, progress=T
 
 
 def _state(network, optimizer):
-    return State(copy.deepcopy(network.parts()), copy.deepcopy(optimizer), [0.0, 0.0, 0.0])
+    return State(copy.deepcopy(network._specs()), copy.deepcopy(optimizer), [0.0, 0.0, 0.0])
 
 
 def _advance(training, end):

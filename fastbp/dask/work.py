@@ -6,11 +6,11 @@ from typing import NamedTuple
 import numpy as np
 from distributed import get_worker
 
-from .._threads import at_most
+from .._threads import thread_limit
 from ..kernels.finite import LOSS, NOT_FINITE
 from ..losses import Loss
 from ..optimizers import Optimizer
-from ..training import Part, Run
+from ..training import LayerSpec, TrainingSession
 from .exchange import Sum
 from .plan import Plan, parts
 
@@ -19,7 +19,7 @@ PIECE = 1 << 21                 # of a gradient, at least, that are sent while t
 
 
 class Chunk(NamedTuple):
-    """A chunk of the data as training.Run takes it."""
+    """A chunk of the data as training.TrainingSession takes it."""
 
     x: np.ndarray
     targets: np.ndarray
@@ -53,7 +53,7 @@ class Problem(NamedTuple):
 class State(NamedTuple):
     """What a training has come to."""
 
-    parts: list[Part]
+    parts: list[LayerSpec]
     optimizer: Optimizer
     results: list[float]        # of the epoch so far: of the rows' losses, of weights, and of what is right
 
@@ -126,7 +126,7 @@ def train(problem: Problem, stretch: Stretch, here: str, state: State, chunks: d
     state = copy.deepcopy(state)                        # others may need it as it was
     if stretch.first == 0:
         state.results[:] = [0.0] * len(state.results)
-    with at_most(get_worker().state.nthreads):
+    with thread_limit(get_worker().state.nthreads):
         if len(problem.plan.shares) == 1:
             return _alone(problem, stretch, state, chunks)
         with Sum(stretch.attempt, stretch.owners, here) as total:
@@ -185,7 +185,8 @@ def _together(problem, stretch, here, state, chunks, total):
 def run_of(problem, state):
     """Its steps are of a network alone if there is one share, else its gradients are parts of a sum."""
     apart = len(problem.plan.shares) > 1
-    return Run(state.parts, problem.inputs, problem.loss, state.optimizer, problem.plan.most_rows, l2=problem.l2, apart=apart,
+    return TrainingSession(state.parts, problem.inputs, problem.loss, state.optimizer, problem.plan.most_rows, l2=problem.l2,
+                           apart=apart,
                check=problem.check, key=problem.key)
 
 
