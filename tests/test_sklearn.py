@@ -28,7 +28,7 @@ from sklearn.preprocessing import StandardScaler  # noqa: E402
 from sklearn.utils.estimator_checks import check_estimator  # noqa: E402
 
 from fastbp import sklearn as ours  # noqa: E402
-from fastbp.training import Run  # noqa: E402
+from fastbp.training import TrainingSession  # noqa: E402
 
 ROWS = 107                      # no multiple of a batch
 NAMES = {"binary": "MLPClassifier", "classes": "MLPClassifier", "labels": "MLPClassifier", "number": "MLPRegressor",
@@ -118,13 +118,13 @@ def assert_predict_alike(pair, x, rtol=1e-9):
 @pytest.fixture
 def epochs(monkeypatch):
     """A list that grows with each epoch that is compiled."""
-    done, start = [], Run.start
+    done, start = [], TrainingSession.start
 
     def noted(self, *arguments):
         done.append(self)
         start(self, *arguments)
 
-    monkeypatch.setattr(Run, "start", noted)
+    monkeypatch.setattr(TrainingSession, "start", noted)
     return done
 
 
@@ -474,7 +474,7 @@ def test_ctrl_c_within_an_epoch(solver, steps, monkeypatch):
     x, y = data("number")
     estimators = pair("number", solver=solver)
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "finish", finish)
+        patch.setattr(TrainingSession, "finish", finish)
         patch.setattr(estimators[1], "_backprop", MethodType(backprop, estimators[1]), raising=False)
         both(estimators, "fit", x, y)
     assert len(calls) == steps + 1

@@ -20,7 +20,7 @@ import fastbp
 import fastbp.dask
 from fastbp.dask.exchange import Exchange, Sum, levels
 from fastbp.dask.work import PIECE
-from fastbp.training import Run
+from fastbp.training import TrainingSession
 
 ROWS, NEURONS, CHUNK = 4_000_000, 64, 125_000           # of the backward pass
 TRAININGS = [((64, 64, 10), 65_536), ((64, 256, 256, 10), 8192), ((64, 256, 256, 10), 32_768), ((784, 128, 10), 8192),
@@ -142,7 +142,7 @@ def arithmetic(sizes, rows):
     """Seconds of a step's gradient on one thread."""
     fastbp.set_num_threads(1)
     model = network(sizes)
-    run = Run(model.parts(), sizes[0], model.loss, fastbp.Adam(), rows, apart=True)
+    run = TrainingSession(model._specs(), sizes[0], model.loss, fastbp.Adam(), rows, apart=True)
     x = np.random.default_rng(0).standard_normal((rows, sizes[0]), dtype=np.float32)
     run.use(x, model.loss.as_targets(np.arange(rows) % sizes[-1], rows, sizes[-1], x.dtype), None)
     times, begin = [], time.perf_counter()
@@ -224,7 +224,7 @@ def simulate(found, latency, bandwidth, spread):
 def pieces(sizes, rows):
     """[bytes] of the pieces that a gradient is sent in, and [what part of the arithmetic is done] when each is there."""
     model = network(sizes)
-    run = Run(model.parts(), sizes[0], model.loss, fastbp.Adam(), rows, apart=True)
+    run = TrainingSession(model._specs(), sizes[0], model.loss, fastbp.Adam(), rows, apart=True)
     work = np.cumsum([a * b for a, b in zip(sizes, sizes[1:], strict=False)])
     total = 3 * work[-1] - work[0]                      # forward, and backward without the first layer's dinputs
     found = []
