@@ -1,6 +1,7 @@
 """The losses of the book: one number a sample in forward, and the gradient of their mean in backward."""
 import math
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -19,7 +20,8 @@ class Loss(Accumulated):
     trainable_layers, accumulated_sum and accumulated_count are what a model's passes keep.
     """
 
-    trainable_layers = ()
+    trainable_layers: Sequence[Any] = ()
+    forward: Callable[..., np.ndarray]
 
     def remember_trainable_layers(self, trainable_layers: list[Any]) -> None:
         """Set the layers whose penalties regularization_loss() sums up, as in chapter 18."""
@@ -30,10 +32,22 @@ class Loss(Accumulated):
         layers = self.trainable_layers if layer is None else [layer]
         return sum(penalty for each in layers for penalty in _regularization.penalties(each))
 
+    @overload
+    def calculate(self, output: ArrayLike, y: ArrayLike, *, include_regularization: Literal[False] = False) -> float: ...
+
+    @overload
+    def calculate(self, output: ArrayLike, y: ArrayLike, *, include_regularization: bool) -> Any: ...
+
     def calculate(self, output: ArrayLike, y: ArrayLike, *,
                   include_regularization: bool = False) -> float | tuple[float, float]:
         """Return the mean loss of the samples; with include_regularization, (that, regularization_loss())."""
         return self._beside_penalties(self._mean(self.forward(output, y)), include_regularization)
+
+    @overload
+    def calculate_accumulated(self, *, include_regularization: Literal[False] = False) -> float: ...
+
+    @overload
+    def calculate_accumulated(self, *, include_regularization: bool) -> Any: ...
 
     def calculate_accumulated(self, *, include_regularization: bool = False) -> float | tuple[float, float]:
         """Return what calculate does, for all samples since new_pass. Raises RuntimeError if there were none."""

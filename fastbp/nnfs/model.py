@@ -27,9 +27,12 @@ class Model:
     prints_steps = False        # whether an epoch without batch_size prints what one with it does, as from chapter 19 on
 
     def __init__(self) -> None:
-        self.layers = []
-        self.loss = self.optimizer = self.accuracy = None
-        self.input_layer = self.softmax_classifier_output = None
+        self.layers: list[Any] = []
+        self.loss: Any = None
+        self.optimizer: Any = None
+        self.accuracy: Any = None
+        self.input_layer: Any = None
+        self.softmax_classifier_output: Activation_Softmax_Loss_CategoricalCrossentropy | None = None
 
     def add(self, layer: Any) -> None:
         """Append a layer or an activation."""
@@ -131,11 +134,11 @@ class Model:
         for layer, arrays in zip(self.trainable_layers, parameters, strict=True):
             layer.set_parameters(*arrays)
 
-    def save_parameters(self, path: str | os.PathLike) -> None:
+    def save_parameters(self, path: str | os.PathLike[str]) -> None:
         """Write get_parameters() to a file, as a pickle (chapter 20). Raises OSError, and then the old file is as it was."""
         _files.write(path, pickle.dumps(self.get_parameters()))
 
-    def load_parameters(self, path: str | os.PathLike) -> None:
+    def load_parameters(self, path: str | os.PathLike[str]) -> None:
         """Set the parameters that save_parameters wrote, for a model of the same layers (chapter 20).
 
         To load a pickle is to run the code in it: load only files of people whom you would let use your computer. Raises
@@ -144,7 +147,7 @@ class Model:
         with open(path, "rb") as file:
             self.set_parameters(pickle.load(file))
 
-    def save(self, path: str | os.PathLike) -> None:
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model to a file, as a pickle, without what its last passes left in it (chapter 21).
 
         The optimizer and what it keeps of the layers are written, so that a loaded model can be trained on. Raises
@@ -161,7 +164,7 @@ class Model:
         _files.write(path, pickle.dumps(model))
 
     @staticmethod
-    def load(path: str | os.PathLike) -> "Model":
+    def load(path: str | os.PathLike[str]) -> "Model":
         """Return the model that save wrote (chapter 21).
 
         To load a pickle is to run the code in it: load only files of people whom you would let use your computer. Raises

@@ -3,6 +3,7 @@
 All is computed in the order and the dtypes of the book's listings: a float64 gradient of float32 biases makes their
 momentums float64, and the biases stay float32.
 """
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,10 @@ class _Optimizer:
     names: "momentums" is a layer's weight_momentums and bias_momentums. They begin as zeros in a step that misses one.
     """
 
-    _kept = ()
+    _kept: Any = ()
+    _step: Callable[..., tuple[Any, ...]]
 
-    def __init__(self, learning_rate, decay):
+    def __init__(self, learning_rate: float, decay: float):
         self.learning_rate = self.current_learning_rate = learning_rate
         self.decay = decay
         self.iterations = 0
@@ -56,9 +58,9 @@ class _Optimizer:
 class _CachingOptimizer(_Optimizer):
     """A rule that divides by the root of a mean of the squared gradients, weight_cache and bias_cache; epsilon avoids 0."""
 
-    _kept = ("cache",)
+    _kept: Any = ("cache",)
 
-    def __init__(self, learning_rate, decay, epsilon):
+    def __init__(self, learning_rate: float, decay: float, epsilon: float):
         super().__init__(learning_rate, decay)
         self.epsilon = epsilon
 
