@@ -9,7 +9,7 @@ dtypes  float32 and float64 are computed as they are, float16 as float32. NumPy'
 layout  may be any: C or Fortran order, strided, reversed, unaligned, read-only. Inputs are never changed.
 out     is always overwritten, never added to. It may overlap an input.
 """
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import chain
 from typing import Any, TypeAlias
 
@@ -147,7 +147,7 @@ def warmup(*dtypes: DTypeLike) -> None:
             _link.bind_rare(_NUMBA_TYPE[dtype])
 
 
-def run(compiled, *arguments):
+def run(compiled: Callable[..., int], *arguments: Any) -> int:
     """Call a compiled function and return its status; compile the kernels that it turns out to need, and call it again.
 
     Raises MemoryError where a kernel has no memory for its workspace.
@@ -161,7 +161,7 @@ def run(compiled, *arguments):
     return status
 
 
-def training(dtype, kinds, in_blocks):
+def training(dtype: np.dtype[Any], kinds: Iterable[Any], in_blocks: bool) -> tuple[Any, dict[Any, list[int]]]:
     """Return (train, {kind: addresses of its passes}): compiled steps for a dtype of networks with products of these kinds.
 
     in_blocks: whether another kernel than the backward pass computes dweights.
