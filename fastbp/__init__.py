@@ -2,6 +2,7 @@
 from . import compiled as _compiled  # noqa: F401  (makes the functions callable from @njit code)
 from ._config import show_config
 from ._threads import get_num_threads, set_num_threads
+from .fit import History
 from .functional import (
     dense_backward,
     dense_forward,
@@ -12,13 +13,13 @@ from .functional import (
     warmup,
 )
 from .layers import Dense, DenseReLU, Dropout, ReLU
-from .losses import BinaryCrossEntropy, MeanSquaredError, SoftmaxCrossEntropy, softmax
+from .losses import BinaryCrossEntropy, Loss, MeanSquaredError, SoftmaxCrossEntropy, softmax
 from .network import Sequential, load
-from .optimizers import SGD, Adam, AdamW
+from .optimizers import SGD, Adam, AdamW, Optimizer
 from .profiler import profile
 
 __version__ = "0.1.0"
-__all__ = ["Adam", "AdamW", "BinaryCrossEntropy", "Dense", "DenseReLU", "Dropout", "MeanSquaredError", "ReLU", "SGD",
-           "Sequential", "SoftmaxCrossEntropy", "dense_backward", "dense_forward", "dense_relu_backward",
-           "dense_relu_forward", "get_num_threads", "load", "profile", "relu_backward", "relu_forward", "set_num_threads",
-           "show_config", "softmax", "warmup"]
+__all__ = ["Adam", "AdamW", "BinaryCrossEntropy", "Dense", "DenseReLU", "Dropout", "History", "Loss", "MeanSquaredError",
+           "Optimizer", "ReLU", "SGD", "Sequential", "SoftmaxCrossEntropy", "dense_backward", "dense_forward",
+           "dense_relu_backward", "dense_relu_forward", "get_num_threads", "load", "profile", "relu_backward", "relu_forward",
+           "set_num_threads", "show_config", "softmax", "warmup"]

@@ -59,7 +59,7 @@ def start(unit, units):
     names = [u.name for kind in _KINDS_OF[unit.kind] for u in units if (u.kind, u.dtype) == (kind, unit.dtype) and u is not unit
              and not u.is_compiled()]
     if names:
-        with suppress(OSError), _signals.whole():
+        with suppress(OSError), _signals.defer_sigint():
             _helpers[unit.dtype] = _Helper(names)
 
 
@@ -81,7 +81,7 @@ def wait(name):
 
 def stop():
     """End the other processes, as compiling was interrupted. They are started again when they are needed."""
-    with _signals.whole():
+    with _signals.defer_sigint():
         while _helpers:
             _helpers.popitem()[1].stop()
 

@@ -75,7 +75,7 @@ def formula(function):
 
 def _compile(function, signature, name, **options):
     check_enabled(name)
-    with _notice.compiling(f"the kernel {name}"), _signals.whole(), global_compiler_lock, _compiling():
+    with _notice.compiling(f"the kernel {name}"), _signals.defer_sigint(), global_compiler_lock, _compiling():
         dispatcher = njit(**FLAGS, **options)(function)
         _cache.attach(dispatcher, name)
         dispatcher.compile(signature)

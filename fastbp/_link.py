@@ -123,7 +123,7 @@ def _bind_all(some):
                 compiled[unit] = unit.compile()
     finally:
         _queue = None
-    with _signals.whole():
+    with _signals.defer_sigint():
         for unit in sorted(compiled, key=lambda unit: unit.rare):
             _state.words[unit._word] = compiled[unit]
 

@@ -11,7 +11,7 @@ _STOPPING = tuple(int(getattr(signal, name)) for name in
 
 
 @contextmanager
-def whole() -> Iterator[None]:
+def defer_sigint() -> Iterator[None]:
     """Let signals that come within the block, Ctrl-C or a program's own SIGALRM, have their effect at its end.
 
     Python calls a handler between any two instructions of the main thread, so also within Numba, where what it raises leaves

@@ -48,7 +48,7 @@ def set_num_threads(n: int) -> None:
         raise TypeError(f"n was {n!r}, expected an integer of at least 1")
     if n < 1:
         raise ValueError(f"n was {n}, expected an integer of at least 1")
-    with _signals.whole(), _lock:
+    with _signals.defer_sigint(), _lock:
         _wanted = int(n)
         if _prepared:
             _apply()
@@ -56,16 +56,16 @@ def set_num_threads(n: int) -> None:
 
 
 @contextlib.contextmanager
-def at_most(n: int) -> Iterator[None]:
+def thread_limit(n: int) -> Iterator[None]:
     """Meanwhile kernels of this process use up to n threads, whoever calls them: an engine has more of its own."""
-    with _signals.whole(), _lock:
+    with _signals.defer_sigint(), _lock:
         _limits.append(n)
         if _prepared:
             _apply()
     try:
         yield
     finally:
-        with _signals.whole(), _lock:
+        with _signals.defer_sigint(), _lock:
             _limits.remove(n)
             if _prepared:
                 _apply()
@@ -107,7 +107,7 @@ def prepare() -> None:
     global _prepared
     if _prepared:
         return
-    with _signals.whole(), _lock:
+    with _signals.defer_sigint(), _lock:
         if not _prepared:
             caches = _cpu.caches()
             _state.words[_state.L1], _state.words[_state.L2], _state.words[_state.L3] = caches
@@ -122,7 +122,7 @@ def start() -> bool:
     To load parallel code is to start the layer that the user chose: so this comes before it, for a single thread as well.
     """
     global _layer, _note
-    with _signals.whole(), _lock:
+    with _signals.defer_sigint(), _lock:
         if _layer is None:
             name, _note = _find()
             _layer = _start(name) if name in SAFE else SERIAL

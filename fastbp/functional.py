@@ -1,19 +1,22 @@
-"""A dense layer's passes as functions without state: they check and allocate, then call one kernel.
+"""A dense layer's passes as functions without state. Each checks its operands and allocates, then calls one kernel.
 
-Each first takes the short way: ndarrays of one float dtype that fit each other go straight to the kernel. Whatever else
-it is, lists, other dtypes, one sample as a 1-D array, or an error, takes the long way (`_operands.py`).
+There are two ways to the kernel. ndarrays of one float dtype that fit each other take the short way, straight to it.
+Everything else takes the long way, through the checks and conversions of `_operands.py`: lists, other dtypes, one sample as a
+1-D array, and what raises an error.
 
-dtypes  float32 and float64 are computed as they are, float16 as float32; of mixed dtypes NumPy's promotion
-        (`np.result_type`) decides; integers and booleans alone become float64.
-layout  any: C or Fortran order, strided, reversed, unaligned, read-only. Inputs are never changed.
-out     is always overwritten, never added to; it may overlap an input.
+dtypes  float32 and float64 are computed as they are, float16 as float32. NumPy's promotion (`np.result_type`) decides for
+        mixed dtypes. Integers and booleans alone become float64.
+layout  may be any: C or Fortran order, strided, reversed, unaligned, read-only. Inputs are never changed.
+out     is always overwritten, never added to. It may overlap an input.
 """
+from collections.abc import Callable, Iterable
 from itertools import chain
+from typing import Any, TypeAlias
 
 import numpy as np
 from numba import types
 from numpy import ndarray
-from numpy.typing import ArrayLike, DTypeLike
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from . import _jit, _link, _notice, reference
 from . import _operands as operands
@@ -22,13 +25,15 @@ from .kernels import entry, tile
 from .kernels.activations import GELU, IDENTITY, RELU
 from .kernels.dinputs import backward_inputs
 
-Gradients = tuple[np.ndarray | None, np.ndarray, np.ndarray]
+FloatArray: TypeAlias = NDArray[np.floating[Any]]
+Gradients: TypeAlias = tuple[FloatArray, FloatArray, FloatArray]        # dinputs, dweights, dbiases
+Outs: TypeAlias = tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]
 
 _NUMBA_TYPE = dict(zip((*operands.FLOATS, operands.BFLOAT16), (types.float32, types.float64, tile.BFLOAT16), strict=True))
 
 
-class _Entries(dict):
-    """The compiled function for a NumPy dtype or "bfloat16", compiled when it is first asked for; None where there is none."""
+class _Entries(dict[Any, Any]):
+    """Compiled functions by NumPy dtype or "bfloat16", each compiled when it is first asked for; None for other keys."""
 
     def __init__(self, build, title):
         super().__init__()
@@ -50,16 +55,16 @@ OPTIMIZE, LOSS = _Entries(entry.optimize, "the optimizers"), _Entries(entry.loss
 
 def dense_forward(inputs: ArrayLike, weights: ArrayLike, biases: ArrayLike | None = None,
                   out: np.ndarray | None = None, *, precision: str | None = None) -> np.ndarray:
-    """inputs @ weights + biases.
+    """Return inputs @ weights + biases, (batch, n_neurons), written into `out` if given.
 
-    inputs (batch, n_inputs), or one sample (n_inputs,); weights (n_inputs, n_neurons); biases (1, n_neurons) or
-    (n_neurons,). Returns (batch, n_neurons), written into `out` if given.
+    inputs (batch, n_inputs), or one sample (n_inputs,); weights (n_inputs, n_neurons); biases (1, n_neurons) or (n_neurons,).
 
-    `precision` is that of the multiplications: the dtype's name, as is None, or "bfloat16" for float32. Then both factors
-    are rounded to bfloat16, 8 bits, to the nearest, and their products summed in float32. An element of the result is off
-    from the exact one by at most (2**-7 + (n_inputs + 2) * 2**-23) times the sum of the products' absolute values: 2**-8
-    for each factor and the rest for the sums (Higham, Accuracy and Stability of Numerical Algorithms, 2002, section 3.1).
-    Subnormal numbers may count as 0. Without instructions for it (AMX, AVX512-BF16) it is no faster, which a warning says once.
+    precision: of the multiplications: the dtype's name or None, which mean the same, or "bfloat16" for float32. With "bfloat16"
+    both factors are rounded to the nearest bfloat16, of 8 bits, and their products are summed in float32. An element of the
+    result differs from the exact one by at most (2**-7 + (n_inputs + 2) * 2**-23) times the sum of the products' absolute
+    values: 2**-8 for each factor and the rest for the sums (Higham, Accuracy and Stability of Numerical Algorithms, 2002,
+    section 3.1). Subnormal numbers may count as 0. On a CPU without instructions for bfloat16 (AMX, AVX512-BF16) it is no
+    faster, and a warning says so once.
 
     Raises ValueError for shapes that do not fit or another precision, TypeError for dtypes that are not real numbers or an
     `out` of another dtype than the result's, MemoryError.
@@ -69,32 +74,30 @@ def dense_forward(inputs: ArrayLike, weights: ArrayLike, biases: ArrayLike | Non
 
 def dense_relu_forward(inputs: ArrayLike, weights: ArrayLike, biases: ArrayLike | None = None,
                        out: np.ndarray | None = None, *, precision: str | None = None) -> np.ndarray:
-    """relu(inputs @ weights + biases) in one pass: arguments and errors as for `dense_forward`."""
+    """Return relu(inputs @ weights + biases), computed in one pass; arguments and errors as for `dense_forward`."""
     return _forward(inputs, weights, biases, out, RELU, precision=precision)[0]
 
 
 def dense_backward(dvalues: ArrayLike, inputs: ArrayLike, weights: ArrayLike,
-                   out: tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None] | None = None, *,
-                   precision: str | None = None) -> Gradients:
-    """The gradients of a loss with respect to inputs, weights and biases, from dvalues, that with respect to the output.
+                   out: Outs | None = None, *, precision: str | None = None) -> Gradients:
+    """Return (dinputs, dweights, dbiases), the gradients of a loss with respect to inputs, weights and biases.
 
     dinputs = dvalues @ weights.T (batch, n_inputs), dweights = inputs.T @ dvalues (n_inputs, n_neurons), dbiases = column
     sums of dvalues (1, n_neurons): the chain rule (Kinsley and Kukieła, Neural Networks from Scratch in Python, ch. 9).
 
-    dvalues (batch, n_neurons), inputs (batch, n_inputs), weights (n_inputs, n_neurons). `out` is a tuple
-    (dinputs, dweights, dbiases), each an array to write into or None. `precision` and errors as for `dense_forward`;
-    dbiases is never rounded.
+    dvalues (batch, n_neurons), the gradient with respect to the output; inputs (batch, n_inputs); weights
+    (n_inputs, n_neurons). out: a tuple (dinputs, dweights, dbiases), each an array to write into, or None for a new one.
+    precision and errors as for `dense_forward`; dbiases is never rounded.
     """
     return _backward(dvalues, None, inputs, weights, out, IDENTITY, True, precision=precision)
 
 
 def dense_relu_backward(dvalues: ArrayLike, output: ArrayLike, inputs: ArrayLike, weights: ArrayLike,
-                        out: tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None] | None = None, *,
-                   precision: str | None = None) -> Gradients:
-    """`dense_backward` through a ReLU: dvalues counts where `output`, of `dense_relu_forward`, is above 0 (or NaN).
+                        out: Outs | None = None, *, precision: str | None = None) -> Gradients:
+    """Return the gradients as `dense_backward` does, through a ReLU: dvalues counts where `output` is above 0 or NaN.
 
-    output (batch, n_neurons); anything with the same sign will do, so also the sums before the ReLU. Where the gradient
-    is stopped it is 0, even if dvalues is inf or NaN there.
+    output (batch, n_neurons), of `dense_relu_forward`, or any array with the same signs, such as the sums before the ReLU.
+    Where the gradient is stopped it is 0, even if dvalues is inf or NaN there.
     """
     if output is None:
         raise TypeError("output is None, expected an array of the shape of dvalues")
@@ -102,7 +105,7 @@ def dense_relu_backward(dvalues: ArrayLike, output: ArrayLike, inputs: ArrayLike
 
 
 def relu_forward(z: ArrayLike, out: np.ndarray | None = None) -> np.ndarray:
-    """0 where z <= 0, else z; a NaN stays a NaN. Any shape; the dtype of z is kept, integers and float16 too.
+    """Return 0 where z <= 0, else z; a NaN stays a NaN. z may have any shape; its dtype is kept, integers and float16 too.
 
     Raises TypeError for a dtype that is not real, ValueError for an `out` of another shape.
     """
@@ -112,10 +115,10 @@ def relu_forward(z: ArrayLike, out: np.ndarray | None = None) -> np.ndarray:
 
 
 def relu_backward(dvalues: ArrayLike, z: ArrayLike, out: np.ndarray | None = None) -> np.ndarray:
-    """0 where z <= 0, else dvalues: z > 0 passes the gradient, z == 0 stops it, a NaN in z passes it.
+    """Return 0 where z <= 0, else dvalues: z > 0 passes the gradient, z == 0 stops it, a NaN in z passes it.
 
-    The 0 is assigned, not multiplied: inf and NaN gradients are stopped as well. Any shape, the same for both; the dtype
-    of dvalues is kept. Raises as `relu_forward`.
+    The 0 is assigned, not multiplied, so that inf and NaN gradients are stopped as well. Both arrays have one shape, which may
+    be any; the dtype of dvalues is kept. Raises as `relu_forward`.
     """
     dvalues, z = operands.as_array("dvalues", dvalues), operands.as_array("z", z)
     operands.check_shape("dvalues", dvalues, z.shape, "that is the shape of z")
@@ -135,12 +138,12 @@ def _apply_dropout(values, kept, factor):
 
 
 def warmup(*dtypes: DTypeLike) -> None:
-    """Compile all kernels for these dtypes, float32 and float64 unless said, or read them from the disk cache.
+    """Compile all kernels for these dtypes, by default float32 and float64, or read them from the disk cache.
 
-    Otherwise the first call of a function does that for its dtype, in 5 to 20 seconds or a fraction of one. With
+    Otherwise the first call of a function does that for its dtype: 5 to 20 seconds to compile, a fraction of one to read. With
     NUMBA_DISABLE_JIT=1 there is nothing to compile. Raises TypeError for another dtype.
     """
-    wanted = [np.dtype(dtype) for dtype in dtypes] or operands.FLOATS
+    wanted = [np.dtype(dtype) for dtype in dtypes] or [*operands.FLOATS]
     for dtype in wanted:
         if dtype not in operands.FLOATS:
             raise TypeError(f"dtypes holds {dtype}, expected float32 or float64")
@@ -155,8 +158,11 @@ def warmup(*dtypes: DTypeLike) -> None:
             _link.bind_rare(_NUMBA_TYPE[dtype])
 
 
-def run(compiled, *arguments):
-    """Call a compiled function, after compiling what it turns out to need; returns its status."""
+def run(compiled: Callable[..., int], *arguments: Any) -> int:
+    """Call a compiled function and return its status; compile the kernels that it turns out to need, and call it again.
+
+    Raises MemoryError where a kernel has no memory for its workspace.
+    """
     status = compiled(*arguments)
     while status >= _link.UNBOUND:
         _link.bind_needed(status)
@@ -166,11 +172,13 @@ def run(compiled, *arguments):
     return status
 
 
-def training(dtype, kinds, in_blocks):
-    """(train, {kind: the addresses of its passes}): the compiled steps for a dtype of networks with products of these kinds.
+def training(dtype: np.dtype[Any], kinds: Iterable[Any], in_blocks: bool) -> tuple[Any, dict[Any, list[int]]]:
+    """Return (train, {kind: addresses of its passes}): compiled steps for a dtype of networks with products of these kinds.
 
-    in_blocks: dweights are not for the backward pass to compute. All of it is bound at once, for another process to be at work
-    on as much as it can: what that is (_ahead.py) depends on the first unit.
+    in_blocks: whether another kernel than the backward pass computes dweights.
+
+    All units are bound in one call, so that another process can compile as many of them as possible: the first unit decides
+    which these are (_ahead.py).
     """
     _jit.check_enabled("training")
     passes = {kind: _passes(_NUMBA_TYPE[kind], in_blocks) for kind in kinds}
@@ -181,15 +189,15 @@ def training(dtype, kinds, in_blocks):
 
 
 def _passes(kind, in_blocks):
-    """The units of the forward and the backward pass, for other kernels to call."""
+    """Return the units of the forward and the backward pass, for other kernels to call."""
     module = entry.dense_of(kind)
     return module.forward[kind], backward_inputs[kind] if in_blocks else module.backward[kind]
 
 
 def _forward(inputs, weights, biases, out, activation, spare=None, precision=None, spare_slope=None):
-    """(output, s), s as `_backward` takes it. The short way.
+    """Return (output, saved), by the short way if it can be taken. saved: what `_backward` needs of this pass.
 
-    `spare` and `spare_slope` are arrays to write to in place of new ones, if they fit: a layer's last results, that it made.
+    spare, spare_slope: a layer's last results, which it made itself; they are overwritten, if they fit, in place of new arrays.
     """
     row = weights if biases is None else biases
     if type(inputs) is ndarray and type(weights) is ndarray and type(row) is ndarray and out is None:
@@ -198,52 +206,60 @@ def _forward(inputs, weights, biases, out, activation, spare=None, precision=Non
             compiled = _FORWARD[dtype if precision is None else operands.multiplied(dtype, precision)]
             if compiled is not None:
                 shape = len(inputs), weights.shape[1]
-                output = spare      # of which the kernel itself looks at the shape
+                output = spare      # the kernel itself checks its shape
                 if spare is None or spare.dtype is not dtype or len(spare) != len(inputs):
                     output = empty(shape, dtype)
-                s = output
+                saved = output
                 if activation == GELU:
-                    s = spare_slope if is_room(spare_slope, shape, dtype) else empty(shape, dtype)
-                if not compiled(inputs, weights, row, biases is not None, output, s, s is not output, activation):
-                    return output, s
+                    saved = spare_slope if is_room(spare_slope, shape, dtype) else empty(shape, dtype)
+                if not compiled(inputs, weights, row, biases is not None, output, saved, saved is not output, activation):
+                    return output, saved
     return _forward_any(inputs, weights, biases, out, activation, precision)
 
 
 def _forward_any(inputs, weights, biases, out, activation, precision):
-    inputs, weights, biases, dtype = check_forward(inputs, weights, biases)
+    """Return what `_forward` does, by the long way."""
+    inputs, weights, biases, dtype = check_forward(inputs, weights, biases, out, precision)
     compiled = _FORWARD[operands.multiplied(dtype, precision)]
     shape = len(inputs), weights.shape[1]
-    operands.check_out("out", out, shape, dtype)
     row = weights if biases is None else biases
     arguments = [a.astype(dtype, copy=False) for a in (*operands.as_factors(inputs, weights, precision), row)]
     output = operands.result(out, shape, dtype, arguments)
-    s = output if activation != GELU else empty(shape, dtype)
-    run(compiled, *arguments, biases is not None, output, s, s is not output, activation)
+    saved = output if activation != GELU else empty(shape, dtype)
+    run(compiled, *arguments, biases is not None, output, saved, saved is not output, activation)
     delivered = operands.deliver(output, out)
-    return delivered, delivered if s is output else s
+    return delivered, delivered if saved is output else saved
 
 
-def check_forward(inputs, weights, biases):
-    """(inputs, weights, biases, dtype of the result), arrays of two dimensions, or None for no biases; or what is raised."""
+def check_forward(inputs: ArrayLike, weights: ArrayLike, biases: ArrayLike | None, out: np.ndarray | None = None,
+                  precision: str | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.dtype]:
+    """Return (inputs, weights, biases, dtype of the result) as arrays of two dimensions, biases None if there are none.
+
+    Raises ValueError and TypeError as `dense_forward`.
+    """
     inputs, weights = operands.as_array("inputs", inputs), operands.as_array("weights", weights)
     biases = operands.as_array("biases", biases) if biases is not None else None
     dtype = operands.float_dtype(*(a for a in (inputs, weights, biases) if a is not None))
     inputs = operands.as_rows("inputs", inputs)
     operands.check_weights(inputs, weights)
-    return inputs, weights, operands.as_biases(biases, weights.shape[1]) if biases is not None else None, dtype
+    biases = operands.as_biases(biases, weights.shape[1]) if biases is not None else None
+    operands.multiplied(dtype, precision)
+    operands.check_out("out", out, (len(inputs), weights.shape[1]), dtype)
+    return inputs, weights, biases, dtype
 
 
-def _backward(dvalues, s, inputs, weights, out, activation, need_dinputs, spare=None, precision=None):
-    """The short way. `s` is what the derivative of the activation follows from (kernels/activations.py), None for the identity.
+def _backward(dvalues, saved, inputs, weights, out, activation, need_dinputs, spare=None, precision=None):
+    """Return (dinputs, dweights, dbiases), by the short way if it can be taken; dinputs is None unless it is needed.
 
-    `spare` are three arrays to write to in place of new ones, if they fit.
+    saved: what the derivative of the activation follows from (kernels/activations.py); None for the identity.
+    spare: three arrays that are overwritten, if they fit, in place of new ones; or None.
     """
-    mask = dvalues if s is None else s
-    if (type(dvalues) is ndarray and type(mask) is ndarray and type(inputs) is ndarray and type(weights) is ndarray
+    given = dvalues if saved is None else saved         # compiled code takes an array in any case
+    if (type(dvalues) is ndarray and type(given) is ndarray and type(inputs) is ndarray and type(weights) is ndarray
             and out is None):
         dtype = dvalues.dtype
-        if (mask.dtype is dtype is inputs.dtype and weights.dtype is dtype
-                and dvalues.ndim == mask.ndim == inputs.ndim == weights.ndim == 2):
+        if (given.dtype is dtype is inputs.dtype and weights.dtype is dtype
+                and dvalues.ndim == given.ndim == inputs.ndim == weights.ndim == 2):
             compiled = _BACKWARD[dtype if precision is None else operands.multiplied(dtype, precision)]
             if compiled is not None:
                 dinputs, dweights, dbiases = spare if spare is not None else (None, None, None)
@@ -254,14 +270,15 @@ def _backward(dvalues, s, inputs, weights, out, activation, need_dinputs, spare=
                 if dweights is None or dweights.dtype is not dtype or dbiases.dtype is not dtype:
                     shape = weights.shape
                     dweights, dbiases = empty(shape, dtype), empty((1, shape[1]), dtype)
-                if not compiled(dvalues, mask, s is not None, inputs, weights, dinputs if need_dinputs else dweights,
+                if not compiled(dvalues, given, saved is not None, inputs, weights, dinputs if need_dinputs else dweights,
                                 need_dinputs, dweights, dbiases, activation):
                     return dinputs, dweights, dbiases
-    return _backward_any(dvalues, s, inputs, weights, out, activation, need_dinputs, precision)
+    return _backward_any(dvalues, saved, inputs, weights, out, activation, need_dinputs, precision)
 
 
-def _backward_any(dvalues, s, inputs, weights, out, activation, need_dinputs, precision):
-    dvalues, mask, inputs, weights, dtype = check_backward(dvalues, s, inputs, weights)
+def _backward_any(dvalues, saved, inputs, weights, out, activation, need_dinputs, precision):
+    """Return what `_backward` does, by the long way."""
+    dvalues, saved, inputs, weights, dtype = check_backward(dvalues, saved, inputs, weights, precision)
     compiled = _BACKWARD[operands.multiplied(dtype, precision)]
     n_inputs, n_neurons = weights.shape
     shapes = inputs.shape, (n_inputs, n_neurons), (1, n_neurons)
@@ -270,56 +287,52 @@ def _backward_any(dvalues, s, inputs, weights, out, activation, need_dinputs, pr
     def prepared(array):
         return None if array is None else array.astype(dtype, copy=False)
 
-    dvalues, mask = (operands.with_contiguous_rows(prepared(a)) if a is not None else None for a in (dvalues, mask))
+    dvalues, saved = (operands.with_contiguous_rows(prepared(a)) if a is not None else None for a in (dvalues, saved))
     inputs, weights = operands.as_factors(prepared(inputs), prepared(weights), precision)
-    results = [operands.result(o, shape, dtype, (dvalues, mask, inputs, weights))
+    results = [operands.result(o, shape, dtype, (dvalues, saved, inputs, weights))
                for o, shape in zip(outs, shapes, strict=True)]
     dinputs, dweights, dbiases = results
-    run(compiled, dvalues, dvalues if mask is None else mask, mask is not None, inputs, weights,
-         dinputs, need_dinputs, dweights, dbiases, activation)
+    run(compiled, dvalues, dvalues if saved is None else saved, saved is not None, inputs, weights, dinputs, need_dinputs,
+        dweights, dbiases, activation)
     if not need_dinputs:
         return None, dweights, dbiases
     return tuple(operands.deliver(r, o) for r, o in zip(results, outs, strict=True))
 
 
-def accepts_forward(inputs, weights, biases, out, precision):
-    """Return whether a forward pass refuses none of these, so that it has not raised before it computed something."""
-    try:
-        inputs, weights, _, dtype = check_forward(inputs, weights, biases)
-        operands.multiplied(dtype, precision)
-        operands.check_out("out", out, (len(inputs), weights.shape[1]), dtype)
-    except (ValueError, TypeError):
-        return False
-    return True
+def check_backward(dvalues: ArrayLike, saved: ArrayLike | None, inputs: ArrayLike, weights: ArrayLike,
+                   precision: str | None = None) -> tuple[np.ndarray, np.ndarray | None, np.ndarray, np.ndarray, np.dtype]:
+    """Return (dvalues, saved, inputs, weights, dtype of the results) as arrays of two dimensions, saved None if it is.
 
-
-def accepts_backward(dvalues, s, inputs, weights, precision):
-    """Return whether a backward pass refuses none of these, as `accepts_forward`."""
-    try:
-        *_, dtype = check_backward(dvalues, s, inputs, weights)
-        operands.multiplied(dtype, precision)
-    except (ValueError, TypeError):
-        return False
-    return True
-
-
-def check_backward(dvalues, s, inputs, weights):
-    """(dvalues, s, inputs, weights, dtype of the results), arrays of two dimensions, or None for no s; or what is raised."""
+    Raises ValueError and TypeError as `dense_backward`, but for its `out`.
+    """
     dvalues, inputs = operands.as_array("dvalues", dvalues), operands.as_array("inputs", inputs)
     weights = operands.as_array("weights", weights)
-    s = operands.as_array("output", s) if s is not None else None
-    dtype = operands.float_dtype(*(a for a in (dvalues, inputs, weights, s) if a is not None))
+    saved = operands.as_array("output", saved) if saved is not None else None
+    dtype = operands.float_dtype(*(a for a in (dvalues, inputs, weights, saved) if a is not None))
     dvalues, inputs = operands.as_rows("dvalues", dvalues), operands.as_rows("inputs", inputs)
     operands.check_weights(inputs, weights)
     operands.check_shape("dvalues", dvalues, (len(inputs), weights.shape[1]), "a row of inputs and a column of weights each")
-    if s is not None:
-        s = operands.as_rows("output", s)
-        operands.check_shape("output", s, dvalues.shape, "that is the shape of dvalues")
-    return dvalues, s, inputs, weights, dtype
+    if saved is not None:
+        saved = operands.as_rows("output", saved)
+        operands.check_shape("output", saved, dvalues.shape, "that is the shape of dvalues")
+    operands.multiplied(dtype, precision)
+    return dvalues, saved, inputs, weights, dtype
+
+
+def accepts(check: Callable[..., object], *arguments: object) -> bool:
+    """Return whether a check of arguments raises neither ValueError nor TypeError.
+
+    A pass whose arguments its check accepts was not refused: what it raised may have come after it began to write results.
+    """
+    try:
+        check(*arguments)
+    except (ValueError, TypeError):
+        return False
+    return True
 
 
 def _check_outs(out, shapes, dtype):
-    """The three arrays of `out`, each of its shape, none overlapping another."""
+    """Return the three arrays of `out`; raise TypeError or ValueError for another shape or dtype, or for two that overlap."""
     if out is None:
         return None, None, None
     if not isinstance(out, tuple | list) or len(out) != 3:
@@ -332,15 +345,16 @@ def _check_outs(out, shapes, dtype):
 
 
 def _relu(dvalues, z, out):
+    """Return dvalues where z is above 0 or NaN, else 0, in `out` if given."""
     compiled = _RELU[z.dtype] if dvalues.dtype == z.dtype else None
-    if compiled is None:                                # integers, float16 and mixed dtypes: one pass more, by NumPy
+    if compiled is None:                                # integers, float16 and mixed dtypes: NumPy takes one more pass
         stopped = z <= 0
         output = np.copy(dvalues)
         output[stopped] = 0
         return operands.deliver(output, out)
     values = np.ascontiguousarray(dvalues)
-    mask = values if dvalues is z else np.ascontiguousarray(z)
-    usable = out is not None and out.flags.c_contiguous and not any(np.may_share_memory(out, a) for a in (values, mask))
+    signs = values if dvalues is z else np.ascontiguousarray(z)
+    usable = out is not None and out.flags.c_contiguous and not any(np.may_share_memory(out, a) for a in (values, signs))
     output = out if usable else np.empty(z.shape, z.dtype)
-    run(compiled, values.reshape(-1), mask.reshape(-1), output.reshape(-1))
+    run(compiled, values.reshape(-1), signs.reshape(-1), output.reshape(-1))
     return operands.deliver(output, out)

@@ -1,50 +1,58 @@
-"""Checks a network's gradients against central differences of its loss."""
+"""A check of a network's gradients against central differences of its loss."""
 import numpy as np
+from numpy.typing import ArrayLike
 
 from . import functional
 from ._memory import shuffled
+from .fit import Network
 from .kernels.activations import LEAKY_RELU, RELU
-from .training import Run
+from .training import TrainingSession
 
-_CHANGE = 1e-5
+_CHANGE = 1e-5                  # by which a weight is changed up and down
 
 
-def check_gradients(network, x, y, *, places=100, rng=0):
-    """The largest error of a network's gradients, relative to the largest gradient of each array, in float64.
+def check_gradients(network: Network, x: ArrayLike, y: ArrayLike, *, places: int = 100,
+                    rng: np.random.Generator | int | None = 0) -> float:
+    """Return the largest error of a network's gradients, relative to the largest gradient of each array, in float64.
 
     Up to `places` random places of each array of weights and biases are changed by ±1e-5, in a float64 copy of the network,
-    for the samples of x (rows, n_inputs) and y; its Dropout drops the same each time. Samples that are so near the kink of a
-    ReLU, z = 0, that a change could take them across it, where the differences have no gradient to agree with, weigh nothing.
-    The result is some 1e-7 or less where all is well. Raises ValueError where no sample is left.
+    for the samples of x (rows, n_inputs) and y. Its Dropout drops the same inputs each time. A sample weighs nothing if it is
+    so near the kink of a ReLU, z = 0, that a change could take it across: differences over the kink agree with no gradient.
+    The result is about 1e-7 or less where all is well. Raises ValueError where no sample is left.
     """
-    parts = [part._replace(precision=None, **{name: None if array is None else array.astype(np.float64)
-                                              for name, array in (("weights", part.weights), ("biases", part.biases))})
-             for part in network.parts()]
-    x = network.as_inputs("x", x).astype(np.float64, order="C")
-    targets = network.loss.as_targets(y, len(x), network.n_outputs, np.dtype(np.float64))
-    rng = np.random.default_rng(rng)
+    specs = [spec._replace(precision=None, weights=_as_float64(spec.weights), biases=_as_float64(spec.biases))
+             for spec in network._specs()]
+    loss = network._require_loss("check_gradients")
+    x = network._as_inputs("x", x).astype(np.float64, order="C")
+    targets = loss.as_targets(y, len(x), network.n_outputs, np.dtype(np.float64))
+    generator = np.random.default_rng(rng)
     weights = np.ones(len(x), np.float64)
-    run = Run(parts, network.n_inputs, network.loss, None, len(x), check=False)
-    run.use(x, targets, weights)
+    session = TrainingSession(specs, network.n_inputs, loss, None, len(x), check=False)
+    session.use(x, targets, weights)
 
-    def loss():
-        run.start()
-        run.restart_dropout()
-        run.advance(1)
-        return run.mean_loss
+    def mean_loss():
+        session.start()
+        session.restart_dropout()
+        session.advance(1)
+        return session.mean_loss
 
-    loss()
-    weights[:] = _far_from_kinks(run, x)
+    mean_loss()
+    weights[:] = _far_from_kinks(session, x)
     if not weights.any():
         raise ValueError(f"x has {len(x)} rows that are all at the kink of a ReLU, expected others")
-    loss()
-    gradients = [gradient.copy() for gradient in run.gradients]
-    arrays = [array for part in parts for array in (part.weights, part.biases) if array is not None]
-    return float(np.max([_error(values, gradient, loss, shuffled(rng, values.size)[:places])
-                         for values, gradient in zip(arrays, gradients, strict=True)]))     # of a NaN too
+    mean_loss()
+    gradients = [gradient.copy() for gradient in session.gradients]
+    arrays = [array for spec in specs for array in (spec.weights, spec.biases) if array is not None]
+    return float(np.max([_error(values, gradient, mean_loss, shuffled(generator, values.size)[:places])
+                         for values, gradient in zip(arrays, gradients, strict=True)]))     # np.max also keeps a NaN
+
+
+def _as_float64(array):
+    return None if array is None else array.astype(np.float64)
 
 
 def _error(values, gradient, loss, places):
+    """Return the largest error of a gradient at these places of an array, relative to the array's largest gradient."""
     differences = np.array([_central_difference(values, place, loss) for place in places], np.float64)
     largest = np.abs(gradient).max(initial=0)
     error = np.abs(differences - gradient.flat[places]).max(initial=0)
@@ -52,6 +60,7 @@ def _error(values, gradient, loss, places):
 
 
 def _central_difference(values, place, function):
+    """Return (f(v + h) - f(v - h)) / 2h for the value at a place of an array, h being _CHANGE."""
     before = values.flat[place]
     values.flat[place] = before + _CHANGE
     above = function()
@@ -61,11 +70,11 @@ def _central_difference(values, place, function):
     return (above - below) / (2 * _CHANGE)
 
 
-def _far_from_kinks(run, x):
-    """Whether no z of a ReLU is near 0, of each sample of the run's last step."""
+def _far_from_kinks(session, x):
+    """Return, for each sample of the session's last step, whether no z of a ReLU is near 0."""
     far = np.ones(len(x), np.bool_)
-    for part, inputs in zip(run.parts, [x, *run.values], strict=False):
-        if part.activation in (RELU, LEAKY_RELU):
-            z = functional.dense_forward(inputs, part.weights, part.biases)
+    for spec, inputs in zip(session.parts, [x, *session.values], strict=False):
+        if spec.activation in (RELU, LEAKY_RELU):
+            z = functional.dense_forward(inputs, spec.weights, spec.biases)
             far &= (np.abs(z) > 10 * _CHANGE * max(1, np.abs(inputs).max(initial=0))).all(axis=1)
     return far

@@ -6,22 +6,22 @@ import numpy as np
 from . import functional
 from ._memory import empty
 from .losses import Loss
-from .training import Part
+from .training import LayerSpec
 
 # Rows that scores() takes through all layers at a time, so that the arrays between two layers stay small.
 _ROWS = 4096
 
 
-def predictions(parts: Sequence[Part], loss: Loss | None, x: np.ndarray) -> np.ndarray:
+def predictions(parts: Sequence[LayerSpec], loss: Loss | None, x: np.ndarray) -> np.ndarray:
     """Return the predictions (rows, n_outputs) for x (rows, n_inputs): probabilities, as the loss has them, or else scores.
 
-    parts: Sequential.parts() of the network.
+    parts: Sequential._specs() of the network.
     """
     predicted = scores(parts, x)
     return predicted if loss is None else loss.predictions(predicted)
 
 
-def scores(parts: Sequence[Part], x: np.ndarray) -> np.ndarray:
+def scores(parts: Sequence[LayerSpec], x: np.ndarray) -> np.ndarray:
     """Return the output of the last layer, (rows, n_outputs), for x (rows, n_inputs). Dropouts drop nothing."""
     dense = [part for part in parts if part.weights is not None]
     weights = dense[-1].weights

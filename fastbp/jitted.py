@@ -46,7 +46,7 @@ class Jitted(NamedTuple):
 
 def jitted(network) -> Jitted:
     """Sequential.jitted."""
-    network.needs_loss("jitted")
+    network._require_loss("jitted")
     kind, plan = network.dtype, _plan(network)
     if _jit.DISABLED or config.DISABLE_JIT:
         return Jitted(*interpreted.functions(plan, kind, network.loss))
@@ -64,7 +64,7 @@ class _Plan(NamedTuple):
 
 
 def _plan(network):
-    parts = [part for part in network.parts() if part.weights is not None]
+    parts = [part for part in network._specs() if part.weights is not None]
     biased = tuple(part.biases is not None for part in parts)
     first = np.cumsum([0] + [1 + has for has in biased])
     precisions = {part.precision for part in parts}

@@ -1,19 +1,30 @@
-"""Layers: they know their state and the order of calls; the arithmetic is functional.py's."""
+"""Layers. Each keeps the state of its passes and checks the order of calls; functional.py does the arithmetic.
+
+Every layer has `forward(inputs, training=...)`, which returns its output, and `backward(dvalues)`, which returns the gradient
+with respect to the last inputs. `training` is passed by name; only a Dropout computes something else in training.
+"""
 import operator
 from numbers import Real
 from sys import getrefcount
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from . import functional, summary
 from ._memory import empty
-from ._operands import BFLOAT16, FLOATS, as_array, check_shape, is_lazy, multiplied
-from .kernels.activations import IDENTITY, NAMES
+from ._operands import BFLOAT16, FLOATS, as_array, as_biases, check_shape, is_lazy, multiplied
+from .functional import FloatArray
+from .kernels.activations import IDENTITY, NAMES, RELU
+from .training import LayerSpec
+
+# An array that is None before a layer's first pass, or that a layer may be without. `Any` spares a user's type-checked code an
+# assertion in each line that uses it.
+_ArrayOrNone: TypeAlias = FloatArray | Any
 
 
 class _Holder:
-    """What holds one object, in an attribute."""
+    """An object that one attribute holds, to count its references."""
 
     def __init__(self):
         self.held = object()
@@ -23,44 +34,51 @@ class _Holder:
         return getrefcount(self.held)
 
 
-# The reference count of an array that one attribute holds, and nobody else. It is measured, as versions of Python differ.
+# The reference count of an array that only one attribute holds. It is measured, as versions of Python differ.
 _HELD_ONCE = _Holder().references()
 
 
 class Dense:
-    """output = activation(inputs @ weights + biases), with the gradients of all three.
+    """A dense layer: output = activation(inputs @ weights + biases), with the gradients of all three.
 
     weights   (n_inputs, n_neurons), He initialisation: normal with variance 2 / n_inputs (He, Zhang, Ren and Sun,
-              Delving Deep into Rectifiers, ICCV 2015). It and biases may be assigned or changed in place at any time.
+              Delving Deep into Rectifiers, ICCV 2015). Weights and biases may be assigned or changed in place at any time.
     biases    (1, n_neurons), zeros; None with bias=False
-    inputs, output                  of the last forward, None before
-    dinputs, dweights, dbiases      of the last backward, None before; dinputs stays None with need_dinputs=False, for a
+    inputs, output                  of the last forward, None before it
+    dinputs, dweights, dbiases      of the last backward, None before it; dinputs stays None with need_dinputs=False, for a
                                     first layer, whose inputs need no gradient
 
-    `activation` is "identity", "relu", "leaky_relu" (0.01 z below 0: Maas, Hannun and Ng, Rectifier nonlinearities, ICML
-    2013), "sigmoid", "tanh" or "gelu" (with tanh: Hendrycks and Gimpel, arXiv:1606.08415).
+    activation: "identity", "relu", "leaky_relu" (0.01 z below 0: Maas, Hannun and Ng, Rectifier nonlinearities, ICML 2013),
+    "sigmoid", "tanh" or "gelu" (with tanh: Hendrycks and Gimpel, arXiv:1606.08415).
+    dtype: float32 or float64. rng: a numpy.random.Generator, a seed, or None for fresh entropy.
+    precision: of the multiplications: the dtype's name or None, which mean the same, or "bfloat16" for float32
+    (fastbp.dense_forward says what it rounds).
 
-    A result that nobody but the layer holds any more is overwritten by the next call, so that a training loop allocates
-    nothing; whoever keeps a result, or a view of it, keeps it unchanged.
+    The next call overwrites a result that nobody but the layer holds any more, so that a training loop allocates nothing.
+    Whoever keeps a result, or a view of it, keeps it unchanged.
 
-    `dtype` is float32 or float64, `rng` a numpy.random.Generator, a seed, or None for fresh entropy. `precision` is that of
-    the multiplications: the dtype's name, as is None, or "bfloat16" for float32 (fastbp.dense_forward says what it rounds).
     Raises TypeError for another dtype or sizes that are not integers, ValueError for negative sizes, another activation or
-    precision.
+    another precision.
     """
+
+    _differs_in_training: ClassVar[bool] = False
+    biases: _ArrayOrNone
+    inputs: Any
+    output: _ArrayOrNone
+    dinputs: _ArrayOrNone
+    dweights: _ArrayOrNone
+    dbiases: _ArrayOrNone
 
     def __init__(self, n_inputs: int, n_neurons: int, *, activation: str = "identity", bias: bool = True,
                  dtype: DTypeLike = np.float32, rng: np.random.Generator | int | None = None, need_dinputs: bool = True,
                  precision: str | None = None):
         n_inputs, n_neurons = _size("n_inputs", n_inputs), _size("n_neurons", n_neurons)
         self._kind = _activation(activation)
-        dtype = np.dtype(dtype)
-        if dtype not in FLOATS:
-            raise TypeError(f"dtype is {dtype}, expected float32 or float64")
+        dtype = _dtype(dtype)
         factors = multiplied(dtype, precision)
         scale = np.sqrt(2 / max(n_inputs, 1), dtype=dtype)
         weights = np.random.default_rng(rng).standard_normal((n_inputs, n_neurons), dtype)
-        self.weights = np.multiply(weights, scale, out=empty(weights.shape, dtype))
+        self.weights: FloatArray = np.multiply(weights, scale, out=empty(weights.shape, dtype))
         self.biases = np.zeros((1, n_neurons), dtype) if bias else None
         self.need_dinputs, self.precision = need_dinputs, BFLOAT16 if factors is BFLOAT16 else None
         self.inputs = self.output = None
@@ -72,11 +90,14 @@ class Dense:
 
     @property
     def activation(self) -> str:
-        """What is applied to inputs @ weights + biases."""
+        """The name of the function that is applied to inputs @ weights + biases."""
         return NAMES[self._kind]
 
-    def forward(self, inputs: ArrayLike, out: np.ndarray | None = None) -> np.ndarray:
-        """The output (batch, n_neurons) for inputs (batch, n_inputs) or one sample (n_inputs,), written to `out` if given."""
+    def forward(self, inputs: ArrayLike, out: np.ndarray | None = None, *, training: bool = False) -> FloatArray:
+        """Return the output (batch, n_neurons) for inputs (batch, n_inputs) or one sample (n_inputs,).
+
+        out: an array to write the output to. training: as every layer takes it; it changes nothing here.
+        """
         if type(inputs) is not np.ndarray:
             if is_lazy(inputs):
                 return self._forward_lazily(inputs, out)
@@ -86,48 +107,58 @@ class Dense:
             is_free = getrefcount(self._made_output) <= _HELD_ONCE + (self._made_output is self.output)
             spare = self._made_output if is_free else self._other_output()
         try:
-            output, s = functional._forward(
+            output, saved = functional._forward(
                 inputs, self.weights, self.biases, out, self._kind, spare, self.precision,
                 None if self._slope is None or getrefcount(self._slope) > _HELD_ONCE else self._slope)
-            self.inputs, self.output, self._slope = inputs, output, s if s is not output else None
+            self.inputs, self.output, self._slope = inputs, output, saved if saved is not output else None
             self._made_output = output if out is None else None
         except BaseException as error:
-            # Whoever interrupts, as by a signal, may do so after the kernel has written over the last results.
-            if functional.accepts_forward(inputs, self.weights, self.biases, out, self.precision) and not (
-                    isinstance(error, MemoryError) and not self._fits_again(spare, inputs)):
+            # An interruption, as by a signal, may come after the kernel has written over the last results.
+            is_accepted = functional.accepts(functional.check_forward, inputs, self.weights, self.biases, out, self.precision)
+            if is_accepted and not (isinstance(error, MemoryError) and not self._fits_again(spare, inputs)):
                 self._forget()
             raise
         return output
 
-    def backward(self, dvalues: ArrayLike) -> np.ndarray | None:
-        """dinputs (batch, n_inputs), from dvalues (batch, n_neurons), the gradient with respect to the last output.
+    def backward(self, dvalues: ArrayLike) -> _ArrayOrNone:
+        """Return dinputs (batch, n_inputs), or None with need_dinputs=False, and set dinputs, dweights and dbiases.
 
-        Sets dinputs, dweights and dbiases, which is of the shape of biases. Raises RuntimeError before the first forward,
-        ValueError for dvalues that do not fit the last output.
+        dvalues: the gradient (batch, n_neurons) with respect to the last output. dbiases has the shape of biases.
+
+        Raises RuntimeError before the first forward, ValueError for dvalues that do not fit the last output.
         """
         if self.output is None:
             raise RuntimeError(f"backward of {type(self).__name__} was called before forward, expected forward first")
-        s = self._slope if self._slope is not None else self.output if self._kind != IDENTITY else None
+        saved = self._slope if self._slope is not None else self.output if self._kind != IDENTITY else None
         if is_lazy(self.output):
-            return self._backward_lazily(dvalues, s)
+            return self._backward_lazily(dvalues, saved)
         spare = self._made_gradients if self._may_reuse_gradients() else None
         try:
-            gradients = functional._backward(dvalues, s, self.inputs, self.weights, None, self._kind, self.need_dinputs, spare,
-                                             self.precision)
+            gradients = functional._backward(dvalues, saved, self.inputs, self.weights, None, self._kind, self.need_dinputs,
+                                             spare, self.precision)
             self._made_gradients = gradients
             self._take(*gradients)
         except BaseException as error:
-            if functional.accepts_backward(dvalues, s, self.inputs, self.weights, self.precision) and not (
-                    isinstance(error, MemoryError) and spare is None):
+            is_accepted = functional.accepts(functional.check_backward, dvalues, saved, self.inputs, self.weights,
+                                             self.precision)
+            if is_accepted and not (isinstance(error, MemoryError) and spare is None):
                 self._forget_gradients()
             raise
         return self.dinputs
 
-    def __setstate__(self, state: dict) -> None:
-        """Take what a pickle or another layer holds, and write over none of its results: they may lie in anybody's memory."""
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take the state of a pickle or of another layer; the next call overwrites none of its results.
+
+        The results may lie in memory that somebody else holds.
+        """
         vars(self).update(state)
         self._made_output = self._previous_output = self._made_gradients = None
         self._slope = None if self._slope is None else self._slope.copy()
+
+    def _spec(self):
+        """Return the layer as compiled steps take it; raise ValueError for biases that do not fit the weights."""
+        biases = None if self.biases is None else as_biases(self.biases, self.weights.shape[1])
+        return LayerSpec(self.weights, biases, self._kind, self.precision)
 
     def _take(self, dinputs, dweights, dbiases):
         self.dinputs, self.dweights, biases = dinputs, dweights, self.biases
@@ -138,35 +169,38 @@ class Dense:
             self.dbiases = dbiases if is_table or np.ndim(biases) == 2 else dbiases.reshape(-1)
 
     def _fits_again(self, spare, inputs):
-        """Return whether a result for these inputs is written over one that is there, so that no memory is needed for it."""
+        """Return whether the result for these inputs overwrites one that is there, so that it needs no new memory."""
         shape = len(np.atleast_2d(inputs)), np.shape(self.weights)[1]
         return any(room is not None and room.shape == shape for room in (spare, self._slope))
 
     def _forget(self):
-        """Forget the last forward, of which not everything may be there."""
+        """Forget the last forward, which may have been interrupted."""
         self.inputs = self.output = self._made_output = self._previous_output = self._slope = None
 
     def _forget_gradients(self):
+        """Forget the last backward, which may have been interrupted."""
         self.dinputs = self.dweights = self.dbiases = self._made_gradients = None
 
     def _forward_lazily(self, inputs, out):
-        output, s = _lazily(out).forward(inputs, self.weights, self.biases, self._kind, self.precision)
-        self.inputs, self.output, self._slope, self._made_output = inputs, output, s if s is not output else None, None
+        output, saved = _lazily(out).forward(inputs, self.weights, self.biases, self._kind, self.precision)
+        self.inputs, self.output, self._slope = inputs, output, saved if saved is not output else None
+        self._made_output = None
         return output
 
-    def _backward_lazily(self, dvalues, s):
-        self._take(*_lazily().backward(dvalues, s, self.inputs, self.weights, self._kind, self.need_dinputs, self.precision))
+    def _backward_lazily(self, dvalues, saved):
+        self._take(*_lazily().backward(dvalues, saved, self.inputs, self.weights, self._kind, self.need_dinputs,
+                                       self.precision))
         self._made_gradients = None
         return self.dinputs
 
     def _other_output(self):
-        """Return the output before the last one, if nobody but this layer holds it: the next layer holds the last one."""
+        """Return the output before the last one, if only this layer holds it: the next layer holds the last one."""
         self._made_output, self._previous_output = self._previous_output, self._made_output
         is_free = getrefcount(self._made_output) <= _HELD_ONCE + (self._made_output is self.output)
         return self._made_output if is_free else None
 
     def _may_reuse_gradients(self):
-        """Return whether nobody but this layer holds the last gradients."""
+        """Return whether only this layer holds the last gradients."""
         made = self._made_gradients
         return (made is not None
                 and (made[0] is None or getrefcount(made[0]) <= _HELD_ONCE + (made[0] is self.dinputs))
@@ -175,7 +209,7 @@ class Dense:
 
 
 class DenseReLU(Dense):
-    """output = relu(inputs @ weights + biases): Dense with activation="relu", with its other arguments and its state."""
+    """A dense layer with a ReLU: Dense with activation="relu", with its other arguments and its state."""
 
     def __init__(self, n_inputs: int, n_neurons: int, *, bias: bool = True, dtype: DTypeLike = np.float32,
                  rng: np.random.Generator | int | None = None, need_dinputs: bool = True, precision: str | None = None):
@@ -184,10 +218,15 @@ class DenseReLU(Dense):
 
 
 class ReLU:
-    """output = inputs where they are above 0, else 0, for arrays of any shape.
+    """A rectified linear unit: output = inputs where they are above 0, else 0, for arrays of any shape.
 
-    inputs, output of the last forward and dinputs of the last backward are None before.
+    inputs and output of the last forward and dinputs of the last backward are None before these.
     """
+
+    _differs_in_training: ClassVar[bool] = False
+    inputs: Any
+    output: np.ndarray | Any
+    dinputs: np.ndarray | Any
 
     def __init__(self) -> None:
         self.inputs = self.output = self.dinputs = None
@@ -195,8 +234,11 @@ class ReLU:
     def __repr__(self) -> str:
         return summary.layer_line(self)
 
-    def forward(self, inputs: ArrayLike, out: np.ndarray | None = None) -> np.ndarray:
-        """The output, of the shape and dtype of inputs, written to `out` if given."""
+    def forward(self, inputs: ArrayLike, out: np.ndarray | None = None, *, training: bool = False) -> np.ndarray:
+        """Return the output, of the shape and dtype of inputs.
+
+        out: an array to write the output to. training: as every layer takes it; it changes nothing here.
+        """
         if is_lazy(inputs):
             output = _lazily(out).relu_forward(inputs)
         else:
@@ -206,12 +248,16 @@ class ReLU:
         return output
 
     def backward(self, dvalues: ArrayLike) -> np.ndarray:
-        """dinputs = dvalues where the last inputs were above 0, else 0. Raises RuntimeError before the first forward."""
+        """Return dinputs = dvalues where the last inputs were above 0, else 0. Raises RuntimeError before the first forward."""
         if self.inputs is None:
             raise RuntimeError("backward of ReLU was called before forward, expected forward first")
         relu_backward = _lazily().relu_backward if is_lazy(self.inputs) else functional.relu_backward
         self.dinputs = relu_backward(dvalues, self.inputs)
         return self.dinputs
+
+    def _spec(self):
+        """Return the layer as compiled steps take it: an activation of the layer before it."""
+        return LayerSpec(None, activation=RELU)
 
     def _forget(self):
         self.inputs = self.output = None
@@ -221,12 +267,20 @@ class ReLU:
 
 
 class Dropout:
-    """output = inputs, of which a share of `rate` at random places becomes 0 and the others are divided by 1 - rate.
+    """A dropout: of the inputs, a part of `rate` at random places becomes 0, and the others are divided by 1 - rate.
 
-    (Srivastava, Hinton, Krizhevsky, Sutskever and Salakhutdinov, JMLR 15, 2014.) A network's fit draws from its own rng, so
-    that `rng`, a numpy.random.Generator, a seed or None, is for calls of this layer alone. Raises ValueError for a rate
-    outside [0, 1).
+    (Srivastava, Hinton, Krizhevsky, Sutskever and Salakhutdinov, JMLR 15, 2014.) output of the last forward and dinputs of the
+    last backward are None before these.
+
+    rng: a numpy.random.Generator, a seed, or None for fresh entropy. It is for calls of this layer's forward alone: a network's
+    fit draws from its own rng. Raises ValueError for a rate outside [0, 1).
     """
+
+    _differs_in_training: ClassVar[bool] = True
+    output: np.ndarray | Any
+    dinputs: np.ndarray | Any
+    _rate: float
+    _stays: Any
 
     def __init__(self, rate: float, *, rng: np.random.Generator | int | None = None):
         self.rate, self._rng = rate, np.random.default_rng(rng)
@@ -237,7 +291,7 @@ class Dropout:
 
     @property
     def rate(self) -> float:
-        """The share of inputs that become 0; it may be assigned, and ValueError is raised as by the constructor."""
+        """The part of the inputs that becomes 0. It may be assigned; ValueError is raised as by the constructor."""
         return self._rate
 
     @rate.setter
@@ -247,10 +301,13 @@ class Dropout:
         self._rate = float(value)
 
     def forward(self, inputs: ArrayLike, training: bool = True) -> np.ndarray:
-        """The output, of the shape and float dtype of inputs; with training=False the inputs themselves."""
+        """Return the output, of the shape and float dtype of inputs; with training=False, the inputs themselves.
+
+        training is True unless said, so that a call of this layer alone drops; a network's forward passes its own.
+        """
         stays = factor = None
         if is_lazy(inputs):
-            stays = int(self._rng.integers(1 << 62)) if training else None      # the seed of it
+            stays = int(self._rng.integers(1 << 62)) if training else None      # the seed of what stays
             output = self._passed_lazily(inputs, stays)
         else:
             inputs = as_array("inputs", inputs)
@@ -261,9 +318,11 @@ class Dropout:
         return output
 
     def backward(self, dvalues: ArrayLike) -> np.ndarray:
-        """dinputs: dvalues where the last forward let the inputs pass, times the same.
+        """Return dinputs: dvalues * 1 / (1 - rate) where the last forward let the inputs pass, else 0.
 
-        RuntimeError before the first one, ValueError for dvalues of another shape than the last output's.
+        After a forward with training=False they are dvalues themselves.
+
+        Raises RuntimeError before the first forward, ValueError for dvalues of another shape than the last output's.
         """
         if self.output is None:
             raise RuntimeError("backward of Dropout was called before forward, expected forward first")
@@ -274,6 +333,10 @@ class Dropout:
         check_shape("dvalues", dvalues, self.output.shape, "that is the shape of the output")
         self.dinputs = _passed(dvalues, self._stays, self._factor)
         return self.dinputs
+
+    def _spec(self):
+        """Return the layer as compiled steps take it."""
+        return LayerSpec(None, rate=self.rate)
 
     def _passed_lazily(self, values, seed):
         return values if seed is None else _lazily().dropped(values, self.rate, seed)
@@ -291,7 +354,7 @@ def _passed(values, stays, factor):
 
 
 def _lazily(out=None):
-    """What makes graphs of Dask arrays; who has one has imported Dask."""
+    """Return the module that makes graphs of Dask arrays. Whoever has such an array has imported Dask."""
     from .dask import arrays
 
     if out is not None:
@@ -299,13 +362,26 @@ def _lazily(out=None):
     return arrays
 
 
+AnyLayer: TypeAlias = Dense | Dropout | ReLU
+
+
 def _activation(name):
+    """Return the number of an activation; raise ValueError for a name that is none."""
     if name not in NAMES:
         raise ValueError(f"activation is {name!r}, expected one of {', '.join(NAMES)}")
     return NAMES.index(name)
 
 
+def _dtype(value):
+    """Return the dtype of weights; raise TypeError for another than float32 and float64."""
+    dtype = np.dtype(value)
+    if dtype not in FLOATS:
+        raise TypeError(f"dtype is {dtype}, expected float32 or float64")
+    return dtype
+
+
 def _size(name, value):
+    """Return a size as an int; raise TypeError for what is no integer, ValueError for one below 0."""
     try:
         size = operator.index(value)
     except TypeError:

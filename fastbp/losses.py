@@ -1,6 +1,6 @@
-"""Losses: they know what targets look like and what a loss is a mean of; the arithmetic is that of kernels/losses.py.
+"""Losses. Each checks its targets and scales the mean; kernels/losses.py does the arithmetic.
 
-Each takes scores, what the last layer computes, and brings what comes between these and the loss with it.
+Each takes scores, the output of the last layer, and applies its softmax or sigmoid to them itself.
 """
 import numpy as np
 from numpy.typing import ArrayLike
@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike
 from . import _jit, functional, reference
 from . import _operands as operands
 from ._memory import FLOAT, INTEGER, address
+from .functional import FloatArray
 from .kernels import losses as kernels
 from .kernels.losses import Factors, Sums
 from .kernels.losses import Loss as Job
@@ -15,18 +16,18 @@ from .kernels.records import in_words
 
 
 class Loss:
-    """What all losses have."""
+    """The base class of all losses: SoftmaxCrossEntropy, BinaryCrossEntropy and MeanSquaredError. It is no loss itself."""
 
     _kind: int
-    _bounds = 0.0, np.inf           # of the loss of an element
+    _bounds: tuple[float, float] = 0.0, np.inf      # the least and the largest loss of an element
 
     def __call__(self, scores: ArrayLike, targets: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
-        """The mean loss of scores (rows, outputs), weighted by sample_weight (rows,)."""
+        """Return the mean loss of scores (rows, outputs), weighted by sample_weight (rows,)."""
         return self.value_and_gradient(scores, targets, sample_weight)[0]
 
     def value_and_gradient(self, scores: ArrayLike, targets: ArrayLike,
-                           sample_weight: ArrayLike | None = None) -> tuple[float, np.ndarray]:
-        """The loss, and its gradient (rows, outputs) with respect to the scores.
+                           sample_weight: ArrayLike | None = None) -> tuple[float, FloatArray]:
+        """Return the loss, and its gradient (rows, outputs) with respect to the scores.
 
         Raises ValueError for targets or weights that do not fit the scores, TypeError for dtypes that are not real numbers.
         """
@@ -34,10 +35,11 @@ class Loss:
         return value, gradient
 
     def evaluate(self, scores: ArrayLike, targets: ArrayLike,
-                 sample_weight: ArrayLike | None = None) -> tuple[float, float, np.ndarray]:
-        """(loss, how many of the rows or elements are right, gradient): those above 0, or the first highest, are answers.
+                 sample_weight: ArrayLike | None = None) -> tuple[float, float, FloatArray]:
+        """Return (loss, number of rows or elements that are right, gradient).
 
-        Of no rows or outputs the loss is NaN, as a mean of nothing is.
+        For classes, the answer of a row is the first of its highest scores; for yes or no, a score above 0 is a yes. Without
+        rows or outputs the loss is NaN, the mean of nothing.
         """
         scores = _as_scores(scores)
         rows, outputs = scores.shape
@@ -54,23 +56,26 @@ class Loss:
         total = Sums._make(np.add.accumulate(sums)[-1].tolist())                    # in the order of the tasks
         return total.loss * loss_factor / weight, total.right, scores
 
-    def predictions(self, scores: ArrayLike) -> np.ndarray:
-        """What the scores (rows, outputs) mean: here, themselves."""
+    def predictions(self, scores: ArrayLike) -> FloatArray:
+        """Return what the scores (rows, outputs) predict: here, the scores themselves."""
         return _as_scores(scores)
 
     def factors(self, outputs: int) -> tuple[float, float]:
-        """Of a row's gradient, as the kernel has it, and of its loss."""
+        """Return the factors of a row's gradient and of its loss, as the kernel computes them."""
         return 1.0, 1.0
 
     def as_targets(self, targets: ArrayLike, rows: int, outputs: int, dtype: np.dtype) -> np.ndarray:
-        """Targets as the kernel takes them: (rows, outputs) of that dtype, or (rows,) labels of int64; ValueError else."""
+        """Return targets as the kernel takes them: (rows, outputs) of that dtype, or (rows,) labels of int64.
+
+        Raises ValueError for targets that do not fit.
+        """
         targets = operands.as_array("targets", targets)
         if targets.shape not in ((rows, outputs), (rows,) if outputs == 1 else (rows, outputs)):
             raise ValueError(f"targets has shape {targets.shape}, expected ({rows}, {outputs}): that of the scores")
         return np.ascontiguousarray(targets.reshape(rows, outputs), dtype)
 
     def accuracy(self, right: float, rows: int, outputs: int) -> float | None:
-        """The share of what is right; None where there is no such thing."""
+        """Return the part of the rows or elements that is right; None for a loss that has no right and wrong."""
         return None
 
     def __repr__(self) -> str:
@@ -80,14 +85,14 @@ class Loss:
 class SoftmaxCrossEntropy(Loss):
     """The softmax of the scores and its cross-entropy, for classes: the mean of log(Σ exp(z)) - z[class] over the rows.
 
-    (Kinsley and Kukieła, Neural Networks from Scratch in Python, ch. 5 and 9.) targets: classes (rows,) of integers from 0, or
-    (rows, classes), one-hot or any shares.
+    (Kinsley and Kukieła, Neural Networks from Scratch in Python, ch. 5 and 9.) targets: (rows,), classes as integers from 0, or
+    (rows, classes), one-hot or with any share for each class.
     """
 
     _kind = kernels.SOFTMAX
 
-    def predictions(self, scores: ArrayLike) -> np.ndarray:
-        """The probabilities of the classes, the softmax."""
+    def predictions(self, scores: ArrayLike) -> FloatArray:
+        """Return the probabilities of the classes, the softmax."""
         return softmax(scores)
 
     def as_targets(self, targets: ArrayLike, rows: int, outputs: int, dtype: np.dtype) -> np.ndarray:
@@ -109,16 +114,16 @@ class SoftmaxCrossEntropy(Loss):
 
 
 class BinaryCrossEntropy(Loss):
-    """The sigmoid of the scores and its cross-entropy, for answers that are yes or no, each for itself.
+    """The sigmoid of the scores and its cross-entropy, for answers that are yes or no, each independent of the others.
 
-    The mean over all rows and outputs of log(1 + exp(z)) - t z (Kinsley and Kukieła, Neural Networks from Scratch in Python,
-    ch. 16). targets: (rows, outputs), or (rows,) for one output, from 0 to 1.
+    It is the mean over all rows and outputs of log(1 + exp(z)) - t z (Kinsley and Kukieła, Neural Networks from Scratch in
+    Python, ch. 16). targets: (rows, outputs), or (rows,) for one output, from 0 to 1.
     """
 
     _kind = kernels.BINARY
 
-    def predictions(self, scores: ArrayLike) -> np.ndarray:
-        """The probabilities of yes, the sigmoid."""
+    def predictions(self, scores: ArrayLike) -> FloatArray:
+        """Return the probabilities of yes, the sigmoid."""
         return _probabilities(kernels.BINARY, scores)
 
     def factors(self, outputs: int) -> tuple[float, float]:
@@ -146,20 +151,24 @@ class MeanSquaredError(Loss):
         return 2 / outputs, 1 / outputs
 
 
-LOSSES = {loss.__name__: loss for loss in (SoftmaxCrossEntropy, BinaryCrossEntropy, MeanSquaredError)}
+LOSSES: dict[str, type[Loss]] = {loss.__name__: loss for loss in (SoftmaxCrossEntropy, BinaryCrossEntropy, MeanSquaredError)}
 
 
-def softmax(scores: ArrayLike) -> np.ndarray:
-    """exp(z) / Σ exp(z) of each row of scores (rows, classes), of which the largest is subtracted first; one row may be 1-D.
+def softmax(scores: ArrayLike) -> FloatArray:
+    """Return exp(z) / Σ exp(z) of each row of scores (rows, classes), or of one row (classes,).
 
-    float32 and float64 are kept, other real numbers become what a dense layer makes of them. Raises ValueError for more
-    dimensions, TypeError for a dtype that is not real.
+    The largest score of a row is subtracted first. float32 and float64 are kept; other real numbers become the dtype that a
+    dense layer makes of them. Raises ValueError for more dimensions, TypeError for a dtype that is not real.
     """
     return _probabilities(kernels.SOFTMAX, scores).reshape(np.shape(scores))
 
 
 def as_weights(sample_weight: ArrayLike | None, rows: int, are_all: bool = True) -> np.ndarray | None:
-    """Weights (rows,) of float64, or None; ValueError for others, negative or infinite ones, or only zeros if they are all."""
+    """Return weights (rows,) of float64, or None for None.
+
+    Raises ValueError for another shape, for negative or infinite weights and, if these are the weights of all rows, for zeros
+    alone.
+    """
     if sample_weight is None:
         return None
     weights = operands.as_array("sample_weight", sample_weight).astype(np.float64, copy=False)
@@ -171,12 +180,13 @@ def as_weights(sample_weight: ArrayLike | None, rows: int, are_all: bool = True)
 
 
 def _as_scores(scores):
-    """A copy in C order, of a float dtype."""
+    """Return a copy (rows, outputs) in C order, of a float dtype."""
     scores = operands.as_rows("scores", operands.as_array("scores", scores))
     return np.array(scores, operands.float_dtype(scores), order="C")
 
 
 def _probabilities(kind, scores):
+    """Return the softmax or the sigmoid of scores, in a copy."""
     scores = _as_scores(scores)
     if scores.size:
         _run(kind, scores, None, None, Factors(factor=0.0, least=0.0, most=0.0, scale=1.0), None)
@@ -184,7 +194,7 @@ def _probabilities(kind, scores):
 
 
 def _run(kind, scores, targets, weights, factors, sums):
-    """Run the kernel, which writes over the scores."""
+    """Run the kernel, which overwrites the scores with the gradient, or without targets with probabilities."""
     if _jit.DISABLED:
         return reference.run_loss(kind, scores, targets, weights, factors, sums)
     (rows, cols), dtype = scores.shape, scores.dtype

@@ -1,46 +1,53 @@
 """Networks: layers one after another, and a loss."""
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from numbers import Real
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from . import _jit, gradients, jitted, saving, summary
+from . import _jit, functional, gradients, jitted, saving, summary
 from . import _operands as operands
-from .fit import History, fit
+from .fit import Callback, History, fit
+from .functional import FloatArray
 from .inference import predictions, scores
 from .jitted import Jitted
-from .kernels.activations import IDENTITY, RELU
-from .layers import Dense, Dropout, ReLU
+from .kernels.activations import IDENTITY
+from .layers import AnyLayer, Dense, Dropout, ReLU
 from .losses import Loss
 from .optimizers import Optimizer, check_apart
-from .training import Part
+from .training import LayerSpec
 
 
 class Sequential:
-    """Layers one after another: Dense, DenseReLU, Dropout, and a ReLU after a Dense without an activation.
+    """A network: layers one after another, and the loss that it is trained for.
 
-    layers: the last is a Dense; all are of one dtype, and each takes as many inputs as the one before has neurons.
-    loss: what to train for, SoftmaxCrossEntropy(), BinaryCrossEntropy() or MeanSquaredError(); None: only to predict.
-    l2: of a penalty l2 / 2 * Σ w² of all weights, without biases, that is added to the loss.
+    layers: Dense, DenseReLU, Dropout, and a ReLU after a Dense without an activation. The last one, but for a ReLU, is a Dense.
+    All are of one dtype, and each takes as many inputs as the one before has neurons.
+    loss: SoftmaxCrossEntropy(), BinaryCrossEntropy() or MeanSquaredError(); None for a network that is only to predict.
+    l2: the factor of a penalty l2 / 2 * Σ w² that is added to the loss, w being all weights, without biases.
+
+    Weights and biases may be assigned later. When the network uses them, it replaces those that are no arrays of its dtype, in
+    C order, that can be written by copies that are.
 
     Raises TypeError for what is no such layer or loss, ValueError for layers that do not fit each other, for one that is there
-    twice, or for a last layer whose activation the loss brings with it. Weights and biases may be assigned later: what is not
-    an array of the network's dtype, in C order, that can be written, is replaced by a copy that is, when it is used.
+    twice, or for a last layer whose activation the loss brings with it.
     """
 
-    def __init__(self, layers: Iterable[Dense | Dropout | ReLU], loss: Loss | None = None, *, l2: float = 0.0):
+    _l2: float
+
+    def __init__(self, layers: Iterable[AnyLayer], loss: Loss | None = None, *, l2: float = 0.0):
         self.layers = list(layers)
         self.loss, self.l2 = loss, l2
-        self._own(None)
+        self._replace_arrays(None)
         _check(self.layers, loss)
         self.dtype = _dtype(self.dense)
 
     @property
     def l2(self) -> float:
-        """The factor of the penalty; it may be assigned, and raises as the constructor."""
+        """The factor of the penalty. It may be assigned; ValueError is raised as by the constructor."""
         return self._l2
 
     @l2.setter
@@ -56,215 +63,222 @@ class Sequential:
 
     @property
     def n_inputs(self) -> int:
+        """The number of inputs of the first layer."""
         return len(self.dense[0].weights)
 
     @property
     def n_outputs(self) -> int:
-        return np.shape(self.dense[-1].weights)[1]
+        """The number of neurons of the last layer."""
+        return int(np.shape(self.dense[-1].weights)[1])
 
     def __repr__(self) -> str:
         return summary.line(self)
 
-    def parameters(self) -> list[np.ndarray]:
-        """The arrays that are trained: weights and biases of each dense layer, themselves."""
-        self._own(self.dtype)
+    def parameters(self) -> list[FloatArray]:
+        """Return the arrays that are trained, themselves: weights and biases of each dense layer."""
+        self._replace_arrays(self.dtype)
         return [a for layer in self.dense for a in (layer.weights, layer.biases) if a is not None]
 
-    def gradients(self) -> list[np.ndarray]:
-        """Of the last backward, in the order of parameters()."""
+    def gradients(self) -> list[FloatArray]:
+        """Return the gradients of the last backward, in the order of parameters()."""
         pairs = [pair for layer in self.dense
                  for pair in ((layer.weights, layer.dweights), (layer.biases, layer.dbiases))]
         return [gradient for values, gradient in pairs if values is not None]
 
-    def forward(self, x: ArrayLike, training: bool = False) -> np.ndarray:
-        """The scores (rows, n_outputs) of x (rows, n_inputs), layer by layer, for a training loop of one's own.
+    def forward(self, x: ArrayLike, training: bool = False) -> FloatArray:
+        """Return the scores (rows, n_outputs) of x (rows, n_inputs), layer by layer, for a training loop of your own.
 
         training: whether a Dropout drops.
         """
-        h = x
+        h: Any = x
         try:
             for layer in self.layers:
-                h = layer.forward(h, training=training) if isinstance(layer, Dropout) else layer.forward(h)
+                # A subclass's own forward may take the inputs alone, so `training` goes only where it changes something.
+                h = layer.forward(h, training=training) if layer._differs_in_training else layer.forward(h)
         except BaseException:
-            if self._accepts(x):                        # some layers know this x then, and others the one before
+            if functional.accepts(self._as_inputs, "x", x):     # some layers hold this x then, and others the one before
                 for layer in self.layers:
                     layer._forget()
             raise
         return h
 
-    def backward(self, dvalues: ArrayLike) -> np.ndarray | None:
-        """The gradient with respect to the last forward's x, from that with respect to its scores; sets those of the layers."""
-        dinputs = dvalues
+    def backward(self, dvalues: ArrayLike) -> Any:
+        """Return the gradient with respect to the last forward's x, and set the gradients of the layers.
+
+        dvalues: the gradient (rows, n_outputs) with respect to the scores. Returns None if the first layer has
+        need_dinputs=False.
+        """
+        dinputs: Any = dvalues
         try:
             for layer in reversed(self.layers):
                 dinputs = layer.backward(dinputs)
         except BaseException:
-            if self._accepts_gradient(dvalues):         # a gradient of this call fits none of another one
+            if functional.accepts(self._check_dvalues, dvalues):    # gradients of two calls do not fit each other
                 for layer in self.layers:
                     layer._forget_gradients()
             raise
         return dinputs
 
     def fit(self, x: ArrayLike, y: ArrayLike, *, epochs: int, batch_size: int, optimizer: Optimizer,
-            sample_weight: ArrayLike | None = None, validation_data: Sequence[ArrayLike] | None = None, shuffle: bool = True,
+            sample_weight: ArrayLike | None = None, validation_data: Sequence[Any] | None = None, shuffle: bool = True,
             rng: np.random.Generator | int | None = None, progress: bool = True, check_finite: bool = True,
-            callbacks: Callable[["Sequential", History], object] | Sequence[Callable] = ()) -> History:
-        """Train on x (rows, n_inputs) and targets y, as the loss takes them, in batches; whole steps in compiled code.
+            callbacks: Callback | Iterable[Callback] = ()) -> History:
+        """Train on x (rows, n_inputs) and targets y, as the loss takes them, in batches. Whole steps run in compiled code.
 
-        optimizer: SGD, Adam or AdamW, which goes on where it stopped if it was used before.
-        sample_weight: (rows,), of the rows in the loss.
+        optimizer: SGD, Adam or AdamW. One that was used before goes on where it stopped.
+        sample_weight: (rows,), the weights of the rows in the loss.
         validation_data: (x, y) or (x, y, sample_weight), whose loss is computed after each epoch.
-        shuffle: take the rows in another order each epoch; the data are not copied, unless their dtype is not the network's,
+        shuffle: take the rows in another order each epoch. The data are not copied, unless their dtype is not the network's,
         or rows of x are not contiguous or go backwards.
-        rng: a numpy.random.Generator, a seed, or None for fresh entropy, of the order and of a Dropout.
+        rng: for the order and for a Dropout: a numpy.random.Generator, a seed, or None for fresh entropy.
         progress: show a bar, on a terminal or in a notebook.
         check_finite: whether to stop at a loss, a gradient or a penalty that is not finite, before its step.
-        callbacks: one or several, called after each epoch with the network and the History so far; one that returns True ends
-        the training. They may change weights in place, but the training does not see arrays that they assign.
+        callbacks: one or several functions, called after each epoch with the network and the History so far. One that returns
+        True ends the training. They may change weights in place, but the training does not see arrays that they assign.
 
-        Ctrl-C ends the training after the batch that it meets, with a RuntimeWarning; what was learnt stays.
-        Raises FloatingPointError where one of these is not finite, saying which, and in which batch of which epoch: weights and
-        optimiser are as they were before that batch. ValueError or TypeError for what does not fit, and RuntimeError where
-        Numba's JIT is disabled, before anything is changed.
+        Ctrl-C ends the training after the batch at hand, with a RuntimeWarning; what was learnt stays.
+
+        Raises FloatingPointError for a loss, a gradient or a penalty that is not finite. It says which one, and in which batch
+        of which epoch; weights and optimiser are as they were before that batch. Raises ValueError or TypeError for arguments
+        that do not fit, and RuntimeError where Numba's JIT is disabled, before anything is changed.
         """
         _jit.check_enabled("fit")
         return fit(self, x, y, epochs=epochs, batch_size=batch_size, optimizer=optimizer, sample_weight=sample_weight,
                    validation_data=validation_data, shuffle=shuffle, rng=rng, progress=progress, check_finite=check_finite,
                    callbacks=callbacks)
 
-    def predict(self, x: ArrayLike) -> np.ndarray:
-        """What the network says of x (rows, n_inputs): the probabilities of classes or of yes, by its loss, else the scores.
+    def predict(self, x: ArrayLike) -> FloatArray:
+        """Return predictions (rows, n_outputs) for x (rows, n_inputs).
 
-        (rows, n_outputs). The layers' inputs and outputs stay as they are, and a Dropout drops nothing. Of a Dask array the
-        answer is one, too, cut along the rows as x is.
+        By the loss, these are the probabilities of the classes or of yes, or else the scores. The layers' inputs and outputs
+        stay as they are, and a Dropout drops nothing. For a Dask array x the result is one, too, cut along the rows as x is.
         """
         if operands.is_lazy(x):
             from .dask import arrays
 
             return arrays.predict(self, x)
-        return predictions(self.parts(), self.loss, self.as_inputs("x", x))
+        return predictions(self._specs(), self.loss, self._as_inputs("x", x))
 
     def evaluate(self, x: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> tuple[float, float | None]:
-        """(loss, accuracy) on x (rows, n_inputs) and targets y; accuracy is None where the loss has none."""
-        self.needs_loss("evaluate")
-        predicted = scores(self.parts(), self.as_inputs("x", x))
-        loss, right, _ = self.loss.evaluate(predicted, y, sample_weight)
-        return loss + self.penalty(), self.loss.accuracy(right, *predicted.shape) if len(predicted) else None
+        """Return (loss, accuracy) on x (rows, n_inputs) and targets y; accuracy is None where the loss has none.
+
+        sample_weight: (rows,), the weights of the rows in the loss.
+        """
+        loss = self._require_loss("evaluate")
+        predicted = scores(self._specs(), self._as_inputs("x", x))
+        value, right, _ = loss.evaluate(predicted, y, sample_weight)
+        return value + self._penalty(), loss.accuracy(right, *predicted.shape) if len(predicted) else None
 
     def check_gradients(self, x: ArrayLike, y: ArrayLike, *, places: int = 100,
                         rng: np.random.Generator | int | None = 0) -> float:
-        """The largest error of the gradients against central differences: gradients.check_gradients."""
+        """Return the largest error of the gradients, compared with central differences, relative to the largest gradient.
+
+        Up to `places` random places of each array of weights and biases are changed by ±1e-5, in a float64 copy of the network,
+        for the samples of x (rows, n_inputs) and targets y. Where all is well, the result is about 1e-7 or less.
+        Raises ValueError where each sample is too near the kink of a ReLU, RuntimeError where Numba's JIT is disabled.
+        """
         _jit.check_enabled("check_gradients")
-        self.needs_loss("check_gradients")
+        self._require_loss("check_gradients")
         return gradients.check_gradients(self, x, y, places=places, rng=rng)
 
     def jitted(self) -> Jitted:
-        """The network as functions forward and value_and_gradient for @njit code, which take its parameters: jitted.Jitted.
+        """Return the functions forward and value_and_gradient for @njit code, which take the network's parameters.
 
-        They know the network's layers and loss as they are now. Raises ValueError without a loss.
+        They compute the network's layers and loss as these are now; jitted.Jitted says more. Raises ValueError without a loss.
         """
         return jitted.jitted(self)
 
     def summary(self) -> str:
-        """A table of the layers and how many numbers each has."""
+        """Return a table of the layers, with the shape of each one's output and how many numbers are trained."""
         return summary.table(self)
 
-    def save(self, path: str | os.PathLike) -> None:
-        """Write the layers with their weights, biases and settings, the loss and l2 to `path`, which fastbp.load reads.
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the layers with their weights, biases and settings, the loss and l2 to a file that fastbp.load reads.
 
-        The suffix says how: .safetensors (which other programs read, too) or .npz. The file is written next to it and then
-        renamed, so that a crash leaves what was there. Raises ValueError for another suffix, OSError where it cannot be
-        written.
+        The suffix of `path` chooses the format: .safetensors (which other programs read, too) or .npz. The file is written
+        beside it and then renamed, so that a crash leaves the old file. Raises ValueError for another suffix, OSError where
+        the file cannot be written.
         """
         saving.save(self, path)
 
-    # ---- what the network is to training.py and gradients.py
+    # ---- for the modules that train, save and check a network
 
-    def parts(self) -> list[Part]:
-        """The layers as training.py takes them; ValueError if what was assigned does not fit any more."""
-        self._own(self.dtype)
+    def _specs(self) -> list[LayerSpec]:
+        """Return the layers as compiled steps take them; raise ValueError if an assigned array does not fit any more."""
+        self._replace_arrays(self.dtype)
         _check(self.layers, self.loss)
-        parts = []
+        specs: list[LayerSpec] = []
         for layer in self.layers:
-            if isinstance(layer, ReLU):
-                parts[-1] = parts[-1]._replace(activation=RELU)
-            elif isinstance(layer, Dropout):
-                parts.append(Part(None, rate=layer.rate))
+            spec = layer._spec()
+            if spec.weights is None and spec.activation != IDENTITY:    # a ReLU: the activation of the layer before it
+                specs[-1] = specs[-1]._replace(activation=spec.activation)
             else:
-                biases = None if layer.biases is None else operands.as_biases(layer.biases, layer.weights.shape[1])
-                parts.append(Part(layer.weights, biases, layer._kind, layer.precision))
-        return parts
+                specs.append(spec)
+        return specs
 
-    def as_inputs(self, name: str, x: ArrayLike) -> np.ndarray:
-        """x as an array (rows, n_inputs); ValueError for another shape."""
+    def _as_inputs(self, name: str, x: ArrayLike) -> np.ndarray:
+        """Return x as an array (rows, n_inputs); raise ValueError for another shape."""
         x = operands.as_rows(name, operands.as_array(name, x))
         if x.shape[1] != self.n_inputs:
             raise ValueError(f"{name} has shape {x.shape}, expected (rows, {self.n_inputs}): the first layer has "
                              f"{self.n_inputs} inputs")
         return x
 
-    def _accepts(self, x):
-        """Return whether the first layer takes x."""
-        try:
-            self.as_inputs("x", x)
-        except (ValueError, TypeError):
-            return False
-        return True
+    def _check_dvalues(self, dvalues: ArrayLike) -> None:
+        """Raise ValueError or TypeError unless the last layer takes the gradient with respect to its output."""
+        output, dvalues = self.layers[-1].output, operands.as_array("dvalues", dvalues)
+        if output is None or np.shape(np.atleast_2d(dvalues)) != output.shape:
+            raise ValueError("dvalues does not fit the last output")
 
-    def _accepts_gradient(self, dvalues):
-        """Return whether the last layer takes the gradient with respect to its output."""
-        try:
-            output, dvalues = self.layers[-1].output, operands.as_array("dvalues", dvalues)
-        except (ValueError, TypeError):
-            return False
-        return output is not None and np.shape(np.atleast_2d(dvalues)) == output.shape
+    def _replace_arrays(self, dtype: np.dtype | None) -> None:
+        """Replace the layers' arrays that cannot be trained by copies.
 
-    def _own(self, dtype):
-        """Put copies in the places of layers' arrays that cannot be trained; dtype: what they have to be, None for any float.
-
-        A view in another order of another layer's array is refused, as a copy would part them without a word.
+        dtype: the dtype that the arrays must have; None for any float dtype. Raises ValueError for a view, in another order,
+        of another layer's array: a copy would separate the two without a word.
         """
         arrays = [array for layer in self.dense for array in (layer.weights, layer.biases) if isinstance(array, np.ndarray)]
         if not all(array.flags.c_contiguous for array in arrays):
-            self.check_apart()
+            self._check_apart()
         for layer in self.dense:
             for name in ("weights", "biases"):
                 array = getattr(layer, name)
                 is_array = type(array) is np.ndarray and array.dtype in ((dtype,) if dtype is not None else operands.FLOATS)
                 if (array is not None or name == "weights") and not (is_array and array.flags.carray):
                     array = operands.as_array(name, array)
-                    setattr(layer, name, np.require(array, dtype or operands.float_dtype(array), "CWA"))
+                    kind: Any = dtype or operands.float_dtype(array)
+                    setattr(layer, name, np.require(array, kind, ["C", "W", "A"]))
 
-    def check_apart(self) -> None:
+    def _check_apart(self) -> None:
         """Raise ValueError if two arrays that are trained have memory in common."""
         named = {f"layers[{i}].{name}": getattr(layer, name) for i, layer in enumerate(self.layers)
                  if isinstance(layer, Dense) for name in ("weights", "biases")}
         arrays = {name: array for name, array in named.items() if isinstance(array, np.ndarray)}
         check_apart(list(arrays.values()), list(arrays))
 
-    def penalty(self) -> float:
-        """l2 / 2 * Σ w²."""
+    def _penalty(self) -> float:
+        """Return l2 / 2 * Σ w²."""
         return 0.5 * self.l2 * sum(float(np.vdot(layer.weights, layer.weights)) for layer in self.dense) if self.l2 else 0.0
 
-    def needs_loss(self, what: str) -> None:
-        """ValueError if there is none."""
+    def _require_loss(self, caller: str) -> Loss:
+        """Return the loss; raise ValueError if there is none. caller: the name of the method that needs it."""
         if self.loss is None:
-            raise ValueError(f"loss is None, expected one for {what}, as in Sequential(layers, SoftmaxCrossEntropy())")
+            raise ValueError(f"loss is None, expected one for {caller}, as in Sequential(layers, SoftmaxCrossEntropy())")
+        return self.loss
 
 
-def load(path: str | os.PathLike) -> Sequential:
-    """The network that `Sequential.save` wrote: the same layers, bit for bit, loss and l2.
+def load(path: str | os.PathLike[str]) -> Sequential:
+    """Return the network that `Sequential.save` wrote: the same layers, bit for bit, loss and l2.
 
-    The file may come from anybody: nothing in it is run, and reading it takes memory for a few times its size.
+    The file may come from anybody: nothing in it is run, and reading it takes a few times its size of memory.
 
-    Raises ValueError for a file that is damaged or no network of fastbp, with the reason; OSError for what is no regular file
-    or a link to one, FileNotFoundError and other OSError as they come.
+    Raises ValueError, with the reason, for a file that is damaged or holds no network of fastbp; OSError for what is no regular
+    file or a link to one; FileNotFoundError and other kinds of OSError where the file cannot be read.
     """
     return saving.load(path, Sequential)
 
 
 def _dtype(dense):
-    """That of all weights."""
+    """Return the dtype of all weights; raise ValueError if there are two, or another than float32 and float64."""
     dtype = dense[0].weights.dtype
     if dtype not in operands.FLOATS:
         raise ValueError(f"the layers' weights are of {dtype}, expected float32 or float64")
@@ -275,9 +289,10 @@ def _dtype(dense):
 
 
 def _check(layers, loss):
+    """Raise TypeError or ValueError, as Sequential does, for layers that make no network or that do not fit the loss."""
     seen = set()
     for i, layer in enumerate(layers):
-        if not isinstance(layer, Dense | Dropout | ReLU):
+        if not isinstance(layer, AnyLayer):
             raise TypeError(f"layers[{i}] is {layer!r}, expected a Dense, DenseReLU, Dropout or ReLU")
         if id(layer) in seen:
             raise ValueError(f"layers[{i}] is there before, expected a layer of its own")

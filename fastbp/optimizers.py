@@ -1,11 +1,11 @@
-"""Optimisers: they know their settings and what they remember of arrays; a step is one compiled pass (kernels/optimizers.py).
+"""Optimisers. Each keeps its settings and its state; a step is one compiled pass (kernels/optimizers.py).
 
-An optimiser is for the parameters of one network: its first step makes room beside each array for what it remembers of it.
+An optimiser serves the parameters of one network: its first step allocates the state of each array, such as its moments.
 """
 import operator
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -41,23 +41,27 @@ class Gradients(NamedTuple):
 
 
 class Optimizer:
-    """What all optimisers have: `learning_rate`, which may be assigned, and `iterations`, the steps made so far.
+    """The base class of all optimisers: SGD, Adam and AdamW.
 
-    A step with a learning rate of 0 counts and updates the moments, and changes no array that a momentum does not move.
+    learning_rate       may be assigned
+    iterations          the number of steps made so far
 
-    decay: the rate of a step is learning_rate / (1 + decay * iterations) (Kinsley and Kukieła, Neural Networks from Scratch
-    in Python, ch. 10).
+    With a setting `decay`, the rate of a step is learning_rate / (1 + decay * iterations) (Kinsley and Kukieła, Neural Networks
+    from Scratch in Python, ch. 10). A step with a learning rate of 0 counts and updates the moments; it changes only arrays
+    that a momentum moves.
     """
 
     def __init__(self, kind: int, **settings: float):
         self._kind = kind
         self._settings = np.array(Settings(**settings), FLOAT)
         self._steps = np.zeros(1, INTEGER)
-        # The arrays that the optimiser remembers of each array of parameters, and the dtypes and shapes of these.
-        self._states = self._arrays = None
+        # The state that the optimiser keeps of each array of parameters, and the dtypes and shapes of the parameters.
+        self._states: Any = None
+        self._arrays: Any = None
 
     @property
     def learning_rate(self) -> float:
+        """The learning rate before any decay; ValueError or TypeError is raised for one that is no number of 0 or more."""
         return float(self._setting("learning_rate"))
 
     @learning_rate.setter
@@ -66,6 +70,7 @@ class Optimizer:
 
     @property
     def iterations(self) -> int:
+        """The number of steps made so far."""
         return int(self._steps[0])
 
     @iterations.setter
@@ -74,11 +79,11 @@ class Optimizer:
 
     @property
     def current_learning_rate(self) -> float:
-        """That of the next step."""
+        """The learning rate of the next step, after the decay."""
         return float(self.learning_rate / (1 + self._setting("decay") * self.iterations))
 
-    def __setstate__(self, state: dict) -> None:
-        """Take copies of the arrays in a pickle, which may lie in memory that cannot be written or that another one has."""
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take copies of the arrays in a pickle: their memory may be read-only, or belong to another optimiser."""
         vars(self).update(state)
         self._settings, self._steps = np.array(self._settings, FLOAT), np.array(self._steps, INTEGER)
         if self._states is not None:
@@ -88,13 +93,13 @@ class Optimizer:
         return f"<{type(self).__name__} learning_rate={self.learning_rate:g} iterations={self.iterations}>"
 
     def update(self, parameters: Sequence[np.ndarray], gradients: Sequence[np.ndarray]) -> None:
-        """A step: change the parameters in place by their gradients.
+        """Make a step: change the parameters in place by their gradients.
 
-        Both are lists of arrays of one float dtype, in pairs of one shape, and the same ones, in shape and order, at each
-        step. Arrays that are not in C order cost a copy. A weight decay is for arrays of more than one row.
+        Both are lists of arrays of one float dtype; each gradient has the shape of its parameters, and shapes and order are the
+        same at each step. Arrays that are not in C order cost a copy. A weight decay applies to arrays of more than one row.
 
         Raises TypeError or ValueError for arrays that do not fit each other or the first step's, and for two parameters that
-        have memory in common, and changes nothing.
+        have memory in common. Nothing is changed then.
         """
         parameters, gradients = list(parameters), list(gradients)
         if len(parameters) != len(gradients):
@@ -121,7 +126,7 @@ class Optimizer:
                 np.copyto(values, changed)
 
     def _step(self, parameters, work, gradients):
-        """Return the Step of parameters, of which `work` are in C order."""
+        """Return the Step of parameters; work: these or their copies, in C order."""
         gradients = [np.ascontiguousarray(gradient) for gradient in gradients]
         return self.bind(work, Gradients(gradients), [a.ndim > 1 and len(a) > 1 for a in parameters])
 
@@ -153,14 +158,15 @@ class Optimizer:
             fields_of(Settings, self._settings)[name] = value
 
     def remember(self, states: Sequence[Sequence[np.ndarray]]) -> "Optimizer":
-        """Keep what is remembered of each array in these; returns the optimiser itself."""
+        """Keep the state of each array of parameters in these arrays; return the optimiser itself."""
         self._states, self._arrays = states, None
         return self
 
 
 class Step:
-    """The records of kernels/optimizers.py for a step, at `address`; it keeps alive what they point to.
+    """The records of kernels/optimizers.py for a step. The object keeps alive all arrays that they point to.
 
+    address: of the job, for compiled code.
     overlaps: whether parameters have memory in common with one another or with gradients.
     """
 
@@ -214,12 +220,12 @@ class Step:
         return float(self._job["penalty"])
 
     def forget(self) -> None:
-        """Look at the parameters before the next step: somebody else may have changed them."""
+        """Let the next step look at the parameters again: somebody else may have changed them."""
         self._job["known"] = 0
 
 
 def check_status(status: int) -> None:
-    """Raise FloatingPointError, with its name alone, if a status says that something is not finite."""
+    """Raise FloatingPointError if a status says that something is not finite; its message is that thing's name alone."""
     if status in NOT_FINITE:
         raise FloatingPointError(NOT_FINITE[status])
 
@@ -227,8 +233,8 @@ def check_status(status: int) -> None:
 class SGD(Optimizer):
     """Stochastic gradient descent: w -= rate * gradient, or with momentum v = momentum * v - rate * gradient, w += v.
 
-    nesterov: w += momentum * v - rate * gradient, with the new v (Sutskever, Martens, Dahl and Hinton, ICML 2013). decay is
-    that of the rate, as Optimizer has it. Raises TypeError and ValueError for settings out of range.
+    nesterov: w += momentum * v - rate * gradient, with the new v (Sutskever, Martens, Dahl and Hinton, ICML 2013).
+    decay: of the learning rate; Optimizer says how. Raises TypeError and ValueError for settings out of range.
     """
 
     def __init__(self, learning_rate: float = 0.01, *, decay: float = 0.0, momentum: float = 0.0, nesterov: bool = False):
@@ -242,9 +248,9 @@ class SGD(Optimizer):
 
 
 class Adam(Optimizer):
-    """Adam (Kingma and Ba, ICLR 2015), by default with the paper's settings; decay is that of the rate, as Optimizer has it.
+    """Adam (Kingma and Ba, ICLR 2015), by default with the paper's settings.
 
-    Raises TypeError and ValueError for settings out of range.
+    decay: of the learning rate; Optimizer says how. Raises TypeError and ValueError for settings out of range.
     """
 
     def __init__(self, learning_rate: float = 0.001, *, decay: float = 0.0, beta_1: float = 0.9, beta_2: float = 0.999,
@@ -256,7 +262,7 @@ class Adam(Optimizer):
 
 
 class AdamW(Adam):
-    """Adam whose weights, not its biases, also shrink by rate * weight_decay a step, apart from their gradients.
+    """Adam with decoupled weight decay: in each step weights, but not biases, also shrink by rate * weight_decay of themselves.
 
     (Loshchilov and Hutter, Decoupled weight decay regularization, ICLR 2019.)
     """
@@ -268,7 +274,7 @@ class AdamW(Adam):
 
 
 def check_apart(arrays: Sequence[np.ndarray], names: Sequence[str]) -> None:
-    """Raise ValueError if two arrays of parameters have memory in common: two tasks would update it at once."""
+    """Raise ValueError if two arrays of parameters have memory in common: two tasks would update it at the same time."""
     found = overlapping(arrays)
     if found is not None:
         first, second = found
@@ -277,9 +283,9 @@ def check_apart(arrays: Sequence[np.ndarray], names: Sequence[str]) -> None:
 
 
 def _apart_from(parameters, i, gradient):
-    """Return a gradient, or a copy of one that lies within parameters, where a step would write over it.
+    """Return a gradient, or its copy if it has memory in common with parameters: a step would overwrite it.
 
-    A gradient that is its own array of parameters may stay: each element is read before it is written.
+    A gradient that is the very array of its parameters needs no copy: each element is read before it is written.
     """
     if any(np.may_share_memory(gradient, values) for k, values in enumerate(parameters) if not (k == i and gradient is values)):
         return gradient.copy()
@@ -287,18 +293,21 @@ def _apart_from(parameters, i, gradient):
 
 
 def _described(arrays):
+    """Return words for the (dtype, shape) of some arrays."""
     return ", ".join(f"{dtype} {shape}" for dtype, shape in arrays)
 
 
 def _zeros(array):
+    """Return the state of an array before the first step: as many zeros, in one row."""
     zeros = empty((1, array.size), array.dtype)
     zeros[:] = 0
     return zeros
 
 
 def _number(name, value, expected, is_right=None):
+    """Return a setting as a float; raise TypeError for what is no number, ValueError for one that is not as expected."""
     try:
-        number = float(operator.pos(value))             # which a string has not, though float would read it
+        number = float(operator.pos(value))             # pos refuses a string, which float alone would read
     except (TypeError, ValueError):
         raise TypeError(f"{name} is {value!r}, expected {expected}") from None
     if not (is_right or _IS[expected])(number):
@@ -307,6 +316,7 @@ def _number(name, value, expected, is_right=None):
 
 
 def _check_pair(i, values, gradient, first):
+    """Raise TypeError or ValueError unless an array can be updated by its gradient; first: the first of the parameters."""
     for name, array in (("parameters", values), ("gradients", gradient)):
         is_array = isinstance(array, np.ndarray) and not isinstance(array, np.ma.MaskedArray)
         if not is_array or array.dtype not in FLOATS or array.dtype != first.dtype:

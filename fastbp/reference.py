@@ -160,7 +160,7 @@ def _exactly(formula, *arrays):
 
 def _write(targets, results):
     """Round the results into the targets, all of them or none. A target that is None is left out."""
-    with np.errstate(all="ignore"), _signals.whole():
+    with np.errstate(all="ignore"), _signals.defer_sigint():
         for target, result in zip(targets, results, strict=True):
             if target is not None:
                 target[...] = result

@@ -1,30 +1,38 @@
-"""Networks as files: .safetensors or .npz, of arrays and a description of the layers; nothing in a file is ever executed."""
+"""Networks as files, .safetensors or .npz: arrays and a description of the layers. Nothing in a file is ever executed."""
 import os
 import reprlib
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
 
 from . import _storage
 from ._operands import BFLOAT16
+from .fit import Network
 from .kernels.activations import NAMES
 from .layers import Dense, Dropout, ReLU
 from .losses import LOSSES
 
-_FORMAT = 1
+_N = TypeVar("_N")
 
-# What each name of the description may stand for: a value, or any value of that type, as JSON has them.
-_NETWORK = {"format": (_FORMAT,), "layers": (list,), "loss": (None, *LOSSES), "l2": (float, int)}
-_LAYERS = {
+_FORMAT = 1                     # the version of the description
+
+# The values that each name of the description may have, as JSON has them. A type stands for all of its values.
+_NETWORK: dict[str, tuple[Any, ...]] = {"format": (_FORMAT,), "layers": (list,), "loss": (None, *LOSSES), "l2": (float, int)}
+_LAYERS: dict[str, dict[str, tuple[Any, ...]]] = {
     "Dense": {"type": (str,), "activation": NAMES, "need_dinputs": (False, True), "precision": (None, BFLOAT16)},
     "Dropout": {"type": (str,), "rate": (float, int)},
     "ReLU": {"type": (str,)},
 }
 
 
-def save(network, path):
-    """Sequential.save."""
-    network.parts()                 # assigned arrays become what load takes, or raise
-    arrays, layers = {}, []
+def save(network: Network, path: str | os.PathLike[str]) -> None:
+    """Write a network to a file, as Sequential.save says."""
+    network._specs()                # turns assigned arrays into those that load takes, or raises
+    arrays: dict[str, np.ndarray] = {}
+    layers = []
     for i, layer in enumerate(network.layers):
-        described = {"type": type(layer).__name__}
+        described: dict[str, object] = {"type": type(layer).__name__}
         if isinstance(layer, Dense):
             described = {"type": "Dense", "activation": layer.activation, "need_dinputs": layer.need_dinputs,
                          "precision": layer.precision}
@@ -38,8 +46,8 @@ def save(network, path):
     _storage.write(path, arrays, {"format": _FORMAT, "layers": layers, "loss": loss, "l2": network.l2})
 
 
-def load(path, network_of):
-    """network.load, where network_of(layers, loss, l2=l2) is made."""
+def load(path: str | os.PathLike[str], network_of: Callable[..., _N]) -> _N:
+    """Return network_of(layers, loss, l2=l2), made of a file as network.load says."""
     arrays, about = _storage.read(path)
     form = about.get("format")
     if type(form) is not int or form != _FORMAT:
@@ -56,7 +64,7 @@ def load(path, network_of):
 
 
 def _check(what, described, values):
-    """ValueError unless it is an object with these names and no others, and each has one of its values or of its types."""
+    """Raise ValueError unless `described` is an object with exactly these names, each with a value that it may have."""
     if type(described) is not dict or described.keys() != values.keys():
         raise ValueError(f"{what} is {reprlib.repr(described)}, expected an object with {', '.join(values)}")
     for name, allowed in values.items():
@@ -67,7 +75,7 @@ def _check(what, described, values):
 
 
 def _layer(i, described, arrays):
-    """The layer, of which the arrays are taken out."""
+    """Return layer i, and take its arrays out of the dictionary of arrays."""
     what, kind = f"layers[{i}]", described.get("type") if isinstance(described, dict) else None
     if not isinstance(kind, str) or kind not in _LAYERS:
         raise ValueError(f"{what} is {reprlib.repr(described)}, expected an object of type {' or '.join(_LAYERS)}")

@@ -26,7 +26,7 @@ from .sklearn_functions import LOOP, REPLACED, holds, validate_data
 from .sklearn_optimizers import IN_PLACE, aligned, is_plain, settings_of, states_of
 from .sklearn_optimizers import SGD as _SGD  # estimators that were pickled earlier know the classes by these names
 from .sklearn_optimizers import Adam as _Adam
-from .training import Part, Run
+from .training import LayerSpec, TrainingSession
 
 __all__ = ["MLPClassifier", "MLPRegressor"]
 
@@ -199,7 +199,8 @@ class _Epochs:
         parts = [*(part._replace(activation=_activation(estimator.activation)) for part in hidden), last]
         self._kept_alive, self._optimizer, self._targets_of = optimizer, optimizer.compiled(), None
         loss = _Loss(_LOSSES[estimator.out_activation_, estimator.loss][0], estimator.coefs_[0].dtype)
-        self._run = Run(parts, inputs, loss, self._optimizer, self._batch_size, l2=estimator.alpha, shared=True, check=False)
+        self._run = TrainingSession(parts, inputs, loss, self._optimizer, self._batch_size, l2=estimator.alpha, shared=True,
+                                    check=False)
 
 
 def _activation(name):
@@ -208,7 +209,7 @@ def _activation(name):
 
 def _parts(coefs, intercepts):
     """Return the layers. They share memory with the arrays."""
-    return [Part(weights, biases.reshape(1, -1)) for weights, biases in zip(coefs, intercepts, strict=True)]
+    return [LayerSpec(weights, biases.reshape(1, -1)) for weights, biases in zip(coefs, intercepts, strict=True)]
 
 
 def _are_apart(arrays):

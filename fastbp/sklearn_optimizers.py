@@ -1,4 +1,6 @@
 """scikit-learn's stochastic optimisers, whose arrays compiled steps change in place."""
+from typing import Any
+
 import numpy as np
 
 from . import sklearn_functions as originals
@@ -8,7 +10,7 @@ from .optimizers import Optimizer
 from .sklearn_functions import AdamOptimizer, SGDOptimizer
 
 
-def aligned(array):
+def aligned(array: np.ndarray) -> np.ndarray:
     """Return a copy of a matrix whose data begin at a cache line; return anything else as it is.
 
     A step of 50 000 weights takes 3 % less time with such copies.
@@ -22,6 +24,8 @@ def aligned(array):
 
 class _InPlace:
     """An optimiser of scikit-learn whose arrays compiled steps change in place."""
+
+    t: int                          # steps made, for an optimiser that counts them
 
     def __init__(self, params, *settings):
         super().__init__(params, *settings)
@@ -45,31 +49,31 @@ class _InPlace:
 class SGD(_InPlace, SGDOptimizer):
     """scikit-learn's gradient descent with momentum. Its velocities change in place."""
 
-    def compiled(self):
+    def compiled(self) -> Optimizer:
         """Return the fastbp Optimizer that has this one's arrays and settings."""
         kind = optimizers.NESTEROV if self.nesterov else optimizers.MOMENTUM
         return self._on_arrays(kind, beta=self.momentum, beta2=0.0, epsilon=0.0)
 
-    def before(self, optimizer):
+    def before(self, optimizer: Optimizer) -> None:
         """Give fastbp's Optimizer, before an epoch, the learning rate that scikit-learn's loop may have changed."""
         optimizer._set(learning_rate=self.learning_rate)        # unchecked, as in scikit-learn: it may shrink to 0
 
-    def after(self, optimizer):
+    def after(self, optimizer: Optimizer) -> None:
         """Do nothing after an epoch: gradient descent counts no steps."""
 
 
 class Adam(_InPlace, AdamOptimizer):
     """scikit-learn's Adam. Its moments change in place."""
 
-    def compiled(self):
+    def compiled(self) -> Optimizer:
         """Return the fastbp Optimizer that has this one's arrays and settings."""
         return self._on_arrays(optimizers.ADAM, beta=self.beta_1, beta2=self.beta_2, epsilon=self.epsilon)
 
-    def before(self, optimizer):
+    def before(self, optimizer: Optimizer) -> None:
         """Give fastbp's Optimizer, before an epoch, the number of steps that were made."""
         optimizer.iterations = self.t
 
-    def after(self, optimizer):
+    def after(self, optimizer: Optimizer) -> None:
         """Take over the number of steps from fastbp's Optimizer after an epoch, and the learning rate that follows from it."""
         if self.t != optimizer.iterations:
             self.t = optimizer.iterations
@@ -80,18 +84,18 @@ class Adam(_InPlace, AdamOptimizer):
 IN_PLACE = {SGDOptimizer: SGD, AdamOptimizer: Adam, SGD: SGD, Adam: Adam}
 
 
-def states_of(optimizer):
+def states_of(optimizer: Any) -> list[list[np.ndarray]]:
     """Return the state of an optimiser of scikit-learn: lists that hold one array for each array of the parameters."""
     return [optimizer.velocities] if isinstance(optimizer, SGDOptimizer) else [optimizer.ms, optimizer.vs]
 
 
-def settings_of(optimizer):
+def settings_of(optimizer: Any) -> list[float]:
     """Return the settings that compiled steps read from an optimiser of scikit-learn when they are built."""
     if isinstance(optimizer, SGDOptimizer):
         return [optimizer.learning_rate_init, optimizer.momentum, bool(optimizer.nesterov)]
     return [optimizer.learning_rate_init, optimizer.beta_1, optimizer.beta_2, optimizer.epsilon]
 
 
-def is_plain(optimizer):
+def is_plain(optimizer: object) -> bool:
     """Return whether an optimiser is of scikit-learn's classes or of those above, without methods set on the instance."""
     return type(optimizer) in IN_PLACE and not vars(optimizer).keys() & originals.OPTIMIZER_METHODS

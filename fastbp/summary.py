@@ -1,15 +1,16 @@
-"""Layers and networks in a line or in a table, in ASCII, whatever somebody has assigned to their attributes."""
+"""Descriptions of layers and networks, a line or a table in ASCII, whatever somebody has assigned to their attributes."""
 import math
 import reprlib
 from numbers import Real
+from typing import Any
 
 import numpy as np
 
 from . import terminal
 
 
-def layer_line(layer) -> str:
-    """Return the repr of a layer, such as <Dense 64 -> 128 relu float32>; it also says which array cannot be used."""
+def layer_line(layer: Any) -> str:
+    """Return the repr of a layer, such as <Dense 64 -> 128 relu float32>, which also names arrays that cannot be used."""
     words, notes = [type(layer).__name__], []
     if hasattr(layer, "rate"):
         words.append(shown(layer.rate))
@@ -26,16 +27,19 @@ def layer_line(layer) -> str:
     return terminal.in_ascii(f"<{', '.join([' '.join(words), *notes])}>")
 
 
-def line(network) -> str:
-    """Return the repr of a network."""
+def line(network: Any) -> str:
+    """Return the repr of a network, such as <Sequential 64-128-10 float32, loss SoftmaxCrossEntropy()>."""
     sizes = [_sizes(layer)[0] or "??" for layer in _layers(network) if hasattr(layer, "weights")]
     joined = "-".join(str(n) for n in [*(pair[0] for pair in sizes[:1]), *(pair[1] for pair in sizes)])
     dtype = _text(lambda: network.dtype)
     return terminal.in_ascii(f"<{type(network).__name__} {joined} {dtype}, loss {shown(getattr(network, 'loss', None))}>")
 
 
-def table(network) -> str:
-    """Return a row for each layer: what it is, its output, and how many numbers are trained; and what cannot be used."""
+def table(network: Any) -> str:
+    """Return a table with a row for each layer: its name, the shape of its output, and how many numbers are trained.
+
+    Below it are the loss, l2, and the arrays that cannot be used.
+    """
     layers = _layers(network)
     dense = [layer for layer in layers if hasattr(layer, "weights")]
     sizes = _sizes(dense[0])[0] if dense else None
@@ -73,7 +77,7 @@ def _layers(network):
 
 
 def _sizes(layer):
-    """Return ((n_inputs, n_neurons), what is wrong with its arrays); None for sizes that cannot be told."""
+    """Return ((n_inputs, n_neurons), problems of the layer's arrays), with None for sizes that are unknown."""
     shape, biases = _shape(layer.weights), getattr(layer, "biases", None)
     if shape is None or len(shape) != 2:
         return None, [f"weights {_what(layer.weights, shape)}, expected (n_inputs, n_neurons)"]
@@ -84,7 +88,7 @@ def _sizes(layer):
 
 
 def _shape(values):
-    """Return the shape of an array, or of what becomes one, as a list of lists does, or None."""
+    """Return the shape of an array, or of something that becomes one, such as a list of lists; else None."""
     try:
         shape = values.shape if hasattr(values, "shape") else np.shape(values)
         return tuple(int(n) for n in shape)
@@ -93,15 +97,17 @@ def _shape(values):
 
 
 def _what(values, shape):
+    """Return words for what is in an array's place: its shape, or its type."""
     return f"of shape {shape}" if shape else f"of type {type(values).__name__}"
 
 
 def shown(value: object, spec: str = "g") -> str:
-    """Return a number in that format, or a repr that is not long, or "?" for what has none, in ASCII."""
+    """Return a number in that format, or another value's shortened repr, or "?" if it has none, in ASCII."""
     return terminal.in_ascii(_text(lambda: format(value, spec) if isinstance(value, Real) else reprlib.repr(value)))
 
 
 def _text(make):
+    """Return the text of what make() returns, or "?" if it raises."""
     try:
         return str(make())
     except Exception:               # what somebody assigned may raise anything

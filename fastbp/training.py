@@ -24,8 +24,11 @@ _CALL = 0.03
 _NO_LAYER = Layer(**dict.fromkeys(Layer._fields, 0))
 
 
-class Part(NamedTuple):
-    """A dense layer with its arrays, in C order; or, without weights, a dropout of a rate."""
+class LayerSpec(NamedTuple):
+    """A layer as compiled steps take it: a dense layer with its arrays, in C order; without weights, a dropout or a ReLU.
+
+    Sequential._specs() makes a ReLU the activation of the dense layer before it, so that a session meets none.
+    """
 
     weights: np.ndarray | None
     biases: np.ndarray | None = None
@@ -34,7 +37,7 @@ class Part(NamedTuple):
     rate: float = 0.0
 
 
-class Run:
+class TrainingSession:
     """Training of a network in batches of up to `batch` rows.
 
     l2: of a penalty l2 / 2 * Σ w² of all weights; shared: divided by the weight of a batch's rows, as scikit-learn has it.
@@ -46,7 +49,7 @@ class Run:
     the loss in its place.
     """
 
-    def __init__(self, parts: Sequence[Part], inputs: int, loss: Loss, optimizer: Optimizer | None, batch: int, *,
+    def __init__(self, parts: Sequence[LayerSpec], inputs: int, loss: Loss, optimizer: Optimizer | None, batch: int, *,
                  l2: float = 0.0, shared: bool = False, apart: bool = False, check: bool = True, key: int = 0):
         self.parts, self.loss, self.batch, self._l2, self._is_apart = parts, loss, batch, l2, apart
         dense = [part for part in parts if part.weights is not None]

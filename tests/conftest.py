@@ -8,7 +8,7 @@ import pytest
 
 import fastbp
 from fastbp import _cpu
-from fastbp.training import Run
+from fastbp.training import TrainingSession
 
 hypothesis.settings.register_profile("fastbp", derandomize=True, deadline=None, max_examples=100, database=None)
 hypothesis.settings.load_profile("fastbp")
@@ -45,11 +45,11 @@ def threads_as_before():
 @pytest.fixture
 def epochs(monkeypatch):
     """Return a list that grows with each epoch of fastbp.sklearn in compiled code."""
-    done, start = [], Run.start
+    done, start = [], TrainingSession.start
 
     def noted(self, *arguments):
         done.append(self)
         start(self, *arguments)
 
-    monkeypatch.setattr(Run, "start", noted)
+    monkeypatch.setattr(TrainingSession, "start", noted)
     return done

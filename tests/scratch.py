@@ -18,7 +18,7 @@ import fastbp
 from fastbp import _link, _state
 from fastbp.kernels.parallel import TASK
 from fastbp.kernels.workspace import ALIGNMENT
-from fastbp.training import Run
+from fastbp.training import TrainingSession
 
 THREADS = 3
 CANARY = 0xA5                   # The value of each byte around scratch memory.
@@ -171,7 +171,7 @@ def apart(batch):
     """Return a function of a dtype: a call of steps made apart, of a large batch and of a small one."""
     def prepare(dtype):
         whole = network(dtype, 20, 30)
-        run = Run(whole.parts(), 20, whole.loss, fastbp.Adam(), batch, l2=1e-3, apart=True)
+        run = TrainingSession(whole._specs(), 20, whole.loss, fastbp.Adam(), batch, l2=1e-3, apart=True)
 
         def call():
             for rows in (batch, 3):

@@ -12,7 +12,7 @@ from fastbp import SGD, Adam, Dense, DenseReLU, Dropout, MeanSquaredError, Seque
 from fastbp.kernels import blocking
 from fastbp.kernels.activations import GELU, IDENTITY, NAMES, RELU, TANH
 from fastbp.kernels.dropout import CHUNK
-from fastbp.training import Part, Run
+from fastbp.training import LayerSpec, TrainingSession
 
 
 def stays(count, rate, key):
@@ -25,7 +25,8 @@ def stays(count, rate, key):
 
 def dropped(x, rate, key):
     """What a run makes of x, in batches of one row, by the gradients of weights of 0 and one neuron: they are its inputs."""
-    run = Run([Part(None, rate=rate), Part(np.zeros((x.shape[1], 1), x.dtype), np.zeros((1, 1), x.dtype))], x.shape[1],
+    last = LayerSpec(np.zeros((x.shape[1], 1), x.dtype), np.zeros((1, 1), x.dtype))
+    run = TrainingSession([LayerSpec(None, rate=rate), last], x.shape[1],
               MeanSquaredError(), None, 1, check=False, key=key)
     run.use(x, np.full((len(x), 1), -0.5, x.dtype), None)
     run.start()
@@ -102,9 +103,9 @@ def parts_of(rng, sizes, dtype, places):
     """A network with a dropout before the layers `places`, which may be more than one."""
     activations, parts = [TANH, RELU, IDENTITY], []
     for i, (inputs, neurons) in enumerate(zip(sizes, sizes[1:], strict=False)):
-        parts += [Part(None, rate=0.3)] * places.count(i)
+        parts += [LayerSpec(None, rate=0.3)] * places.count(i)
         weights = (rng.standard_normal((inputs, neurons)) / np.sqrt(inputs)).astype(dtype)
-        parts.append(Part(weights, rng.standard_normal((1, neurons)).astype(dtype), activations[i]))
+        parts.append(LayerSpec(weights, rng.standard_normal((1, neurons)).astype(dtype), activations[i]))
     return parts
 
 
@@ -114,7 +115,7 @@ def test_gradients_of_a_run(rng, dtype, places, rows, batch):
     """Of batch after batch, each of which draws anew, in the order of the data or another, from rows with gaps."""
     parts = parts_of(rng, (7, 20, 33, 3), dtype, places)
     x, targets = rng.standard_normal((rows, 9)).astype(dtype)[:, 1:8], rng.standard_normal((rows, 3)).astype(dtype)
-    run = Run(parts, 7, MeanSquaredError(), None, batch, check=False, key=11)
+    run = TrainingSession(parts, 7, MeanSquaredError(), None, batch, check=False, key=11)
     run.use(x, targets, None)
     key = 11
     for order in (None, rng.permutation(rows)):
@@ -141,7 +142,7 @@ def test_a_step_in_shards(rng, dtype):
     dense = [part for part in parts if part.weights is not None]
     assert blocking.shards(130, sum(part.weights.size for part in dense)) > 1
     before = [array.copy() for part in dense for array in (part.weights, part.biases)]
-    run = Run(parts, 7, MeanSquaredError(), SGD(1.0), 130, key=11)
+    run = TrainingSession(parts, 7, MeanSquaredError(), SGD(1.0), 130, key=11)
     run.use(x, targets, None)
     run.start()
     exact = reference_gradients(parts, x, targets, 11)
@@ -292,8 +293,8 @@ def test_gelu_keeps_its_slopes_beside_a_dropout(rng):
     """The slopes of a run are those of the dense layer's own z, whatever is dropped after it."""
     w, v = (rng.standard_normal(shape) for shape in ((5, 8), (8, 2)))
     x, targets = rng.standard_normal((30, 5)), rng.standard_normal((30, 2))
-    parts = [Part(w, np.zeros((1, 8)), GELU), Part(None, rate=0.4), Part(v, np.zeros((1, 2)))]
-    run = Run(parts, 5, MeanSquaredError(), None, 30, check=False, key=2)
+    parts = [LayerSpec(w, np.zeros((1, 8)), GELU), LayerSpec(None, rate=0.4), LayerSpec(v, np.zeros((1, 2)))]
+    run = TrainingSession(parts, 5, MeanSquaredError(), None, 30, check=False, key=2)
     run.use(x, targets, None)
 
     def loss():

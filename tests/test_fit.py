@@ -209,12 +209,12 @@ def runs(monkeypatch):
     """The training runs that were made."""
     made = []
 
-    class Recorded(fastbp.fit.Run):
+    class Recorded(fastbp.fit.TrainingSession):
         def use(self, *arguments):
             made.append(self)
             super().use(*arguments)
 
-    monkeypatch.setattr("fastbp.fit.Run", Recorded)
+    monkeypatch.setattr("fastbp.fit.TrainingSession", Recorded)
     return made
 
 

@@ -36,7 +36,7 @@ def test_same_bits_as_the_network(activation, dtype, rng):
     net = network(fastbp.SoftmaxCrossEntropy(), activation, dtype)
     forward, value_and_gradient = functions("SoftmaxCrossEntropy", activation, dtype)
     parameters, x, y = tuple(net.parameters()), rng.standard_normal((70, 5)).astype(dtype), rng.integers(0, 3, 70)
-    assert_array_equal(forward(parameters, x), scores(net.parts(), x))
+    assert_array_equal(forward(parameters, x), scores(net._specs(), x))
     loss, gradients = value_and_gradient(parameters, x, y)
     expected_loss, expected_gradients = expected(net, x, y)
     assert loss == expected_loss and len(gradients) == len(parameters) == 5
@@ -82,7 +82,7 @@ def test_bfloat16(rng):
         net = network(fastbp.SoftmaxCrossEntropy(), precision="bfloat16")
     net.dense[1].precision = "bfloat16"
     x = rng.standard_normal((30, 5)).astype("f4")
-    assert_array_equal(net.jitted().forward(tuple(net.parameters()), x), scores(net.parts(), x))
+    assert_array_equal(net.jitted().forward(tuple(net.parameters()), x), scores(net._specs(), x))
     net.dense[1].precision = None
     with pytest.raises(ValueError, match="different precisions"):
         net.jitted()

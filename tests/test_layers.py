@@ -44,6 +44,19 @@ def expected_gradients(layer, dvalues, x):
     return oracle.dense_backward(dvalues, x, layer.weights)
 
 
+@pytest.mark.parametrize("make, drops", [
+    (lambda: fastbp.Dense(4, 4, activation="gelu", rng=0), False), (lambda: fastbp.DenseReLU(4, 4, rng=0), False),
+    (fastbp.ReLU, False), (lambda: fastbp.Dropout(0.5, rng=0), True)])
+def test_every_layer_runs_in_one_way(rng, make, drops):
+    x = rng.standard_normal((32, 4)).astype("f4")
+    layer, in_training, by_default = make(), make().forward(x, training=True), make().forward(x)
+    output = layer.forward(x, training=False)
+    assert (output is x) == drops
+    assert np.array_equal(output, in_training) != drops
+    assert_array_equal(by_default, in_training)             # a Dropout drops unless it is told not to
+    assert layer.backward(x).shape == x.shape
+
+
 def test_a_new_layer(layer_type, dtype):
     layer = layer_type(4, 3, dtype=dtype)
     assert [getattr(layer, name) for name in RESULTS] == [None] * 5

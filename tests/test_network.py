@@ -121,6 +121,33 @@ def test_forward_and_backward_are_those_of_the_layers(rng, dtype, is_training):
     assert is_training == (not np.array_equal(scores, make(dtype=dtype).forward(x)))
 
 
+class Doubled(fastbp.Dense):
+    """A user's layer, whose forward takes the inputs alone."""
+
+    def forward(self, inputs):
+        return super().forward(2 * inputs)
+
+
+@pytest.mark.parametrize("is_training", [True, False])
+def test_a_layer_with_a_forward_of_its_own(rng, is_training):
+    first, last = Doubled(5, 8, rng=0), fastbp.Dense(8, 3, rng=1)
+    x = rng.standard_normal((6, 5)).astype("f4")
+    expected = fastbp.dense_forward(fastbp.dense_forward(2 * x, first.weights), last.weights)
+    assert_array_equal(fastbp.Sequential([first, last]).forward(x, training=is_training), expected)
+
+
+def test_what_is_no_layer_of_fastbp_is_refused():
+    class Mine:
+        def forward(self, inputs, training=False):
+            return inputs
+
+        def backward(self, dvalues):
+            return dvalues
+
+    with pytest.raises(TypeError, match=r"layers\[0\] is .*Mine.*, expected a Dense, DenseReLU, Dropout or ReLU"):
+        fastbp.Sequential([Mine(), fastbp.Dense(5, 3)])
+
+
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("optimizer", textbook.OPTIMIZERS)
 def test_a_loop_of_ones_own_does_what_fit_does(rng, dtype, loss, optimizer):
@@ -325,26 +352,26 @@ def test_gradients_of_networks_without_biases_or_of_bfloat16(rng, recwarn):
 
 @pytest.mark.parametrize("factor, i", [(1.01, 0), (0.0, 3), (-1.0, 5), (np.nan, 4)])
 def test_a_wrong_gradient_is_noticed(rng, monkeypatch, factor, i):
-    advance = training.Run.advance
+    advance = training.TrainingSession.advance
 
     def wrong(run, batches):
         goes_on = advance(run, batches)
         run.gradients[i] *= factor
         return goes_on
 
-    monkeypatch.setattr(training.Run, "advance", wrong)
+    monkeypatch.setattr(training.TrainingSession, "advance", wrong)
     assert not make().check_gradients(*data(rng)) < 5e-3
 
 
 def test_a_single_wrong_element_is_noticed(rng, monkeypatch):
-    advance = training.Run.advance
+    advance = training.TrainingSession.advance
 
     def wrong(run, batches):
         goes_on = advance(run, batches)
         run.gradients[2][3, 2] += 0.1 * np.abs(run.gradients[2]).max()
         return goes_on
 
-    monkeypatch.setattr(training.Run, "advance", wrong)
+    monkeypatch.setattr(training.TrainingSession, "advance", wrong)
     network, (x, y) = make(), data(rng)
     assert network.check_gradients(x, y) > 0.09
     assert network.check_gradients(x, y, places=0) == 0

@@ -6,7 +6,7 @@ import pytest
 
 import fastbp
 from fastbp import SGD, Adam, AdamW
-from fastbp.training import Run
+from fastbp.training import TrainingSession
 
 BATCHES = {"blocks": 32, "shards": 128, "apart": 32}        # rows: blocks of dweights; two shards; a step of its own, as Dask's
 OPTIMIZERS = {"SGD": SGD, "momentum": lambda: SGD(momentum=0.9), "Nesterov": lambda: SGD(momentum=0.9, nesterov=True),
@@ -29,7 +29,8 @@ def train(mode, network, optimizer, x, y, check=True):
     """An epoch in that mode."""
     if mode != "apart":
         return network.fit(x, y, epochs=1, batch_size=BATCHES[mode], optimizer=optimizer, shuffle=False, check_finite=check)
-    run = Run(network.parts(), INPUTS, network.loss, optimizer, BATCHES[mode], l2=network.l2, apart=True, check=check)
+    run = TrainingSession(network._specs(), INPUTS, network.loss, optimizer, BATCHES[mode], l2=network.l2, apart=True,
+                          check=check)
     run.use(x, y, None)
     run.start()
     while run.rows_done < len(x):

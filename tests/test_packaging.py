@@ -104,10 +104,14 @@ def test_all_lists_the_public_names():
 
 def callables():
     """(name, function) of the public functions and methods of the modules that people import or read."""
-    for module_name in ("fastbp", "fastbp.nnfs", "fastbp.demo", "fastbp.explain", "fastbp.__main__"):
+    collections = "fastbp", "fastbp.nnfs", "fastbp.demo", "fastbp.explain", "fastbp.__main__"
+    for module_name in (*collections, "fastbp.functional", "fastbp.layers", "fastbp.losses", "fastbp.network",
+                        "fastbp.profiler"):
         module = importlib.import_module(module_name)
         for name, value in vars(module).items():
             if name.startswith("_") or not getattr(value, "__module__", "").startswith("fastbp"):
+                continue
+            if module_name not in collections and value.__module__ != module_name:
                 continue
             if inspect.isclass(value):
                 for method_name, method in inspect.getmembers(value, inspect.isfunction):

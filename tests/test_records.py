@@ -3,11 +3,11 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from fastbp.kernels.product import Product
 from numba import njit
 
 from fastbp.kernels import network, optimizers
 from fastbp.kernels.parallel import JOB_BYTES
-from fastbp.kernels.product import Product
 from fastbp.kernels.records import fields_of, in_words, layout, offset, read, replace, write
 
 

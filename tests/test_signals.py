@@ -19,8 +19,8 @@ def interrupt():
 
 def test_an_interrupt_waits_for_the_end_of_the_block():
     done = []
-    with pytest.raises(KeyboardInterrupt), _signals.whole():
-        with _signals.whole():
+    with pytest.raises(KeyboardInterrupt), _signals.defer_sigint():
+        with _signals.defer_sigint():
             interrupt()
             done.append("inner")
         done.append("outer")
@@ -33,7 +33,7 @@ def test_the_users_handler_is_called_after_the_block():
     done = []
     before = signal.signal(signal.SIGINT, lambda number, frame: done.append(number))
     try:
-        with _signals.whole():
+        with _signals.defer_sigint():
             interrupt()
             done.append("block")
     finally:
@@ -45,7 +45,7 @@ def test_the_users_handler_is_called_after_the_block():
 def test_where_nothing_would_be_raised_the_handler_stays(handler):
     before = signal.signal(signal.SIGINT, handler)
     try:
-        with _signals.whole():
+        with _signals.defer_sigint():
             assert signal.getsignal(signal.SIGINT) == handler
     finally:
         signal.signal(signal.SIGINT, before)
@@ -55,7 +55,7 @@ def test_another_thread_changes_no_handler():
     found = []
 
     def work():
-        with _signals.whole():
+        with _signals.defer_sigint():
             found.append(signal.getsignal(signal.SIGINT))
 
     thread = threading.Thread(target=work)
@@ -118,7 +118,7 @@ def test_another_signal_waits_for_the_end_of_the_block_as_well():
     done = []
     before = signal.signal(signal.SIGALRM, stop)
     try:
-        with pytest.raises(Alarm), _signals.whole():
+        with pytest.raises(Alarm), _signals.defer_sigint():
             signal.raise_signal(signal.SIGALRM)
             done.append("block")
         assert done == ["block"] and signal.getsignal(signal.SIGALRM) is stop

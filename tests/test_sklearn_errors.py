@@ -12,7 +12,7 @@ pytest.importorskip("sklearn", reason="scikit-learn is in the extra 'sklearn'")
 
 from sklearn.base import clone
 
-from fastbp.training import Run
+from fastbp.training import TrainingSession
 from sklearn_pairs import NAMES, ROWS, assert_alike, both, data, did, pair, theirs
 
 BAD_PARAMETERS = dict(hidden_layer_sizes=-1, activation="gelu", solver="rmsprop", alpha=-1, batch_size=0, learning_rate="fast",
@@ -103,7 +103,7 @@ def test_ctrl_c_within_an_epoch(solver, steps, monkeypatch):
     x, y = data("number")
     estimators = pair("number", solver=solver)
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "finish", finish)
+        patch.setattr(TrainingSession, "finish", finish)
         patch.setattr(estimators[1], "_backprop", MethodType(backprop, estimators[1]), raising=False)
         both(estimators, "fit", x, y)
     assert len(calls) == steps + 1

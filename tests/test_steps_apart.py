@@ -6,7 +6,7 @@ from numpy.testing import assert_allclose
 import fastbp
 import textbook
 from fastbp.kernels import blocking
-from fastbp.training import Run
+from fastbp.training import TrainingSession
 
 MOST, INPUTS, HIDDEN, OUTPUTS = 512, 20, 30, 3
 ROWS = MOST, 1, 257, 2, 1, 129, MOST, 3         # of batches one after another: a single row makes one shard, all others two
@@ -20,7 +20,7 @@ def test_each_batch_has_the_gradient_of_its_own_rows(rng, dtype, activation, wei
     network = fastbp.Sequential([fastbp.Dense(INPUTS, HIDDEN, activation=activation, dtype=dtype, rng=0),
                                  fastbp.Dense(HIDDEN, OUTPUTS, dtype=dtype, rng=1)], fastbp.SoftmaxCrossEntropy())
     copy, states = textbook.Network(network), [{} for _ in range(4)]
-    run = Run(network.parts(), INPUTS, network.loss, fastbp.SGD(0.05, momentum=0.9), MOST, apart=True)
+    run = TrainingSession(network._specs(), INPUTS, network.loss, fastbp.SGD(0.05, momentum=0.9), MOST, apart=True)
     places = [(array.ctypes.data - run.summed.ctypes.data) // dtype.itemsize for array in run.gradients]
     for step, rows in enumerate(ROWS):
         x, y = rng.standard_normal((rows, INPUTS)).astype(dtype), rng.integers(0, OUTPUTS, rows)

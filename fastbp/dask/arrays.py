@@ -17,14 +17,15 @@ from numpy.typing import ArrayLike
 
 from .. import _operands as operands
 from .. import functional
-from .._threads import at_most as thread_limit
+from .._threads import thread_limit
 from ..inference import predictions
 from ..kernels.activations import GELU, IDENTITY, RELU
 
 # A task of the tree adds up the gradients of so many chunks, or so many sums of them.
 _FAN_IN = 8
 
-_Parameters, _Result = ParamSpec("_Parameters"), TypeVar("_Result")
+_Parameters = ParamSpec("_Parameters")
+_Result = TypeVar("_Result")
 
 
 def _also_by_old_name(function: Callable[_Parameters, _Result]) -> Callable[_Parameters, _Result]:
@@ -139,8 +140,8 @@ def dropped(values, rate, seed):
 def predict(network, x):
     """Return Sequential.predict of a Dask array, with the weights that the network has now."""
     x = as_batch("x", x)
-    network.as_inputs("x", *placeholders([x]))
-    parts = dask.delayed(copy.deepcopy(network.parts()), pure=True, traverse=False)
+    network._as_inputs("x", *placeholders([x]))
+    parts = dask.delayed(copy.deepcopy(network._specs()), pure=True, traverse=False)
     return da.map_blocks(_predict_of_chunk, join_columns("x", x), parts=parts, loss=network.loss, dtype=network.dtype,
                          chunks=(x.chunks[0], (network.n_outputs,)), meta=_meta(network.dtype))
 

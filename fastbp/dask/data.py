@@ -18,7 +18,7 @@ def checked(network, x, y, sample_weight):
         if not isinstance(array, da.Array) and not (array is None and name == "sample_weight"):
             raise TypeError(f"{name} is of type {type(array).__name__}, expected a dask.array.Array: Sequential.fit is for "
                             "NumPy arrays")
-    network.as_inputs("x", *placeholders([x]))
+    network._as_inputs("x", *placeholders([x]))
     x = join_columns("x", as_batch("x", x))
     return x, cut_as(x, "y", y, "x"), None if sample_weight is None else cut_as(x, "sample_weight", sample_weight, "x")
 

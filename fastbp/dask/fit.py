@@ -1,14 +1,14 @@
 """The training loop of a network on a Dask cluster."""
 import copy
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable
 
 import dask.array as da
 import numpy as np
 from distributed import Client
 
 from .. import _jit
-from ..fit import History, answers, check_count, checked, interrupted, not_finite, progress_bar
+from ..fit import Callback, History, answers, check_count, checked, interrupted, not_finite, progress_bar
 from ..kernels.losses import scale_of
 from ..network import Sequential
 from ..optimizers import Optimizer
@@ -24,8 +24,8 @@ from .work import Problem, State
 def fit(network: Sequential, x: da.Array, y: da.Array, *, optimizer: Optimizer, epochs: int, batch_size: int,
         client: Client | None = None, progress: bool = True, sample_weight: da.Array | None = None, shuffle: bool = True,
         rng: np.random.Generator | int | None = None, check_finite: bool = True,
-        callbacks: Callable[[Sequential, History], object] | Sequence[Callable] = (), shares: int | None = None,
-        checkpoint: str | os.PathLike | None = None, checkpoint_every: int = 1000) -> History:
+        callbacks: Callback | Iterable[Callback] = (), shares: int | None = None,
+        checkpoint: str | os.PathLike[str] | None = None, checkpoint_every: int = 1000) -> History:
     """Train a Sequential on Dask arrays x (rows, n_inputs) and y, as the loss takes targets, on the workers of a client.
 
     The chunks are dealt out in `shares`, if None in one for each worker that there is at the beginning. A step takes
@@ -48,7 +48,7 @@ def fit(network: Sequential, x: da.Array, y: da.Array, *, optimizer: Optimizer, 
     Raises what Sequential.fit raises, before anything is computed; where a chunk cannot be computed, an error that names it.
     """
     _jit.check_enabled("fastbp.dask.fit")
-    callbacks = checked(network, epochs, batch_size, optimizer, callbacks)
+    callbacks, _ = checked(network, epochs, batch_size, optimizer, callbacks)
     check_count("checkpoint_every", checkpoint_every)
     if shares is not None:
         check_count("shares", shares)
@@ -62,7 +62,7 @@ def fit(network: Sequential, x: da.Array, y: da.Array, *, optimizer: Optimizer, 
     dropout_key, order_key = (int(n) for n in np.random.default_rng(rng).integers(1 << 62, size=2))
     plan = Plan(chunks=rows, shares=shares_of(rows, shares or len(client.nthreads())),
                 batch_size=min(int(batch_size), sum(rows)), key=order_key if shuffle else None)
-    problem = Problem(plan=plan, n_inputs=network.n_inputs, loss=network.loss, l2=network.l2, key=dropout_key,
+    problem = Problem(plan=plan, n_inputs=network.n_inputs, loss=network._require_loss("fit"), l2=network.l2, key=dropout_key,
                       scale=None if weight is None else scale_of(weight), check=check_finite)
     state, results, step = _state(network, optimizer), [], 0
     if checkpoint is not None and os.path.exists(checkpoint):
@@ -101,7 +101,7 @@ def fit(network: Sequential, x: da.Array, y: da.Array, *, optimizer: Optimizer, 
 
 def _state(network, optimizer):
     """Return the State of an epoch's beginning, with copies of the network's arrays and of the optimiser."""
-    return State(parts=copy.deepcopy(network.parts()), optimizer=copy.deepcopy(optimizer), results=[0.0, 0.0, 0.0])
+    return State(parts=copy.deepcopy(network._specs()), optimizer=copy.deepcopy(optimizer), results=[0.0, 0.0, 0.0])
 
 
 def _advance(training, end):

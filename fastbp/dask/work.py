@@ -7,11 +7,11 @@ from typing import NamedTuple
 import numpy as np
 from distributed import get_worker
 
-from .._threads import at_most as thread_limit
+from .._threads import thread_limit
 from ..kernels.finite import LOSS, NOT_FINITE
 from ..losses import Loss
 from ..optimizers import Optimizer
-from ..training import Part, Run
+from ..training import LayerSpec, TrainingSession
 from .exchange import AllReduce
 from .plan import Plan, split
 
@@ -23,7 +23,7 @@ PIECE = 1 << 21
 
 
 class Chunk(NamedTuple):
-    """A chunk of the data, or some of its rows, as arrays that training.Run takes."""
+    """A chunk of the data, or some of its rows, as arrays that training.TrainingSession takes."""
 
     x: np.ndarray
     targets: np.ndarray
@@ -67,7 +67,7 @@ class State(NamedTuple):
     results: the sums over the steps of this epoch so far of the rows' losses, of their weights, and of what is right.
     """
 
-    parts: list[Part]
+    parts: list[LayerSpec]
     optimizer: Optimizer
     results: list[float]
 
@@ -214,13 +214,13 @@ def _train_together(problem, stretch, own_address, state, chunks, all_reduce):
     return Outcome(state._replace(results=[loss_sum, weight_sum, right_sum]), stretch.end, "")
 
 
-def run_of(problem: Problem, state: State) -> Run:
-    """Return the Run of a worker.
+def run_of(problem: Problem, state: State) -> TrainingSession:
+    """Return the TrainingSession of a worker.
 
     With one share its steps are those of a network alone. With more its gradients are parts of a sum, and update() makes a
     step.
     """
-    return Run(state.parts, problem.n_inputs, problem.loss, state.optimizer, problem.plan.max_rows, l2=problem.l2,
+    return TrainingSession(state.parts, problem.n_inputs, problem.loss, state.optimizer, problem.plan.max_rows, l2=problem.l2,
                apart=len(problem.plan.shares) > 1, check=problem.check, key=problem.key)
 
 

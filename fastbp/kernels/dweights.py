@@ -41,7 +41,7 @@ def worker_bytes(machine, block_bytes):
 
 @kernel
 def product_of(machine, x, micropanels, neurons, row_block):
-    """Return the GemmProblem of Matrix x and dz in micropanels, without an address of C. A task is `row_block` rows, in C order."""
+    """Return the GemmProblem of Matrix x and packed dz, without an address of C. A task is `row_block` rows, in C order."""
     size = machine.itemsize
     c = Matrix(data=0, rows=x.cols, cols=neurons, row_step=neurons * size, col_step=size)
     job = gemm_problem(machine, transposed(x), packed_b(micropanels, x.rows * size), c, 0, 1)

@@ -1,4 +1,6 @@
 """The accuracies of chapter 18: the fraction of predictions that are right."""
+from collections.abc import Callable
+
 import numpy as np
 
 from .._operands import check_shape
@@ -7,6 +9,9 @@ from ._mean import Accumulated
 
 class Accuracy(Accumulated):
     """The base class. A subclass has compare(predictions, y) -> booleans, and init(y, reinit), called before training."""
+
+    compare: Callable[..., np.ndarray]
+    init: Callable[..., None]
 
     def calculate(self, predictions: np.ndarray, y: np.ndarray) -> float:
         """Return the fraction of predictions that are right."""

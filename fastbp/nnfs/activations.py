@@ -73,7 +73,7 @@ class Activation_Sigmoid:
         with np.errstate(over="ignore"):            # exp may be inf; its reciprocal, 0, is right
             self.output = 1 / (1 + np.exp(np.negative(inputs)))
 
-    def backward(self, dvalues: ArrayLike) -> None:
+    def backward(self, dvalues: np.ndarray) -> None:
         """Set dinputs = dvalues * (1 - output) * output."""
         require(self, "output", "backward", "forward")
         self.dinputs = dvalues * (1 - self.output)

@@ -1,6 +1,7 @@
 """The losses of the book: forward returns a number for each sample, and backward sets the gradient of their mean."""
 import math
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -20,7 +21,8 @@ class Loss(Accumulated):
     change accumulated_sum and accumulated_count.
     """
 
-    trainable_layers = ()
+    trainable_layers: Sequence[Any] = ()
+    forward: Callable[..., np.ndarray]
 
     def remember_trainable_layers(self, trainable_layers: list[Any]) -> None:
         """Set the layers whose penalties regularization_loss() adds up, as in chapter 18."""
@@ -31,10 +33,22 @@ class Loss(Accumulated):
         layers = self.trainable_layers if layer is None else [layer]
         return sum(penalty for each in layers for penalty in _regularization.penalties(each))
 
+    @overload
+    def calculate(self, output: ArrayLike, y: ArrayLike, *, include_regularization: Literal[False] = False) -> float: ...
+
+    @overload
+    def calculate(self, output: ArrayLike, y: ArrayLike, *, include_regularization: bool) -> Any: ...
+
     def calculate(self, output: ArrayLike, y: ArrayLike, *,
                   include_regularization: bool = False) -> float | tuple[float, float]:
         """Return the mean loss or, with include_regularization, (mean loss, regularization_loss())."""
         return self._beside_penalties(self._mean(self.forward(output, y)), include_regularization)
+
+    @overload
+    def calculate_accumulated(self, *, include_regularization: Literal[False] = False) -> float: ...
+
+    @overload
+    def calculate_accumulated(self, *, include_regularization: bool) -> Any: ...
 
     def calculate_accumulated(self, *, include_regularization: bool = False) -> float | tuple[float, float]:
         """Return the result of calculate for all samples since new_pass. Raises RuntimeError if there were none."""

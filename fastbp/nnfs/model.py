@@ -27,9 +27,12 @@ class Model:
     prints_steps = False        # With True, an epoch without batch_size prints the same lines as one with it (chapter 19).
 
     def __init__(self) -> None:
-        self.layers = []
-        self.loss = self.optimizer = self.accuracy = None
-        self.input_layer = self.softmax_classifier_output = None
+        self.layers: list[Any] = []
+        self.loss: Any = None
+        self.optimizer: Any = None
+        self.accuracy: Any = None
+        self.input_layer: Any = None
+        self.softmax_classifier_output: Activation_Softmax_Loss_CategoricalCrossentropy | None = None
 
     def add(self, layer: Any) -> None:
         """Append a layer or an activation."""
@@ -132,11 +135,11 @@ class Model:
         for layer, arrays in zip(self.trainable_layers, parameters, strict=True):
             layer.set_parameters(*arrays)
 
-    def save_parameters(self, path: str | os.PathLike) -> None:
+    def save_parameters(self, path: str | os.PathLike[str]) -> None:
         """Write get_parameters() to a file, as a pickle (chapter 20). Raises OSError; an old file is then unchanged."""
         _files.write(path, pickle.dumps(self.get_parameters()))
 
-    def load_parameters(self, path: str | os.PathLike) -> None:
+    def load_parameters(self, path: str | os.PathLike[str]) -> None:
         """Set the parameters that save_parameters wrote, in a model of the same layers (chapter 20).
 
         Loading a pickle runs the code in it: load only files of people whom you would let use your computer. Raises OSError,
@@ -145,7 +148,7 @@ class Model:
         with open(path, "rb") as file:
             self.set_parameters(pickle.load(file))
 
-    def save(self, path: str | os.PathLike) -> None:
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model to a file, as a pickle, without the results of its last passes (chapter 21).
 
         The file holds the optimizer and its state in the layers, so that training a loaded model can go on. Raises RuntimeError
@@ -162,7 +165,7 @@ class Model:
         _files.write(path, pickle.dumps(model))
 
     @staticmethod
-    def load(path: str | os.PathLike) -> "Model":
+    def load(path: str | os.PathLike[str]) -> "Model":
         """Return the model that save wrote (chapter 21).
 
         Loading a pickle runs the code in it: load only files of people whom you would let use your computer. Raises OSError,

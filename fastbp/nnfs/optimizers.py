@@ -3,6 +3,7 @@
 Everything is computed in the order and the dtypes of the book's listings: if the gradient of float32 biases is float64, their
 momentums become float64, and the biases stay float32.
 """
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,10 @@ class _Optimizer:
     missing in a step, all begin as zeros.
     """
 
-    _state = ()
+    _state: Any = ()
+    _step: Callable[..., tuple[Any, ...]]
 
-    def __init__(self, learning_rate, decay):
+    def __init__(self, learning_rate: float, decay: float):
         self.learning_rate = self.current_learning_rate = learning_rate
         self.decay = decay
         self.iterations = 0
@@ -57,9 +59,9 @@ class _Optimizer:
 class _CachingOptimizer(_Optimizer):
     """A rule that divides by the root of accumulated squared gradients, weight_cache and bias_cache. epsilon avoids 0."""
 
-    _state = ("cache",)
+    _state: Any = ("cache",)
 
-    def __init__(self, learning_rate, decay, epsilon):
+    def __init__(self, learning_rate: float, decay: float, epsilon: float):
         super().__init__(learning_rate, decay)
         self.epsilon = epsilon
 

@@ -3,6 +3,7 @@ import json
 import threading
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from .. import _files, _jit
 from . import log
@@ -24,8 +25,10 @@ class Profile:
         if capacity < 1:
             raise ValueError(f"capacity was {capacity}, expected at least 1")
         self.passes: list[Pass] = []
-        self.dropped, self.threads = 0, {}
-        self._capacity, self._log, self._start = capacity, None, 0
+        self.dropped = 0
+        self.threads: dict[Any, str] = {}
+        self._log: Any = None
+        self._capacity, self._start = capacity, 0
 
     def __enter__(self) -> "Profile":
         if self._log is not None:

@@ -43,7 +43,7 @@ def training():
     network, optimizer = networks()[1], fastbp.Adam()
     optimizer.remember([[np.ones((1, a.size), a.dtype) for _ in range(2)] for a in network.parameters()])
     plan = Plan((10, 20, 0, 5), (range(0, 2), range(2, 4)), 7, 123)
-    return Problem(plan, 5, network.loss, network.l2, 456, False, True), State(network.parts(), optimizer, [1.0, 2.0, 3.0])
+    return Problem(plan, 5, network.loss, network.l2, 456, False, True), State(network._specs(), optimizer, [1.0, 2.0, 3.0])
 
 
 def checkpoint(problem, state):

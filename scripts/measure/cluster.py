@@ -20,7 +20,7 @@ import fastbp
 import fastbp.dask
 from fastbp.dask.exchange import AllReduce, Exchange, levels
 from fastbp.dask.work import PIECE
-from fastbp.training import Run
+from fastbp.training import TrainingSession
 
 # The rows of the backward pass's data, its inputs and neurons, and the rows of a chunk.
 ROWS, NEURONS, CHUNK = 4_000_000, 64, 125_000
@@ -157,7 +157,7 @@ def arithmetic(sizes, rows):
     """Return the seconds that one thread takes for a step on so many rows, messages apart."""
     fastbp.set_num_threads(1)
     model = network(sizes)
-    run = Run(model.parts(), sizes[0], model.loss, fastbp.Adam(), rows, apart=True)
+    run = TrainingSession(model._specs(), sizes[0], model.loss, fastbp.Adam(), rows, apart=True)
     x = np.random.default_rng(0).standard_normal((rows, sizes[0]), dtype=np.float32)
     run.use(x, model.loss.as_targets(np.arange(rows) % sizes[-1], rows, sizes[-1], x.dtype), None)
     times, begin = [], time.perf_counter()
@@ -241,7 +241,7 @@ def simulate(sum_seconds, latency, bandwidth, spread):
 def pieces(sizes, rows):
     """Return [(bytes, fraction)] of the pieces of a gradient: how much of a step's arithmetic is done when each is computed."""
     model = network(sizes)
-    run = Run(model.parts(), sizes[0], model.loss, fastbp.Adam(), rows, apart=True)
+    run = TrainingSession(model._specs(), sizes[0], model.loss, fastbp.Adam(), rows, apart=True)
     work = np.cumsum([a * b for a, b in zip(sizes, sizes[1:], strict=False)])
     total = 3 * work[-1] - work[0]                      # A step is forward, and backward without the first layer's dinputs.
     sizes_and_fractions = []
