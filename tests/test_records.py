@@ -3,7 +3,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from fastbp.kernels.product import Product
+from fastbp.kernels.problem import GemmProblem
 from numba import njit
 
 from fastbp.kernels import network, optimizers
@@ -46,7 +46,7 @@ def test_fields_are_changed_in_place():
         fields_of(Mixed, words)["dekay"] = 0.25
 
 
-@pytest.mark.parametrize("kind", [Product, optimizers.Update, network.Training])
+@pytest.mark.parametrize("kind", [GemmProblem, optimizers.Update, network.Training])
 def test_a_record_is_whole(kind):
     with pytest.raises(TypeError, match="missing"):
         kind(**dict.fromkeys(kind._fields[1:], 0))
