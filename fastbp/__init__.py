@@ -1,8 +1,8 @@
 """Dense layers with backpropagation, compiled by Numba, on NumPy arrays."""
-from . import compiled as _compiled  # noqa: F401  (makes the functions callable from @njit code)
-from ._config import show_config
-from ._threads import get_num_threads, set_num_threads
-from .fit import History
+from ._njit import functions as _compiled  # noqa: F401  (makes the functions callable from @njit code)
+from ._runtime.threads import get_num_threads, set_num_threads
+from ._training.loop import History
+from .cli.config import show_config
 from .functional import (
     dense_backward,
     dense_forward,

@@ -9,7 +9,8 @@ from importlib import import_module
 from typing import NamedTuple
 
 import fastbp
-from fastbp import _jit, terminal
+from fastbp._compile import compiler
+from fastbp._runtime import terminal
 
 
 class _Parser(argparse.ArgumentParser):
@@ -50,7 +51,7 @@ def _main(arguments):
         return 0
     try:
         return options.run(options)
-    except (argparse.ArgumentError, _jit.Disabled) as problem:
+    except (argparse.ArgumentError, compiler.Disabled) as problem:
         return options.error(str(problem))
 
 
@@ -83,7 +84,7 @@ def _config(parser):
 
 def _warmup(parser):
     def run(options):
-        _jit.check_enabled("warmup")
+        compiler.check_enabled("warmup")
         start = time.perf_counter()
         fastbp.warmup()
         print(f"Compiled, or read from the cache, in {time.perf_counter() - start:.1f} s")

@@ -14,9 +14,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import SGD, Dense, DenseReLU, Sequential, SoftmaxCrossEntropy, __version__, _files, terminal
-from ._memory import shuffled
-from .fit import History
+from . import SGD, Dense, DenseReLU, Sequential, SoftmaxCrossEntropy, __version__
+from ._arrays.memory import shuffled
+from ._files import atomic
+from ._runtime import terminal
+from ._training.loop import History
 
 SIZES = 64, 128, 10             # The layers have these sizes: pixels, hidden neurons, digits.
 TRAINED_ON = 1437               # The network trains on this many of the 1 797 images, 80 %.
@@ -191,7 +193,7 @@ def plot(history: History, path: Path) -> None:
         axes.legend()
     content = BytesIO()
     figure.savefig(content, format=path.suffix[1:].lower())
-    _files.write(path, content.getvalue())
+    atomic.write(path, content.getvalue())
 
 
 def check_file(name: str, path: Path) -> None:

@@ -1,7 +1,7 @@
 """A dense layer's passes as functions without state. Each checks its operands and allocates, then calls one kernel.
 
 There are two ways to the kernel. ndarrays of one float dtype that fit each other take the short way, straight to it.
-Everything else takes the long way, through the checks and conversions of `_operands.py`: lists, other dtypes, one sample as a
+Everything else takes the long way, through the checks and conversions of `_arrays/operands.py`: lists, other dtypes, one sample as a
 1-D array, and what raises an error.
 
 dtypes  float32 and float64 are computed as they are, float16 as float32. NumPy's promotion (`np.result_type`) decides for
@@ -18,12 +18,13 @@ from numba import types
 from numpy import ndarray
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from . import _jit, _link, _notice, reference
-from . import _operands as operands
-from ._memory import empty, is_room, overlapping
-from .kernels import entry, tile
-from .kernels.activations import GELU, IDENTITY, RELU
-from .kernels.dinputs import backward_inputs
+from ._arrays import operands
+from ._arrays.memory import empty, is_room, overlapping
+from ._compile import compiler, link, notice
+from .kernels import entry, reference
+from .kernels.dense.dinputs import backward_inputs
+from .kernels.elementwise.activations import GELU, IDENTITY, RELU
+from .kernels.simd import tile
 
 FloatArray: TypeAlias = NDArray[np.floating[Any]]
 Gradients: TypeAlias = tuple[FloatArray, FloatArray, FloatArray]        # dinputs, dweights, dbiases
@@ -42,12 +43,12 @@ class _Entries(dict[Any, Any]):
     def __missing__(self, dtype):
         if dtype not in _NUMBA_TYPE:
             return None
-        with _notice.compiling(f"{self._title} for {dtype}"):
+        with notice.compiling(f"{self._title} for {dtype}"):
             self[dtype] = self._build(_NUMBA_TYPE[dtype])
         return self[dtype]
 
 
-_passes_of = reference if _jit.DISABLED else entry
+_passes_of = reference if compiler.DISABLED else entry
 _FORWARD, _BACKWARD = _Entries(_passes_of.forward, "the forward pass"), _Entries(_passes_of.backward, "the backward pass")
 _RELU, TRAIN = _Entries(_passes_of.elementwise, "the ReLU"), _Entries(entry.train, "training steps")
 OPTIMIZE, LOSS = _Entries(entry.optimize, "the optimizers"), _Entries(entry.loss, "the losses")
@@ -147,15 +148,15 @@ def warmup(*dtypes: DTypeLike) -> None:
     for dtype in wanted:
         if dtype not in operands.FLOATS:
             raise TypeError(f"dtypes holds {dtype}, expected float32 or float64")
-    if _jit.DISABLED:
+    if compiler.DISABLED:
         return
     for dtype in wanted:
         for in_blocks in (False, True):
             training(dtype, [dtype], in_blocks)
         for entries in (_FORWARD, _BACKWARD, _RELU, OPTIMIZE, LOSS):
             _ = entries[dtype]
-        with _notice.compiling(f"kernels that are rarely needed for {dtype}"):
-            _link.bind_rare(_NUMBA_TYPE[dtype])
+        with notice.compiling(f"kernels that are rarely needed for {dtype}"):
+            link.bind_rare(_NUMBA_TYPE[dtype])
 
 
 def run(compiled: Callable[..., int], *arguments: Any) -> int:
@@ -164,10 +165,10 @@ def run(compiled: Callable[..., int], *arguments: Any) -> int:
     Raises MemoryError where a kernel has no memory for its workspace.
     """
     status = compiled(*arguments)
-    while status >= _link.UNBOUND:
-        _link.bind_needed(status)
+    while status >= link.UNBOUND:
+        link.bind_needed(status)
         status = compiled(*arguments)
-    if status == _link.NO_MEMORY:
+    if status == link.NO_MEMORY:
         raise MemoryError("no memory for the workspace of a kernel")
     return status
 
@@ -178,13 +179,13 @@ def training(dtype: np.dtype[Any], kinds: Iterable[Any], in_blocks: bool) -> tup
     in_blocks: whether another kernel than the backward pass computes dweights.
 
     All units are bound in one call, so that another process can compile as many of them as possible: the first unit decides
-    which these are (_ahead.py).
+    which these are (_compile/ahead.py).
     """
-    _jit.check_enabled("training")
+    compiler.check_enabled("training")
     passes = {kind: _passes(_NUMBA_TYPE[kind], in_blocks) for kind in kinds}
     units = [entry.training.train[_NUMBA_TYPE[dtype]], *chain(*passes.values())]
-    with _notice.compiling(f"training steps for {dtype}"):
-        _link.bind(*(reversed(units) if in_blocks else units))
+    with notice.compiling(f"training steps for {dtype}"):
+        link.bind(*(reversed(units) if in_blocks else units))
     return TRAIN[dtype], {kind: [unit.bound_address() for unit in units] for kind, units in passes.items()}
 
 
@@ -251,7 +252,7 @@ def check_forward(inputs: ArrayLike, weights: ArrayLike, biases: ArrayLike | Non
 def _backward(dvalues, saved, inputs, weights, out, activation, need_dinputs, spare=None, precision=None):
     """Return (dinputs, dweights, dbiases), by the short way if it can be taken; dinputs is None unless it is needed.
 
-    saved: what the derivative of the activation follows from (kernels/activations.py); None for the identity.
+    saved: what the derivative of the activation follows from (kernels/elementwise/activations.py); None for the identity.
     spare: three arrays that are overwritten, if they fit, in place of new ones; or None.
     """
     given = dvalues if saved is None else saved         # compiled code takes an array in any case

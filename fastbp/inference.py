@@ -4,9 +4,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from . import functional
-from ._memory import empty
+from ._arrays.memory import empty
+from ._training.session import LayerSpec
 from .losses import Loss
-from .training import LayerSpec
 
 # Rows that scores() takes through all layers at a time, so that the arrays between two layers stay small.
 _ROWS = 4096

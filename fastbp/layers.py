@@ -11,12 +11,13 @@ from typing import Any, ClassVar, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from . import functional, summary
-from ._memory import empty
-from ._operands import BFLOAT16, FLOATS, as_array, as_biases, check_shape, is_lazy, multiplied
+from . import functional
+from ._arrays.memory import empty
+from ._arrays.operands import BFLOAT16, FLOATS, as_array, as_biases, check_shape, is_lazy, multiplied
+from ._training import summary
+from ._training.session import LayerSpec
 from .functional import FloatArray
-from .kernels.activations import IDENTITY, NAMES, RELU
-from .training import LayerSpec
+from .kernels.elementwise.activations import IDENTITY, NAMES, RELU
 
 # An array that is None before a layer's first pass, or that a layer may be without. `Any` spares a user's type-checked code an
 # assertion in each line that uses it.

@@ -1,18 +1,20 @@
-"""Losses. Each checks its targets and scales the mean; kernels/losses.py does the arithmetic.
+"""Losses. Each checks its targets and scales the mean; kernels/train/losses.py does the arithmetic.
 
 Each takes scores, the output of the last layer, and applies its softmax or sigmoid to them itself.
 """
 import numpy as np
 from numpy.typing import ArrayLike
 
-from . import _jit, functional, reference
-from . import _operands as operands
-from ._memory import FLOAT, INTEGER, address
+from . import functional
+from ._arrays import operands
+from ._arrays.memory import FLOAT, INTEGER, address
+from ._compile import compiler
 from .functional import FloatArray
-from .kernels import losses as kernels
-from .kernels.losses import Factors, Sums
-from .kernels.losses import Loss as Job
-from .kernels.records import in_words
+from .kernels import reference
+from .kernels.schedule.records import in_words
+from .kernels.train import losses as kernels
+from .kernels.train.losses import Factors, Sums
+from .kernels.train.losses import Loss as Job
 
 
 class Loss:
@@ -195,7 +197,7 @@ def _probabilities(kind, scores):
 
 def _run(kind, scores, targets, weights, factors, sums):
     """Run the kernel, which overwrites the scores with the gradient, or without targets with probabilities."""
-    if _jit.DISABLED:
+    if compiler.DISABLED:
         return reference.run_loss(kind, scores, targets, weights, factors, sums)
     (rows, cols), dtype = scores.shape, scores.dtype
     tasks = -(-rows // kernels.ROWS)

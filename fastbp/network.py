@@ -8,17 +8,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from . import _jit, functional, gradients, jitted, saving, summary
-from . import _operands as operands
-from .fit import Callback, History, fit
+from . import functional
+from ._arrays import operands
+from ._compile import compiler
+from ._files import network_format
+from ._njit import network
+from ._njit.network import Jitted
+from ._training import gradient_check, summary
+from ._training.loop import Callback, History, fit
+from ._training.session import LayerSpec
 from .functional import FloatArray
 from .inference import predictions, scores
-from .jitted import Jitted
-from .kernels.activations import IDENTITY
+from .kernels.elementwise.activations import IDENTITY
 from .layers import AnyLayer, Dense, Dropout, ReLU
 from .losses import Loss
 from .optimizers import Optimizer, check_apart
-from .training import LayerSpec
 
 
 class Sequential:
@@ -142,7 +146,7 @@ class Sequential:
         of which epoch; weights and optimiser are as they were before that batch. Raises ValueError or TypeError for arguments
         that do not fit, and RuntimeError where Numba's JIT is disabled, before anything is changed.
         """
-        _jit.check_enabled("fit")
+        compiler.check_enabled("fit")
         return fit(self, x, y, epochs=epochs, batch_size=batch_size, optimizer=optimizer, sample_weight=sample_weight,
                    validation_data=validation_data, shuffle=shuffle, rng=rng, progress=progress, check_finite=check_finite,
                    callbacks=callbacks)
@@ -177,16 +181,16 @@ class Sequential:
         for the samples of x (rows, n_inputs) and targets y. Where all is well, the result is about 1e-7 or less.
         Raises ValueError where each sample is too near the kink of a ReLU, RuntimeError where Numba's JIT is disabled.
         """
-        _jit.check_enabled("check_gradients")
+        compiler.check_enabled("check_gradients")
         self._require_loss("check_gradients")
-        return gradients.check_gradients(self, x, y, places=places, rng=rng)
+        return gradient_check.check_gradients(self, x, y, places=places, rng=rng)
 
     def jitted(self) -> Jitted:
         """Return the functions forward and value_and_gradient for @njit code, which take the network's parameters.
 
         They compute the network's layers and loss as these are now; jitted.Jitted says more. Raises ValueError without a loss.
         """
-        return jitted.jitted(self)
+        return network.jitted(self)
 
     def summary(self) -> str:
         """Return a table of the layers, with the shape of each one's output and how many numbers are trained."""
@@ -199,7 +203,7 @@ class Sequential:
         beside it and then renamed, so that a crash leaves the old file. Raises ValueError for another suffix, OSError where
         the file cannot be written.
         """
-        saving.save(self, path)
+        network_format.save(self, path)
 
     # ---- for the modules that train, save and check a network
 
@@ -274,7 +278,7 @@ def load(path: str | os.PathLike[str]) -> Sequential:
     Raises ValueError, with the reason, for a file that is damaged or holds no network of fastbp; OSError for what is no regular
     file or a link to one; FileNotFoundError and other kinds of OSError where the file cannot be read.
     """
-    return saving.load(path, Sequential)
+    return network_format.load(path, Sequential)
 
 
 def _dtype(dense):

@@ -1,4 +1,4 @@
-"""Optimisers. Each keeps its settings and its state; a step is one compiled pass (kernels/optimizers.py).
+"""Optimisers. Each keeps its settings and its state; a step is one compiled pass (kernels/train/optimizers.py).
 
 An optimiser serves the parameters of one network: its first step allocates the state of each array, such as its moments.
 """
@@ -9,13 +9,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import _jit, functional, reference
-from ._memory import FLOAT, INTEGER, address, empty, overlapping
-from ._operands import FLOATS
-from .kernels import optimizers as kernels
-from .kernels.finite import NOT_FINITE
-from .kernels.optimizers import Array, Settings, Squares, Update
-from .kernels.records import fields_of, in_words
+from . import functional
+from ._arrays.memory import FLOAT, INTEGER, address, empty, overlapping
+from ._arrays.operands import FLOATS
+from ._compile import compiler
+from .kernels import reference
+from .kernels.schedule.records import fields_of, in_words
+from .kernels.train import optimizers as kernels
+from .kernels.train.finite import NOT_FINITE
+from .kernels.train.optimizers import Array, Settings, Squares, Update
 
 _POSITIVE = "a number above 0"
 _NATURAL = "a number of 0 or more"
@@ -24,7 +26,7 @@ _IS = {_POSITIVE: lambda x: 0 < x < np.inf, _NATURAL: lambda x: 0 <= x < np.inf,
 
 
 class Blocks(NamedTuple):
-    """A gradient that a step computes in blocks (kernels/dweights.py)."""
+    """A gradient that a step computes in blocks (kernels/train/dweights.py)."""
 
     product: int                # the address of its GemmProblem
     rows: int                   # of a block
@@ -116,7 +118,7 @@ class Optimizer:
             if is_first:
                 self._states = self._arrays = None
             raise
-        if work and _jit.DISABLED:
+        if work and compiler.DISABLED:
             reference.run_step(self._kind, Settings._make(self._settings), self._steps, work, gradients, self._states,
                                [a.ndim > 1 and len(a) > 1 for a in parameters])
         elif work:
@@ -164,7 +166,7 @@ class Optimizer:
 
 
 class Step:
-    """The records of kernels/optimizers.py for a step. The object keeps alive all arrays that they point to.
+    """The records of kernels/train/optimizers.py for a step. The object keeps alive all arrays that they point to.
 
     address: of the job, for compiled code.
     overlaps: whether parameters have memory in common with one another or with gradients.

@@ -41,11 +41,11 @@ def load(folder):
 
 def install(folder):
     """Return the emulator, installed in this process, and make fastbp use AMX; AssertionError if it does not."""
-    from fastbp import _cpu
+    from fastbp._runtime import cpu
     emulator = load(folder)
-    if not _cpu.request_amx():
-        _cpu.request_amx = lambda: True                 # what the kernel would say of a CPU that has it
-    assert _cpu.has_amx(), f"compiles for {_cpu.target()}, expected AMX"
+    if not cpu.request_amx():
+        cpu.request_amx = lambda: True                 # what the kernel would say of a CPU that has it
+    assert cpu.has_amx(), f"compiles for {cpu.target()}, expected AMX"
     return emulator
 
 

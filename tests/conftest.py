@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import fastbp
-from fastbp import _cpu
-from fastbp.training import TrainingSession
+from fastbp._runtime import cpu
+from fastbp._training.session import TrainingSession
 
 hypothesis.settings.register_profile("fastbp", derandomize=True, deadline=None, max_examples=100, database=None)
 hypothesis.settings.load_profile("fastbp")
@@ -20,7 +20,7 @@ def pytest_report_header(config):
     host = llvm.get_host_cpu_features()
     needs = {"avx2": ("avx2", "fma"), "avx512": ("avx512f",)}
     missing = [f"{name}: not on this CPU" for name, features in needs.items() if not all(map(host.get, features))]
-    return [f"fastbp {fastbp.__version__}, instruction set {_cpu.instruction_set()}, {fastbp.get_num_threads()} threads",
+    return [f"fastbp {fastbp.__version__}, instruction set {cpu.instruction_set()}, {fastbp.get_num_threads()} threads",
             f"not tested: {', '.join(missing) or 'nothing left out'}"]
 
 

@@ -36,7 +36,7 @@ def run():
     import numba
 
     import fastbp
-    from fastbp.explain import explain
+    from fastbp.cli.explain import explain
 
     rng, results = np.random.default_rng(5), {}
     x = rng.standard_normal((300, 6), dtype=np.float32)

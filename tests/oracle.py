@@ -6,8 +6,8 @@ So a right result is equal, not just close, in whatever order it was added up.
 import numpy as np
 from checks import bounds
 
-from fastbp import reference
-from fastbp.kernels.activations import IDENTITY, RELU
+from fastbp.kernels import reference
+from fastbp.kernels.elementwise.activations import IDENTITY, RELU
 
 ARGUMENTS = {
     "dense_forward": ("inputs", "weights", "biases"),

@@ -15,10 +15,11 @@ from numba.core.registry import cpu_target
 from numba.core.runtime import rtsys
 
 import fastbp
-from fastbp import _link, _state
-from fastbp.kernels.parallel import TASK
-from fastbp.kernels.workspace import ALIGNMENT
-from fastbp.training import TrainingSession
+from fastbp._compile import link
+from fastbp._runtime import state
+from fastbp._training.session import TrainingSession
+from fastbp.kernels.schedule.arena import ALIGNMENT
+from fastbp.kernels.schedule.queue import TASK
 
 THREADS = 3
 CANARY = 0xA5                   # The value of each byte around scratch memory.
@@ -26,7 +27,7 @@ MARGIN = 1 << 16                # Bytes of canaries behind it, besides as many a
 REQUESTS = 6                    # Memory is refused from each of a call's first requests on, up to this one.
 LATE_TASKS = 2 * THREADS        # So many tasks of a job begin late, so that each thread has one, however busy the machine is.
 PAUSE = 1e-3                    # Seconds that they begin late.
-SLOTS = range(_state.SLOTS, _state.SLOTS + _state.SLOT_COUNT * _state.SLOT_WORDS, _state.SLOT_WORDS)
+SLOTS = range(state.SLOTS, state.SLOTS + state.SLOT_COUNT * state.SLOT_WORDS, state.SLOT_WORDS)
 
 _TASK = ctypes.CFUNCTYPE(*[ctypes.c_int64] * 4)
 
@@ -88,15 +89,15 @@ class LateTasks:
 
     def delay(self, call):
         """Make a call, with functions that wait for a moment in the places of all units that do tasks."""
-        words = {unit._word: _state.words[unit._word] for unit in _link._units.values() if unit._signature == TASK}
+        words = {unit._word: state.words[unit._word] for unit in link._units.values() if unit._signature == TASK}
         late = {word: _TASK(functools.partial(self._late, _TASK(address))) for word, address in words.items() if address}
         try:
             for word, function in late.items():
-                _state.words[word] = ctypes.cast(function, ctypes.c_void_p).value
+                state.words[word] = ctypes.cast(function, ctypes.c_void_p).value
             call()
         finally:
             for word in late:
-                _state.words[word] = words[word]
+                state.words[word] = words[word]
 
     def _late(self, work, job, worker, task):
         if task < LATE_TASKS:
@@ -244,7 +245,7 @@ def faults_of(call, allocator, tasks):
         is_refused = first_refused is not None and allocator.asked >= first_refused
         if is_done == is_refused:
             allocator.faults.append("a call without memory returned" if is_done else "a call with memory was refused")
-        if any(_state.words[slot] != busy for slot in SLOTS):
+        if any(state.words[slot] != busy for slot in SLOTS):
             allocator.faults.append("a slot is not as it was before")
         empty_slots(allocator, busy)
         if faults := allocator.end():
@@ -264,8 +265,8 @@ def faults_of(call, allocator, tasks):
 def empty_slots(allocator, busy):
     """Give back the memory that the pool keeps, and take all of its slots or none."""
     for slot in SLOTS:
-        allocator.free(_state.words[slot + 1])
-        _state.words[slot:slot + _state.SLOT_WORDS] = [busy, 0, 0]
+        allocator.free(state.words[slot + 1])
+        state.words[slot:slot + state.SLOT_WORDS] = [busy, 0, 0]
 
 
 def main():
@@ -277,10 +278,10 @@ def main():
     for dtype in map(np.dtype, ("float32", "float64")):
         for name, prepare in (CASES | (ROUNDED if dtype == np.float32 else {})).items():
             faults[f"{name}, {dtype}"] = faults_of(prepare(dtype), allocator, tasks)
-    bound = set(_link.bound().values())
-    unbound = [unit.name for unit in _link._units.values() if unit not in bound]
+    bound = set(link.bound().values())
+    unbound = [unit.name for unit in link._units.values() if unit not in bound]
     print(json.dumps({"faults": {name: found for name, found in faults.items() if found}, "unbound": unbound,
-                      "workers": sorted(tasks.workers), "threads": _state.words[_state.THREADS]}))
+                      "workers": sorted(tasks.workers), "threads": state.words[state.THREADS]}))
 
 
 if __name__ == "__main__":

@@ -15,10 +15,11 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import fastbp
 import oracle
-from fastbp import _jit
-from fastbp._memory import address
-from fastbp.kernels import blocking, tile
-from fastbp.kernels.activations import NAMES, exponentials, functions
+from fastbp._arrays.memory import address
+from fastbp._compile import compiler
+from fastbp.kernels import blocking
+from fastbp.kernels.elementwise.activations import NAMES, exponentials, functions
+from fastbp.kernels.simd import tile
 from test_gradients import central_differences
 
 CURVED = ("sigmoid", "tanh", "gelu")
@@ -94,7 +95,7 @@ def compiled(dtype):
     kind = getattr(numba.types, dtype.name)
     row, (exp, expm1), (sigmoid, tanh) = blocking.tiles(kind).row, exponentials(kind), functions(kind)
 
-    @numba.njit(**_jit.FLAGS)
+    @numba.njit(**compiler.FLAGS)
     def apply(source, target, count, which):
         for j in range(0, count, tile.width(row)):
             x = tile.load(row, source + j * tile.itemsize(row), 0, 1, count - j)

@@ -8,22 +8,22 @@ from pathlib import Path
 import pytest
 
 import fastbp
-from fastbp import _ahead, _link
+from fastbp._compile import ahead, link
 
 # Takes a first gradient, and prints whether it is right and which units this process compiled.
 PROCESS = """
 import json, sys
 import numpy as np
 import fastbp
-from fastbp import _ahead, _cache
+from fastbp._compile import ahead, disk_cache
 
 written = []
 
-def write(path, payload, write=_cache._write):
+def write(path, payload, write=disk_cache._write):
     written.append(path.name.split("-")[0])
     write(path, payload)
 
-_cache._write = write
+disk_cache._write = write
 {before}
 x, weights = np.ones((64, 40), "f4"), np.full((40, 20), 0.5, "f4")
 output = fastbp.dense_relu_forward(x, weights)
@@ -46,14 +46,14 @@ def first_gradient(cache, before="", threads=2):
 
 def test_what_the_other_process_compiles_and_what_is_compiled_here_when_it_fails(tmp_path):
     here, all_units = first_gradient(tmp_path)
-    assert here.isdisjoint(_ahead.KINDS)
-    assert all_units == here | set(_ahead.KINDS)
+    assert here.isdisjoint(ahead.KINDS)
+    assert all_units == here | set(ahead.KINDS)
 
     missing = {"forward", "mask"}                       # where that process fails: forward asks for it
     for path in tmp_path.glob("*/*"):
         if path.name.split("-")[0] in missing:
             path.unlink()
-    here, again = first_gradient(tmp_path, before='_ahead._CODE = "raise SystemExit(1)"')
+    here, again = first_gradient(tmp_path, before='ahead._CODE = "raise SystemExit(1)"')
     assert here == missing
     assert again == all_units
 
@@ -71,15 +71,15 @@ def started(monkeypatch):
         def wait(self, name):
             pass
 
-    monkeypatch.setattr(_ahead, "_Helper", Helper)
-    monkeypatch.setattr(_ahead, "_helpers", {})
-    monkeypatch.setattr(_link.Unit, "is_compiled", lambda unit: False)
+    monkeypatch.setattr(ahead, "_Helper", Helper)
+    monkeypatch.setattr(ahead, "_helpers", {})
+    monkeypatch.setattr(link.Unit, "is_compiled", lambda unit: False)
     fastbp.set_num_threads(2)
     return asked
 
 
 def start(name):
-    _ahead.start(_link._units[name], _link._units.values())
+    ahead.start(link._units[name], link._units.values())
 
 
 def test_a_process_is_started_once_for_a_type(started):
@@ -93,9 +93,9 @@ def test_no_process_is_started(started, monkeypatch, fault):
     if fault == "one thread":
         fastbp.set_num_threads(1)
     if fault == "compiled":
-        monkeypatch.setattr(_link.Unit, "is_compiled", lambda unit: True)
+        monkeypatch.setattr(link.Unit, "is_compiled", lambda unit: True)
     if fault == "no folder":
-        monkeypatch.setattr(_ahead._cache, "folder", lambda: None)
+        monkeypatch.setattr(ahead.disk_cache, "folder", lambda: None)
     if fault == "embedded":
         monkeypatch.setattr(sys, "executable", "/usr/bin/blender")
     start("forward-float32")

@@ -9,14 +9,15 @@ import pytest
 
 import amx_emulator
 import fastbp
-from fastbp import _cpu
-from fastbp.kernels import blocking, tile
+from fastbp._runtime import cpu
+from fastbp.kernels import blocking
+from fastbp.kernels.simd import tile
 
 HERE = Path(__file__).parent
 PATIENCE = 300                  # seconds until a process that hangs is given up
 
 
-@pytest.mark.skipif(_cpu.has_amx(), reason="this process has AMX: the tests below, and test_bfloat16.py, use it")
+@pytest.mark.skipif(cpu.has_amx(), reason="this process has AMX: the tests below, and test_bfloat16.py, use it")
 @pytest.mark.skipif(amx_emulator.missing() is not None, reason=str(amx_emulator.missing()))
 def test_in_a_process_with_amx(tmp_path):
     environment = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": amx_emulator.FEATURES,
@@ -27,20 +28,20 @@ def test_in_a_process_with_amx(tmp_path):
 
 
 def test_no_amx_without_the_permission(monkeypatch):
-    monkeypatch.setattr(_cpu, "target", lambda: ("sapphirerapids", "+amx-tile,+amx-bf16"))
+    monkeypatch.setattr(cpu, "target", lambda: ("sapphirerapids", "+amx-tile,+amx-bf16"))
     for granted in (True, False):
-        monkeypatch.setattr(_cpu, "request_amx", lambda granted=granted: granted)
-        assert _cpu.has_amx.__wrapped__() is granted
+        monkeypatch.setattr(cpu, "request_amx", lambda granted=granted: granted)
+        assert cpu.has_amx.__wrapped__() is granted
 
 
 def test_no_amx_where_numba_compiles_for_a_cpu_without_it(monkeypatch):
-    monkeypatch.setattr(_cpu, "request_amx", lambda: pytest.fail("asked for AMX, expected no AMX to be wanted"))
+    monkeypatch.setattr(cpu, "request_amx", lambda: pytest.fail("asked for AMX, expected no AMX to be wanted"))
     for features in ("", "+amx-tile", "-amx-tile,+amx-bf16"):
-        monkeypatch.setattr(_cpu, "target", lambda features=features: ("sapphirerapids", features))
-        assert not _cpu.has_amx.__wrapped__()
+        monkeypatch.setattr(cpu, "target", lambda features=features: ("sapphirerapids", features))
+        assert not cpu.has_amx.__wrapped__()
 
 
-needs_amx = pytest.mark.skipif(not _cpu.has_amx(), reason="no AMX in this process: test_in_a_process_with_amx has it")
+needs_amx = pytest.mark.skipif(not cpu.has_amx(), reason="no AMX in this process: test_in_a_process_with_amx has it")
 
 
 @needs_amx

@@ -4,8 +4,11 @@ import re
 import pytest
 from numba import njit, types
 
-from fastbp import _cpu, _jit
-from fastbp.kernels import amx, blocking, loops, peak, tile
+from fastbp._compile import compiler
+from fastbp._runtime import cpu
+from fastbp.kernels import blocking
+from fastbp.kernels.gemm import amx, loops, peak
+from fastbp.kernels.simd import tile
 
 REGISTER = {"avx512": "zmm", "avx2": "ymm", "baseline": "xmm"}
 MULTIPLY = {"avx512": "vfmadd", "avx2": "vfmadd", "baseline": "mul"}
@@ -23,19 +26,19 @@ def inner_loops(assembly, multiply):
 
 def multiplications(dtype):
     """(instruction, how many a vector takes)."""
-    if dtype is tile.BFLOAT16 and _cpu.has_bfloat16_dot():
+    if dtype is tile.BFLOAT16 and cpu.has_bfloat16_dot():
         return "vdpbf16ps", 1
-    return MULTIPLY[_cpu.instruction_set()] + (".*pd" if dtype == types.float64 else ".*ps"), 1 + (dtype is tile.BFLOAT16)
+    return MULTIPLY[cpu.instruction_set()] + (".*pd" if dtype == types.float64 else ".*ps"), 1 + (dtype is tile.BFLOAT16)
 
 
 def loops_of(function, signature, multiply):
-    function = njit(**_jit.FLAGS)(function)
+    function = njit(**compiler.FLAGS)(function)
     function.compile(signature)
     return list(inner_loops(function.inspect_asm(function.signatures[0]), multiply))
 
 
 @pytest.mark.parametrize("dtype, which", [(t, which) for t in loops.DTYPES for which in ("full", "column_edge", "unpacked")
-                                          if t is not tile.BFLOAT16 or which != "unpacked" and not _cpu.has_amx()], ids=str)
+                                          if t is not tile.BFLOAT16 or which != "unpacked" and not cpu.has_amx()], ids=str)
 def test_tile_stays_in_registers(dtype, which):
     multiply, a_vector = multiplications(dtype)
     found = loops_of(loops.build_micropanels(which, dtype), loops.SIGNATURE, multiply)
@@ -44,7 +47,7 @@ def test_tile_stays_in_registers(dtype, which):
     unrolled = shape.rows * shape.vecs * blocking.UNROLL * a_vector
     assert counts.count(unrolled) >= 2, (shape, counts)                     # A in place, and copied
     for loop in found:
-        assert any(REGISTER[_cpu.instruction_set()] in line for line in loop)
+        assert any(REGISTER[cpu.instruction_set()] in line for line in loop)
         assert not [line for line in loop if re.search(r"[xyz]mm", line) and "(%rsp" in line]
 
 
@@ -56,7 +59,7 @@ def test_the_peak_is_that_of_a_loop_without_anything_else(dtype):
     assert not [line for loop in found for line in loop if re.match("v?cvt", line)]
 
 
-@pytest.mark.skipif(not _cpu.has_amx(), reason="not compiled for AMX: test_instruction_sets.py has a process that is")
+@pytest.mark.skipif(not cpu.has_amx(), reason="not compiled for AMX: test_instruction_sets.py has a process that is")
 @pytest.mark.parametrize("which, products", [("full", 4), ("column_edge", 2)])
 def test_amx_loops_hold_little_else(which, products):
     found = loops_of(amx.build(which, tile.BFLOAT16), loops.SIGNATURE, "tdpbf16ps")

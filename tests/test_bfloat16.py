@@ -7,8 +7,10 @@ import pytest
 
 import fastbp
 import oracle
-from fastbp import _cpu, _operands
-from fastbp.kernels import blocking, tile
+from fastbp._arrays import operands as _operands
+from fastbp._runtime import cpu
+from fastbp.kernels import blocking
+from fastbp.kernels.simd import tile
 
 NAN, INF = np.float32(np.nan), np.float32(np.inf)
 WIDE = blocking.tiles(tile.BFLOAT16).full
@@ -154,6 +156,6 @@ def test_one_warning_where_it_is_not_faster():
         for _ in range(3):
             fastbp.dense_forward(x, x, precision="bfloat16")
             fastbp.DenseReLU(2, 2, precision="bfloat16")
-    assert len(caught) == (0 if _cpu.has_bfloat16_dot() or _cpu.has_amx() else 1)
+    assert len(caught) == (0 if cpu.has_bfloat16_dot() or cpu.has_amx() else 1)
     for warning in caught:
         assert warning.filename == __file__

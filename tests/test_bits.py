@@ -3,7 +3,8 @@ import json
 
 from checks import bits, digests
 
-from fastbp import _config, _cpu
+from fastbp._runtime import cpu
+from fastbp.cli import config
 
 
 def test_steps_of_all_kinds():
@@ -13,8 +14,8 @@ def test_steps_of_all_kinds():
 
 def test_differences_from_a_file_are_named(tmp_path, monkeypatch, capsys):
     """On the target of this process, whose kernels are compiled already."""
-    says = _config.describe()
-    own = digests.Target(*_cpu.target(), (), (says["instruction set"], says["bfloat16 by"]))
+    says = config.describe()
+    own = digests.Target(*cpu.target(), (), (says["instruction set"], says["bfloat16 by"]))
     monkeypatch.setattr(digests, "TARGETS", {"own": own})
     path = tmp_path / "bits.json"
     assert digests.write(path, calls=120, fits=4) == 0

@@ -17,7 +17,9 @@ from numba import njit, types
 from numba.core import config
 
 import fastbp
-from fastbp import _ahead, _cache, _private, _source
+from fastbp._compile import ahead, disk_cache
+from fastbp._compile import trust as _private
+from fastbp._files import source
 from test_source import FIRST, FOLDERS
 
 if os.name == "posix":
@@ -75,7 +77,7 @@ def run(name):
         "closure": (closure(int(factor or 0)), types.intp(types.intp), 5),
     }[function]
     dispatcher = njit(parallel=function is parallel)(function)
-    _cache.attach(dispatcher, name)
+    disk_cache.attach(dispatcher, name)
     dispatcher.compile(signature)
     return np.asarray(dispatcher(argument)).tolist()
 
@@ -85,10 +87,10 @@ def report(names):
         results = {name: run(name) for name in names}
     top_level = {"plain", "parallel", "array", "closure"}
     print(json.dumps({"results": results, "compiled": [name for name in compiled if name in top_level],
-                      "folder": _cache.folder() and str(_cache.folder()), "problem": _cache.problem(),
+                      "folder": disk_cache.folder() and str(disk_cache.folder()), "problem": disk_cache.problem(),
                       "warnings": [str(warning.message) for warning in caught]}))
 
-from fastbp import _cache
+from fastbp._compile import disk_cache
 """
 RESULTS = {"plain": 16, "parallel": 10, "array": [0.0, 2.0, 4.0], "closure-2": 31, "closure-7": 106}
 
@@ -118,7 +120,7 @@ def run(root, *names, before="", **options):
 
 
 def whole(path):
-    return _cache._read(path) is not None
+    return disk_cache._read(path) is not None
 
 
 def files(root):
@@ -155,8 +157,8 @@ def test_a_damaged_file_is_replaced(root):
 def test_what_is_read_is_what_was_written_under_that_name(tmp_path):
     path, payload = tmp_path / "key" / "name", bytes(range(64))
     path.parent.mkdir()
-    _cache._write(path, payload)
-    assert _cache._read(path) == payload
+    disk_cache._write(path, payload)
+    assert disk_cache._read(path) == payload
     content = path.read_bytes()
     for i in range(len(content)):
         path.write_bytes(content[:i])
@@ -198,7 +200,7 @@ def package(tmp_path):
 
 def test_an_edited_package_has_another_folder(root, package):
     copied = run(root, "plain", package=package)
-    assert Path(copied["folder"]).name == _cache.key()
+    assert Path(copied["folder"]).name == disk_cache.key()
     with (package / "kernels" / "tile.py").open("a") as file:
         file.write("# edited")
     edited = run(root, "plain", package=package)
@@ -244,7 +246,7 @@ def test_source_is_told_apart_by_content_and_name(tmp_path):
         (tmp_path / "package" / "kernels").mkdir(parents=True)
         for name, content in contents.items():
             (tmp_path / "package" / name.replace("__", "/")).with_suffix(".py").write_text(content)
-        return _source.digest(_source.look(tmp_path / "package"))
+        return source.digest(source.look(tmp_path / "package"))
 
     digests = [digest(_a="1", kernels__b="2"), digest(_a="1", kernels__b="3"), digest(_a="1", kernels__c="2"),
                digest(_a="1", _b="2"), digest(_a="12", kernels__b=""), digest(_a="1")]
@@ -257,8 +259,8 @@ def test_source_is_told_apart_by_content_and_name(tmp_path):
 def here(monkeypatch, root):
     """This process, with a cache that it has not opened yet."""
     def forget():
-        _cache._open.cache_clear()
-        _cache.key.cache_clear()
+        disk_cache._open.cache_clear()
+        disk_cache.key.cache_clear()
     monkeypatch.setenv("FASTBP_CACHE_DIR", str(root))
     forget()
     yield forget
@@ -268,43 +270,43 @@ def here(monkeypatch, root):
 
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_the_key_depends_on_the_source_in_any_folder(here, monkeypatch, package, folder):
-    before, path = _cache.key(), package / FIRST[folder]
+    before, path = disk_cache.key(), package / FIRST[folder]
     path.write_bytes(path.read_bytes() + b"# edited")
-    monkeypatch.setattr(_cache, "_FILES", _source.look(package))
+    monkeypatch.setattr(disk_cache, "_FILES", source.look(package))
     here()
-    assert _cache.key() != before
+    assert disk_cache.key() != before
 
 
 @pytest.mark.parametrize("flag, value", [("CPU_NAME", "haswell"), ("CPU_FEATURES", "-avx2"), ("OPT", 1),
                                          ("BOUNDSCHECK", 1)])
 def test_the_folder_depends_on_what_numba_compiles_for(here, monkeypatch, flag, value):
-    before = _cache.folder()
+    before = disk_cache.folder()
     monkeypatch.setattr(config, flag, value)
     here()
-    assert _cache.folder() != before and _cache.folder().parent == before.parent
+    assert disk_cache.folder() != before and disk_cache.folder().parent == before.parent
 
 
 @posix
 def test_only_this_user_may_enter(here, root):
     before = os.umask(0)
     try:
-        _cache.folder()
+        disk_cache.folder()
     finally:
         os.umask(before)
-    assert {path.stat().st_mode & 0o777 for path in (root, _cache.folder())} == {0o700}
+    assert {path.stat().st_mode & 0o777 for path in (root, disk_cache.folder())} == {0o700}
 
 
 @posix
 @pytest.mark.parametrize("mode", [0o770, 0o702])
 @pytest.mark.parametrize("which", ["root", "key"])
 def test_a_folder_that_others_can_write_is_refused(here, root, which, mode):
-    folder = _cache.folder() if which == "key" else root
+    folder = disk_cache.folder() if which == "key" else root
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(mode)
     here()
     with pytest.warns(RuntimeWarning, match=f"{folder} has mode {mode:o}") as caught:
-        assert _cache.folder() is None
-    assert _cache.folder() is None and f"{mode:o}" in _cache.problem()
+        assert disk_cache.folder() is None
+    assert disk_cache.folder() is None and f"{mode:o}" in disk_cache.problem()
     assert len(caught) == 1
 
 
@@ -313,7 +315,7 @@ def test_a_folder_of_another_user_is_refused(here, root, monkeypatch):
     root.mkdir()
     monkeypatch.setattr(os, "geteuid", lambda: root.stat().st_uid + 1)
     with pytest.warns(RuntimeWarning, match=f"{root} belongs to user {root.stat().st_uid}"):
-        assert _cache.folder() is None
+        assert disk_cache.folder() is None
 
 
 @posix
@@ -321,11 +323,11 @@ def test_a_folder_above_that_others_can_write_must_be_sticky(here, root, monkeyp
     monkeypatch.setenv("FASTBP_CACHE_DIR", str(root / "cache"))
     root.mkdir()
     root.chmod(0o1777)
-    assert _cache.folder()
+    assert disk_cache.folder()
     root.chmod(0o777)
     here()
     with pytest.warns(RuntimeWarning, match=f"{root}, on the way to it, has mode 777"):
-        assert _cache.folder() is None
+        assert disk_cache.folder() is None
 
 
 @posix
@@ -335,11 +337,11 @@ def test_links_are_followed_where_only_this_user_can_change_them(here, root, tmp
     (tmp_path / "to-open").symlink_to("open")
     (tmp_path / "open" / "to-root").symlink_to(root)
     monkeypatch.setenv("FASTBP_CACHE_DIR", str(tmp_path / "to-open" / "to-root" / "cache"))
-    assert _cache.folder().parent == root / "cache"
+    assert disk_cache.folder().parent == root / "cache"
     (tmp_path / "open").chmod(0o777)
     here()
     with pytest.warns(RuntimeWarning, match=f"{tmp_path / 'open'}, on the way to it, has mode 777"):
-        assert _cache.folder() is None
+        assert disk_cache.folder() is None
 
 
 @posix
@@ -414,8 +416,8 @@ def test_what_is_no_file_of_the_cache_is_not_read(here, root, tmp_path, kind):
     file, = files(root)
     content = file.read_bytes()
     if kind == "huge":
-        payload = content[_cache._DIGEST_BYTES:] + bytes(_cache._MOST_BYTES)
-        file.write_bytes(_cache._digest(file, payload) + payload)
+        payload = content[disk_cache._DIGEST_BYTES:] + bytes(disk_cache._MOST_BYTES)
+        file.write_bytes(disk_cache._digest(file, payload) + payload)
     else:
         file.rename(tmp_path / "file")
         {"pipe": os.mkfifo, "folder": os.mkdir, "link": lambda path: os.symlink(tmp_path / "file", path)}[kind](file)
@@ -427,7 +429,7 @@ def test_what_is_no_file_of_the_cache_is_not_read(here, root, tmp_path, kind):
 
 
 def test_what_killed_writers_left_is_deleted(here, root):
-    folder, hours_ago = _cache.folder(), time.time() - 2 * 3600
+    folder, hours_ago = disk_cache.folder(), time.time() - 2 * 3600
     old = [folder / ".name.0123456789abcdef", root / ".name.0123456789abcdef"]
     others = [folder / "name.0123456789abcdef", folder / ".name", folder / ".recent.0123456789abcdef"]
     for path in (*old, *others):
@@ -435,14 +437,14 @@ def test_what_killed_writers_left_is_deleted(here, root):
         if "recent" not in path.name:
             os.utime(path, (hours_ago, hours_ago))
     here()
-    _cache.folder()
+    disk_cache.folder()
     assert [path for path in (*old, *others) if path.exists()] == others
 
 
 def compiled_here():
     """Compile a function in this process, and save it if that is possible."""
     dispatcher = njit(lambda n: 3 * n + 1)
-    _cache.attach(dispatcher, "plain")
+    disk_cache.attach(dispatcher, "plain")
     dispatcher.compile(types.intp(types.intp))
     return dispatcher
 
@@ -460,12 +462,12 @@ def test_kernels_work_with_a_refused_folder(here, root):
 def test_kernels_work_where_no_folder_can_be_made(here, root):
     root.touch()
     assert compiled_here()(5) == 16
-    assert _cache.folder() is None and str(root) in _cache.problem()
+    assert disk_cache.folder() is None and str(root) in disk_cache.problem()
 
 
 @posix
 def test_kernels_work_when_the_folder_was_deleted(here, root):
-    shutil.rmtree(_cache.folder())
+    shutil.rmtree(disk_cache.folder())
     assert compiled_here()(5) == 16
 
 
@@ -475,14 +477,14 @@ def test_a_folder_that_is_closed_meanwhile_is_no_problem(root, tmp_path):
         python = _cache_faults.plain_user(tmp_path)
     except _cache_faults.NotHere as reason:
         pytest.skip(str(reason))
-    code = "from fastbp import _cache; _cache.folder().chmod(0); print(_cache.holds('plain', 'signature'), _cache.kept('name'))"
+    code = "from fastbp._compile import disk_cache; disk_cache.folder().chmod(0); print(disk_cache.holds('plain', 'signature'), disk_cache.kept('name'))"
     assert child.run(code, python=python, FASTBP_CACHE_DIR=str(root)) == (0, "False None\n", "")
 
 
 @posix
 def test_a_full_disk_is_no_problem(here, root):
     import resource
-    _cache.folder()
+    disk_cache.folder()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))        # bytes that a file may have
     try:
@@ -499,7 +501,7 @@ def test_a_disk_that_is_full_at_the_last_step_is_no_problem(here, monkeypatch, s
     def fail(*arguments):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    folder = _cache.folder()
+    folder = disk_cache.folder()
     monkeypatch.setattr(os, step, fail)
     assert compiled_here()(5) == 16
     assert list(folder.iterdir()) == []
@@ -507,9 +509,9 @@ def test_a_disk_that_is_full_at_the_last_step_is_no_problem(here, monkeypatch, s
 
 def test_no_other_process_compiles_for_a_folder_that_it_cannot_write(here, monkeypatch):
     fastbp.set_num_threads(2)
-    assert _ahead._is_possible()
-    monkeypatch.setattr(os, "access", lambda path, mode: (path, mode) != (_cache.folder(), os.W_OK))
-    assert not _ahead._is_possible()
+    assert ahead._is_possible()
+    monkeypatch.setattr(os, "access", lambda path, mode: (path, mode) != (disk_cache.folder(), os.W_OK))
+    assert not ahead._is_possible()
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs a folder that nobody can write to")
@@ -519,7 +521,7 @@ def test_an_unwritable_home_is_no_problem(here, monkeypatch, home):
         monkeypatch.delenv(name, raising=False)
     for name, value in home.items():
         monkeypatch.setenv(name, value)
-    assert _cache.folder() is None and _cache.problem()
+    assert disk_cache.folder() is None and disk_cache.problem()
 
 
 @posix
@@ -535,7 +537,7 @@ def test_where_the_cache_is(here, monkeypatch, tmp_path):
         for name, value in environment.items():
             monkeypatch.setenv(name, str(tmp_path / value))
         here()
-        assert _cache.folder().parent == tmp_path / expected
+        assert disk_cache.folder().parent == tmp_path / expected
 
 
 @posix
@@ -550,29 +552,29 @@ def test_a_chosen_folder(here, monkeypatch, tmp_path, chosen, expected):
     monkeypatch.chdir(tmp_path / "here")
     Path("a file").touch()
     monkeypatch.delenv("FASTBP_CACHE_DIR", raising=False)
-    default = _cache._root()
+    default = disk_cache._root()
     monkeypatch.setenv("FASTBP_CACHE_DIR", chosen.format(user=f"~{user.pw_name}"))
     if not chosen:
-        assert _cache._root() == default
+        assert disk_cache._root() == default
     elif " " in expected:
         here()
-        assert _cache.folder() is None and expected in _cache.problem()
+        assert disk_cache.folder() is None and expected in disk_cache.problem()
     else:
-        assert _cache._root() == tmp_path / expected.format(home=user.pw_dir)
+        assert disk_cache._root() == tmp_path / expected.format(home=user.pw_dir)
 
 
 def test_the_other_process_has_the_same_cache_wherever_this_one_has_gone(here, root, monkeypatch, tmp_path):
     """FASTBP_CACHE_DIR may say where from the folder that this process was in."""
     started = []
-    monkeypatch.setattr(_ahead.subprocess, "Popen", lambda *arguments, env, **options: started.append(env))
-    folder = _cache.folder()
+    monkeypatch.setattr(ahead.subprocess, "Popen", lambda *arguments, env, **options: started.append(env))
+    folder = disk_cache.folder()
     monkeypatch.setenv("FASTBP_CACHE_DIR", "somewhere else")
-    _ahead._Helper(["pack-float32"])
+    ahead._Helper(["pack-float32"])
     assert Path(started[0]["FASTBP_CACHE_DIR"]) == folder.parent
 
 
 def test_folders_that_were_long_unused_are_deleted_when_a_new_one_is_made(here, root):
-    current = _cache.folder()
+    current = disk_cache.folder()
     month_ago, yesterday = time.time() - 31 * 86400, time.time() - 86400
     times = {"0" * 32: month_ago, "1" * 32: yesterday, "not-ours": month_ago, current.name: month_ago}
     for name, modified in times.items():
@@ -580,7 +582,7 @@ def test_folders_that_were_long_unused_are_deleted_when_a_new_one_is_made(here, 
         (root / name / "file").touch()
         os.utime(root / name, (modified, modified))
     here()
-    assert _cache.folder() == current                               # there already, and from now on in use
+    assert disk_cache.folder() == current                               # there already, and from now on in use
     assert {path.name for path in root.iterdir() if path.is_dir()} == set(times)
     assert current.stat().st_mtime > yesterday
     (root / current.name).rename(root / ("2" * 32))
@@ -588,5 +590,5 @@ def test_folders_that_were_long_unused_are_deleted_when_a_new_one_is_made(here, 
     old_note.touch()
     os.utime(old_note, (month_ago, month_ago))
     here()
-    assert _cache.folder() == current and not old_note.exists()
+    assert disk_cache.folder() == current and not old_note.exists()
     assert {path.name for path in root.iterdir() if path.is_dir()} == {"1" * 32, "not-ours", "2" * 32, current.name}

@@ -13,25 +13,27 @@ from numba import types
 from numba.extending import intrinsic
 
 import fastbp
-from fastbp import _ahead, _cache, _jit, _notice, _terminal, functional
+from fastbp import functional
+from fastbp._compile import ahead, compiler, disk_cache, notice
+from fastbp._runtime import stderr
 
 
 @pytest.fixture
 def clock(monkeypatch):
     """A clock that stands still unless it is told to go on, before a terminal."""
     now = SimpleNamespace(seconds=100.0)
-    monkeypatch.setattr(_notice.time, "monotonic", lambda: now.seconds)
-    monkeypatch.setattr(_terminal, "is_watched", lambda: True)
+    monkeypatch.setattr(notice.time, "monotonic", lambda: now.seconds)
+    monkeypatch.setattr(stderr, "is_watched", lambda: True)
     monkeypatch.delenv("FASTBP_QUIET", raising=False)
     return now
 
 
 def compile_for(clock, *seconds, is_sure=False):
-    with _notice.compiling("this"):
+    with notice.compiling("this"):
         for second in seconds:
-            with _notice.compiling("a part of it"):
+            with notice.compiling("a part of it"):
                 clock.seconds += second
-                _notice.look(is_sure)
+                notice.look(is_sure)
 
 
 def said(capsys):
@@ -40,10 +42,10 @@ def said(capsys):
 
 def test_one_line_after_a_second(clock, capsys):
     compile_for(clock, 0.5, 0.4)
-    _notice.look()
+    notice.look()
     assert said(capsys) == []
     compile_for(clock, 0.5, 0.6, 5.0)
-    folder = _cache.folder().parent
+    folder = disk_cache.folder().parent
     assert said(capsys) == [f"fastbp: compiling this, once: it is kept in {folder} (FASTBP_QUIET=1 silences this)"]
     compile_for(clock, 0.1, is_sure=True)
     assert len(said(capsys)) == 1
@@ -52,8 +54,8 @@ def test_one_line_after_a_second(clock, capsys):
 @pytest.mark.parametrize("fault", ["no home", "read-only"])
 def test_nothing_is_promised_that_the_cache_cannot_keep(clock, capsys, monkeypatch, fault):
     if fault == "no home":
-        monkeypatch.setattr(_cache, "_open", lambda: (None, fault))
-    monkeypatch.setattr(_cache.os, "access", lambda *arguments: False)
+        monkeypatch.setattr(disk_cache, "_open", lambda: (None, fault))
+    monkeypatch.setattr(disk_cache.os, "access", lambda *arguments: False)
     compile_for(clock, 2.0)
     line, = said(capsys)
     assert line.startswith("fastbp: compiling this, for this process alone: it cannot be kept (") and fault in line
@@ -67,7 +69,7 @@ def test_it_can_be_silenced(clock, capsys, monkeypatch, value, lines):
 
 
 def test_nothing_is_said_where_nobody_looks(clock, capsys, monkeypatch):
-    monkeypatch.setattr(_terminal, "is_watched", lambda: False)
+    monkeypatch.setattr(stderr, "is_watched", lambda: False)
     compile_for(clock, 2.0)
     assert said(capsys) == []
 
@@ -94,10 +96,10 @@ def test_a_terminal_and_a_notebook_are_watched_and_nothing_else(monkeypatch):
     closed.close()
     for stream in io.StringIO(), None, closed:
         monkeypatch.setattr(sys, "stderr", stream)
-        assert not _terminal.is_watched()
+        assert not stderr.is_watched()
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: SimpleNamespace(kernel=object())))
-    assert _terminal.is_watched()
+    assert stderr.is_watched()
 
 
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="this system has no pseudo-terminals")
@@ -105,7 +107,7 @@ def test_a_pseudo_terminal_is_watched(monkeypatch):
     ends = os.openpty()
     with open(ends[1], "w") as terminal:
         monkeypatch.setattr(sys, "stderr", terminal)
-        assert _terminal.is_watched()
+        assert stderr.is_watched()
     os.close(ends[0])
 
 
@@ -122,19 +124,19 @@ def test_a_line_stands_above_a_progress_bar(clock, monkeypatch):
 
 def test_what_is_compiled_is_said_and_what_is_loaded_is_not(monkeypatch, capsys):
     """Each kernel that Numba compiles is a moment at which the clock is looked at."""
-    monkeypatch.setattr(_terminal, "is_watched", lambda: True)
-    monkeypatch.setattr(_notice, "_SECONDS", -1)
+    monkeypatch.setattr(stderr, "is_watched", lambda: True)
+    monkeypatch.setattr(notice, "_SECONDS", -1)
     signature, name = types.intp(types.intp), "test_said"
-    path = _cache._DiskCache(name).path(signature)
+    path = disk_cache._DiskCache(name).path(signature)
 
     def build():
-        inner = _jit.kernel(lambda n: n + 1)
+        inner = compiler.kernel(lambda n: n + 1)
         return lambda n: inner(n)
 
     try:
-        _jit.native(build(), signature, name)
+        compiler.native(build(), signature, name)
         assert [line.partition(",")[0] for line in said(capsys)] == ["fastbp: compiling the kernel test_said"]
-        _jit.native(build(), signature, name)
+        compiler.native(build(), signature, name)
         assert said(capsys) == []
     finally:
         path.unlink(missing_ok=True)
@@ -156,13 +158,13 @@ def interrupted_once(monkeypatch):
     def build(dtype, build=functional._FORWARD._build):
         if not built:
             built.append(dtype)
-            _jit.native(lambda: interrupt(), types.intp(), name)
+            compiler.native(lambda: interrupt(), types.intp(), name)
         return build(dtype)
 
     name = "test_interrupted_once"
     monkeypatch.setattr(functional, "_FORWARD", functional._Entries(build, "the forward pass"))
     yield
-    _cache._DiskCache(name).path(types.intp()).unlink(missing_ok=True)
+    disk_cache._DiskCache(name).path(types.intp()).unlink(missing_ok=True)
 
 
 def test_an_interrupt_has_a_short_traceback_and_the_next_call_works(interrupted_once):
@@ -181,18 +183,18 @@ def test_other_errors_and_interrupts_of_other_things_stay_as_they_are():
     for error in ValueError("mine"), KeyboardInterrupt("mine"):
         with pytest.raises(type(error), match="^mine$"):
             if isinstance(error, ValueError):
-                with _notice.compiling("this"):
+                with notice.compiling("this"):
                     raise error
             raise error
 
 
 def test_an_interrupt_ends_the_other_process(monkeypatch):
-    monkeypatch.setattr(_ahead, "_helpers", {})
-    monkeypatch.setattr(_ahead, "_CODE", "import time; time.sleep(100)  # {path} {names}")
-    _ahead._helpers["float32"] = helper = _ahead._Helper(["pack-float32"])
+    monkeypatch.setattr(ahead, "_helpers", {})
+    monkeypatch.setattr(ahead, "_CODE", "import time; time.sleep(100)  # {path} {names}")
+    ahead._helpers["float32"] = helper = ahead._Helper(["pack-float32"])
     start = time.monotonic()
-    with pytest.raises(KeyboardInterrupt), _notice.compiling("this"):
-        assert _ahead.is_expected("pack-float32")
+    with pytest.raises(KeyboardInterrupt), notice.compiling("this"):
+        assert ahead.is_expected("pack-float32")
         signal.raise_signal(signal.SIGINT)
     assert helper._process.returncode is not None and time.monotonic() - start < 50
-    assert not _ahead._helpers and not _ahead.is_expected("pack-float32")
+    assert not ahead._helpers and not ahead.is_expected("pack-float32")

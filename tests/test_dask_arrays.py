@@ -246,17 +246,17 @@ def test_predict(arrays, loss):
 
 def test_a_task_computes_on_one_thread(arrays, monkeypatch):
     x, weights, biases, _ = arrays
-    before, seen = fastbp._threads._state.words[fastbp._threads._state.THREADS], []
+    before, seen = fastbp._runtime.threads.state.words[fastbp._runtime.threads.state.THREADS], []
     forward = fastbp.functional._forward
 
     def watched(*arguments, **named):
-        seen.append(fastbp._threads._state.words[fastbp._threads._state.THREADS])
+        seen.append(fastbp._runtime.threads.state.words[fastbp._runtime.threads.state.THREADS])
         return forward(*arguments, **named)
 
     monkeypatch.setattr(fastbp.functional, "_forward", watched)
     fastbp.dask.dense_forward(cut(x), weights, biases).compute(scheduler="threads")
     assert seen == [1] * len(CHUNKS)
-    assert fastbp._threads._state.words[fastbp._threads._state.THREADS] == before
+    assert fastbp._runtime.threads.state.words[fastbp._runtime.threads.state.THREADS] == before
 
 
 def test_no_warning(arrays):

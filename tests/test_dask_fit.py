@@ -12,9 +12,9 @@ from numpy.testing import assert_allclose
 import fastbp
 import fastbp.dask
 from dask_training import CHUNKS, CLASSES, INPUTS, ROWS, bits, cut, data, make, train
-from fastbp.dask import work
+from fastbp.dask import worker
+from fastbp.dask.coordinator import Training
 from fastbp.dask.plan import Plan, shares_of
-from fastbp.dask.training import Training
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def test_the_bits_do_not_depend_on_the_pieces_that_gradients_are_sent_in(monkeyp
     with LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=":0") as cluster, \
             Client(cluster) as client:
         for least in (1 << 30, 1):
-            monkeypatch.setattr(work, "PIECE", least)
+            monkeypatch.setattr(worker, "PIECE", least)
             network = fastbp.Sequential(copy.deepcopy(layers), fastbp.SoftmaxCrossEntropy())
             networks.append(train(client, network, shares=shares)[0])
     assert bits(networks[0]) == bits(networks[1])
@@ -268,23 +268,23 @@ def test_ctrl_c_keeps_what_was_learnt(client, monkeypatch):
 
 
 def test_workers_use_as_many_threads_as_dask_gives_them(monkeypatch):
-    from fastbp import _state
+    from fastbp._runtime import state
 
     fastbp.set_num_threads(64)
     fastbp.dense_forward(np.ones((2, 2)), np.ones((2, 2)))
-    if _state.words[_state.THREADS] != 64:
+    if state.words[state.THREADS] != 64:
         pytest.skip("kernels are serial here: there is no threading layer")
-    seen, run_of = [], work.run_of
+    seen, run_of = [], worker.run_of
 
     def watched(*arguments):
-        seen.append(_state.words[_state.THREADS])
+        seen.append(state.words[state.THREADS])
         return run_of(*arguments)
 
-    monkeypatch.setattr(work, "run_of", watched)
+    monkeypatch.setattr(worker, "run_of", watched)
     with LocalCluster(n_workers=1, threads_per_worker=3, processes=False, dashboard_address=":0") as cluster, \
             Client(cluster) as client:
         train(client)
-    assert seen[0] == 64 and set(seen[1:]) == {3} and _state.words[_state.THREADS] == 64      # the first only compiles
+    assert seen[0] == 64 and set(seen[1:]) == {3} and state.words[state.THREADS] == 64      # the first only compiles
 
 
 def test_warmup(client):

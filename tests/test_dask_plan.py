@@ -5,7 +5,7 @@ import pytest
 
 import fastbp
 import fastbp.dask
-from fastbp.dask.exchange import messages, next_level
+from fastbp.dask.allreduce import messages, next_level
 from fastbp.dask.plan import Plan, shares_of
 
 

@@ -9,10 +9,10 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import fastbp
 from fastbp import SGD, Adam, Dense, DenseReLU, Dropout, MeanSquaredError, Sequential, SoftmaxCrossEntropy
+from fastbp._training.session import LayerSpec, TrainingSession
 from fastbp.kernels import blocking
-from fastbp.kernels.activations import GELU, IDENTITY, NAMES, RELU, TANH
-from fastbp.kernels.dropout import CHUNK
-from fastbp.training import LayerSpec, TrainingSession
+from fastbp.kernels.elementwise.activations import GELU, IDENTITY, NAMES, RELU, TANH
+from fastbp.kernels.elementwise.dropout import CHUNK
 
 
 def stays(count, rate, key):

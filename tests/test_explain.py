@@ -2,7 +2,7 @@
 import pytest
 
 from fastbp.__main__ import main
-from fastbp.explain import explain
+from fastbp.cli.explain import explain
 
 NEURON = dict(inputs=[1.0, -2.0, 3.0], weights=[-3.0, -1.0, 2.0], bias=1.0, dvalue=1.0, step=0.001)
 

@@ -11,7 +11,7 @@ from checks import processes
 from checks.threads import alone
 
 import fastbp
-from fastbp import _state, _threads
+from fastbp._runtime import state, threads
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 
@@ -89,37 +89,37 @@ def test_no_thread_calls_others_while_the_process_forks():
     x, w = np.ones((2000, 300), np.float32), np.ones((300, 300), np.float32)
     fastbp.set_num_threads(2)
     expected, found = fastbp.dense_forward(x, w), []
-    _threads._before_fork()
+    threads._before_fork()
     try:
         def work():
             found.append(fastbp.dense_forward(x, w))
-            found.append(_state.words[_state.INSIDE])
+            found.append(state.words[state.INSIDE])
         thread = threading.Thread(target=work)
         thread.start()
         thread.join()
     finally:
-        _threads._after_fork_in_parent()
+        threads._after_fork_in_parent()
     np.testing.assert_array_equal(found[0], expected)
-    assert found[1] == 0 and _state.words[_state.FORKING] == 0
+    assert found[1] == 0 and state.words[state.FORKING] == 0
 
 
 def test_a_fork_waits_for_threads_that_call_others_but_not_for_ever(monkeypatch):
-    monkeypatch.setattr(_threads, "_FORK_WAITS", 0.05)
-    _state.words[_state.INSIDE] += 1
+    monkeypatch.setattr(threads, "_FORK_WAITS", 0.05)
+    state.words[state.INSIDE] += 1
     try:
-        _threads._before_fork()
-        _threads._after_fork_in_parent()
+        threads._before_fork()
+        threads._after_fork_in_parent()
     finally:
-        _state.words[_state.INSIDE] -= 1
+        state.words[state.INSIDE] -= 1
 
 
 def test_a_slot_that_was_being_enlarged_has_no_size(monkeypatch):
     """Else whoever takes it next would find no memory in it."""
-    words = list(_state.words)
-    slot = _state.SLOTS
+    words = list(state.words)
+    slot = state.SLOTS
     words[slot:slot + 9] = [1, 0, 100, 1, 4096, 100, 0, 8192, 200]
-    monkeypatch.setattr(_state, "words", words)
-    _state.forget_threads()
+    monkeypatch.setattr(state, "words", words)
+    state.forget_threads()
     assert words[slot:slot + 9] == [0, 0, 0, 0, 4096, 100, 0, 8192, 200]
 
 

@@ -9,7 +9,7 @@ import pytest
 from numpy.testing import assert_array_equal
 
 import fastbp
-from fastbp import _memory
+from fastbp._arrays import memory as _memory
 
 F4 = np.dtype(np.float32)
 

@@ -5,7 +5,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import fastbp
 import textbook
-from fastbp import functional, training
+from fastbp import functional
+from fastbp._training import session
 
 LOSSES = [fastbp.SoftmaxCrossEntropy, fastbp.BinaryCrossEntropy, fastbp.MeanSquaredError]
 
@@ -352,26 +353,26 @@ def test_gradients_of_networks_without_biases_or_of_bfloat16(rng, recwarn):
 
 @pytest.mark.parametrize("factor, i", [(1.01, 0), (0.0, 3), (-1.0, 5), (np.nan, 4)])
 def test_a_wrong_gradient_is_noticed(rng, monkeypatch, factor, i):
-    advance = training.TrainingSession.advance
+    advance = session.TrainingSession.advance
 
     def wrong(run, batches):
         goes_on = advance(run, batches)
         run.gradients[i] *= factor
         return goes_on
 
-    monkeypatch.setattr(training.TrainingSession, "advance", wrong)
+    monkeypatch.setattr(session.TrainingSession, "advance", wrong)
     assert not make().check_gradients(*data(rng)) < 5e-3
 
 
 def test_a_single_wrong_element_is_noticed(rng, monkeypatch):
-    advance = training.TrainingSession.advance
+    advance = session.TrainingSession.advance
 
     def wrong(run, batches):
         goes_on = advance(run, batches)
         run.gradients[2][3, 2] += 0.1 * np.abs(run.gradients[2]).max()
         return goes_on
 
-    monkeypatch.setattr(training.TrainingSession, "advance", wrong)
+    monkeypatch.setattr(session.TrainingSession, "advance", wrong)
     network, (x, y) = make(), data(rng)
     assert network.check_gradients(x, y) > 0.09
     assert network.check_gradients(x, y, places=0) == 0

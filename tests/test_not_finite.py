@@ -6,7 +6,7 @@ import pytest
 
 import fastbp
 from fastbp import SGD, Adam, AdamW
-from fastbp.training import TrainingSession
+from fastbp._training.session import TrainingSession
 
 BATCHES = {"blocks": 32, "shards": 128, "apart": 32}        # rows: blocks of dweights; two shards; a step of its own, as Dask's
 OPTIMIZERS = {"SGD": SGD, "momentum": lambda: SGD(momentum=0.9), "Nesterov": lambda: SGD(momentum=0.9, nesterov=True),

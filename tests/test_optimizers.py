@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import fastbp
 from fastbp import SGD, Adam, AdamW
-from fastbp.kernels.optimizers import CHUNK
+from fastbp.kernels.train.optimizers import CHUNK
 
 STEPS = 20
 SETTINGS = {

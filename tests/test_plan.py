@@ -2,13 +2,16 @@
 import numba
 import pytest
 
-from fastbp import _cpu, _jit, _threads, plan
 from fastbp.__main__ import main
-from fastbp.kernels import blocking, select
-from fastbp.kernels.activations import RELU, TANH
+from fastbp._compile import compiler
+from fastbp._runtime import cpu, threads
+from fastbp.cli import plan
+from fastbp.kernels import blocking
 from fastbp.kernels.blocking import Machine
+from fastbp.kernels.dense import select
+from fastbp.kernels.dense.select import ALGORITHMS
+from fastbp.kernels.elementwise.activations import RELU, TANH
 from fastbp.kernels.matrix import Matrix
-from fastbp.kernels.select import ALGORITHMS
 
 # float32 on AVX-512 and float64 on AVX2, with the caches of a server.
 CACHES = dict(l1=32 << 10, l2=1 << 20, l3=32 << 20)
@@ -89,7 +92,7 @@ def test_an_activation_that_naive_loops_lack_takes_tiles():
     assert select.backward(AVX512, x, weights, TANH).whole == select.SEPARATE
 
 
-@pytest.mark.skipif(_jit.DISABLED, reason="NUMBA_DISABLE_JIT is 1")
+@pytest.mark.skipif(compiler.DISABLED, reason="NUMBA_DISABLE_JIT is 1")
 def test_compiled_code_chooses_the_same():
     machine = blocking.machine(numba.float32)
 
@@ -98,8 +101,8 @@ def test_compiled_code_chooses_the_same():
         here = blocking.with_caches(machine)
         return here, select.forward(here, x, weights, RELU), select.backward(here, x, weights, RELU)
 
-    _threads.prepare()
-    caches = _cpu.caches()
+    threads.prepare()
+    caches = cpu.caches()
     here = machine._replace(l1=caches.l1, l2=caches.l2, l3=caches.l3)
     for row in TABLE.strip().splitlines():
         batch, inputs, neurons = shape_of(row)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import fastbp
-from fastbp import _state
-from fastbp.kernels.activations import RELU
-from fastbp.kernels.record import EVENT_BYTES, LOG_BYTES
+from fastbp._runtime import state
+from fastbp.kernels.elementwise.activations import RELU
+from fastbp.kernels.schedule.trace import EVENT_BYTES, LOG_BYTES
 from fastbp.profiler import log, passes
 
 # (batch, n_inputs, n_neurons): plain loops, B in place, few neurons, turned, one pass over the batch, and by results
@@ -162,7 +162,7 @@ def test_it_changes_no_result_and_ends_with_the_block(rng):
         raise ZeroDivisionError
     assert all((a == b).all() for a, b in zip(before, during, strict=True))
     assert len(p.passes) == 2
-    assert _state.words[_state.PROFILE] == 0
+    assert state.words[state.PROFILE] == 0
     step(*arrays)
     with p:
         pass

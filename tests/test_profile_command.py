@@ -13,8 +13,10 @@ from numba import types
 
 import browser
 import fastbp
-from fastbp import __main__, _cache
-from fastbp.kernels import peak, tile
+from fastbp import __main__
+from fastbp._compile import disk_cache
+from fastbp.kernels.gemm import peak
+from fastbp.kernels.simd import tile
 from fastbp.profiler import machine, measure, networks, page, pictures, tables
 from fastbp.profiler.machine import Ceilings
 from fastbp.profiler.passes import Kernel
@@ -221,8 +223,8 @@ def test_the_peak_of_bfloat16_is_of_pairs():
 
 def test_ceilings_are_measured_once_and_kept(monkeypatch):
     kept, measured = {}, []
-    monkeypatch.setattr(_cache, "keep", kept.__setitem__)
-    monkeypatch.setattr(_cache, "kept", kept.get)
+    monkeypatch.setattr(disk_cache, "keep", kept.__setitem__)
+    monkeypatch.setattr(disk_cache, "kept", kept.get)
 
     def measure(command, **options):
         measured.append(command)
@@ -235,7 +237,7 @@ def test_ceilings_are_measured_once_and_kept(monkeypatch):
 
 
 def test_ceilings_that_cannot_be_measured(monkeypatch):
-    monkeypatch.setattr(_cache, "kept", lambda name: None)
+    monkeypatch.setattr(disk_cache, "kept", lambda name: None)
     monkeypatch.setattr(machine, "_CODE", "raise OSError('no such thing')")
     with pytest.raises(RuntimeError, match="peak and bandwidth could not be measured: OSError: no such thing"):
         machine.ceilings("float32", 2)

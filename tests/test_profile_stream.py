@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastbp.kernels.record import BACKWARD, FORWARD, Call
+from fastbp.kernels.schedule.trace import BACKWARD, FORWARD, Call
 from fastbp.profiler import disk, measure, stream, work
 from fastbp.profiler.machine import Ceilings
 

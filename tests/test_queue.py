@@ -6,10 +6,10 @@ import pytest
 from numba import cfunc, types
 
 import fastbp
-from fastbp import _link
-from fastbp.kernels.parallel import REGION_BYTES, TASK, add, barrier, begin, run_queue
-from fastbp.kernels.records import read
-from fastbp.kernels.workspace import fetch_add, load
+from fastbp._compile import link
+from fastbp.kernels.schedule.arena import fetch_add, load
+from fastbp.kernels.schedule.queue import REGION_BYTES, TASK, add, barrier, begin, run_queue
+from fastbp.kernels.schedule.records import read
 
 SLOW = 2000                     # steps of a task, so that one is still at work while others are taken
 
@@ -36,7 +36,7 @@ def fill(job_address, worker, task):
     for _ in range(SLOW):
         value = value * 1.0000001 + 1e-9
     fetch_add(job.words + 8 * task, 1 if value > 0 else 2)
-    return _link.OK
+    return link.OK
 
 
 def count(job_address, worker, task):
@@ -44,7 +44,7 @@ def count(job_address, worker, task):
     for i in range(job.count):
         total += load(job.words + 8 * i)
     fetch_add(job.totals + 8 * task, total)
-    return _link.OK
+    return link.OK
 
 
 def stages(filler, counter, memory, words, totals, threads):
@@ -58,7 +58,7 @@ def stages(filler, counter, memory, words, totals, threads):
     barrier(memory)
     add(memory, filler, Fill(3, words + 56))
     run_queue(memory, threads)
-    return _link.OK
+    return link.OK
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +76,6 @@ def test_stages(compiled, threads):
     for _ in range(100):
         words, totals = np.zeros(10, np.int64), np.zeros(4, np.int64)
         aligned = memory.ctypes.data + -memory.ctypes.data % 64
-        assert run.ctypes(filler.address, counter.address, aligned, words.ctypes.data, totals.ctypes.data, threads) == _link.OK
+        assert run.ctypes(filler.address, counter.address, aligned, words.ctypes.data, totals.ctypes.data, threads) == link.OK
         assert words.tolist() == [1] * 10
         assert totals.tolist() == [7] * 4                    # all that comes before, and nothing after

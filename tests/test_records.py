@@ -3,12 +3,12 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from fastbp.kernels.problem import GemmProblem
 from numba import njit
 
-from fastbp.kernels import network, optimizers
-from fastbp.kernels.parallel import JOB_BYTES
-from fastbp.kernels.records import fields_of, in_words, layout, offset, read, replace, write
+from fastbp.kernels.gemm.problem import GemmProblem
+from fastbp.kernels.schedule.queue import JOB_BYTES
+from fastbp.kernels.schedule.records import fields_of, in_words, layout, offset, read, replace, write
+from fastbp.kernels.train import network, optimizers
 
 
 class Mixed(NamedTuple):

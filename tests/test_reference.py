@@ -13,17 +13,18 @@ from numpy.testing import assert_allclose, assert_array_equal
 import calls
 import fastbp
 import textbook
-from fastbp import _jit, reference
-from fastbp.kernels import losses
-from fastbp.kernels.activations import NAMES, RELU
-from fastbp.kernels.optimizers import Settings
-from fastbp.kernels.tile import BFLOAT16
+from fastbp._compile import compiler
+from fastbp.kernels import reference
+from fastbp.kernels.elementwise.activations import NAMES, RELU
+from fastbp.kernels.simd.tile import BFLOAT16
+from fastbp.kernels.train import losses
+from fastbp.kernels.train.optimizers import Settings
 
 ROOT = Path(__file__).parents[1]
 WIDE = np.longdouble
 NAN, INF = np.nan, np.inf
 
-needs_jit = pytest.mark.skipif(_jit.DISABLED, reason="NUMBA_DISABLE_JIT is 1: there is nothing to compare with")
+needs_jit = pytest.mark.skipif(compiler.DISABLED, reason="NUMBA_DISABLE_JIT is 1: there is nothing to compare with")
 
 
 def run(*command):
@@ -240,7 +241,7 @@ def test_scikit_learn_trains_itself():
 def test_a_switch_that_is_set_later_is_for_the_users_functions(monkeypatch, rng):
     """fastbp goes on with compiled code, also with what it compiles from then on, and gives plain functions to plain ones."""
     monkeypatch.setattr(numba.config, "DISABLE_JIT", 1)
-    monkeypatch.setattr(_jit._cache, "folder", lambda: None)
+    monkeypatch.setattr(compiler.disk_cache, "folder", lambda: None)
     arrays = rng.standard_normal(5), rng.standard_normal(5), np.empty(5)
     build = fastbp.kernels.entry.elementwise.__wrapped__
     assert build(numba.float64)(*arrays) == 0

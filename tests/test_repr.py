@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import fastbp
-from fastbp.fit import History
+from fastbp._training.loop import History
 
 
 class Nasty:

@@ -11,7 +11,7 @@ import pytest
 from numpy.testing import assert_array_equal
 
 import fastbp
-from fastbp import _storage
+from fastbp._files import container
 
 LOSSES = [None, fastbp.SoftmaxCrossEntropy, fastbp.BinaryCrossEntropy, fastbp.MeanSquaredError]
 SUFFIXES = [".npz", ".safetensors"]
@@ -115,7 +115,7 @@ def test_the_names_of_the_arrays(path):
     """What other programs find in the file."""
     network = make()
     network.save(path)
-    arrays, about = _storage.read(path)
+    arrays, about = container.read(path)
     assert sorted(arrays) == sorted([f"{i}.{name}" for i in (1, 3, 5, 6, 7, 8, 9) for name in ("weights", "biases")]
                                     + ["10.weights"])
     assert_array_equal(arrays["3.weights"], network.layers[3].weights)
@@ -198,14 +198,14 @@ def test_a_file_cut_short(path):
 @pytest.mark.parametrize("about", [{}, {"format": 2, "layers": []}, {"format": "1"}, {"format": None}, {"format": True},
                                    {"format": 1.0}, {"format": [1]}])
 def test_another_format(path, about):
-    _storage.write(path, {}, about)
+    container.write(path, {}, about)
     assert_refused(path, re.escape(f"is of format {about.get('format')!r}, expected 1"))
 
 
 def change(path, **changes):
     """Save a network, and change the description of its layers, or arrays."""
     make().save(path)
-    arrays, about = _storage.read(path)
+    arrays, about = container.read(path)
     for name, value in changes.pop("layer", {}).items():
         about["layers"][3][name] = value
     for name, value in changes.pop("arrays", {}).items():
@@ -213,7 +213,7 @@ def change(path, **changes):
     for name in changes.pop("without", ()):
         place = about["layers"][3] if name in about["layers"][3] else about if name in about else arrays
         del place[name]
-    _storage.write(path, arrays, about | changes)
+    container.write(path, arrays, about | changes)
 
 
 DROPOUT = {"type": "Dropout", "rate": 0.5}
@@ -287,15 +287,15 @@ def test_a_damaged_description(path, changes, message):
     ([{"type": "Dropout", "rate": float("nan")}], "rate is nan"), ([{"type": "ReLU"}], "ends with no Dense"),
 ])
 def test_layers_without_arrays(path, layers, message):
-    _storage.write(path, {}, {"format": 1, "layers": layers, "loss": None, "l2": 0.0})
+    container.write(path, {}, {"format": 1, "layers": layers, "loss": None, "l2": 0.0})
     assert_refused(path, message)
 
 
 def test_a_loss_that_brings_the_last_activation_with_it(path):
     arrays, about = {"0.weights": np.ones((2, 3))}, {"format": 1, "layers": [DENSE], "l2": 0}
-    _storage.write(path, arrays, about | {"loss": "SoftmaxCrossEntropy"})
+    container.write(path, arrays, about | {"loss": "SoftmaxCrossEntropy"})
     assert_refused(path, "has activation 'relu', expected 'identity'")
-    _storage.write(path, arrays, about | {"loss": "MeanSquaredError"})
+    container.write(path, arrays, about | {"loss": "MeanSquaredError"})
     assert fastbp.load(path).layers[0].biases is None
 
 

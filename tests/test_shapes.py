@@ -10,8 +10,9 @@ from numpy.testing import assert_array_equal
 
 import fastbp
 import oracle
-from fastbp import _cpu
-from fastbp.kernels import blocking, transposed
+from fastbp._runtime import cpu
+from fastbp.kernels import blocking
+from fastbp.kernels.dense import transposed
 
 CANARY = 12345.0
 
@@ -206,14 +207,14 @@ def test_many_rows_of_a_layer_too_wide_for_one_pass(rng, dtype):
 
 @pytest.mark.parametrize("batch", [1, blocking.UNPACKED_ROWS, blocking.MC + 1])
 def test_both_sides_of_each_block_of_columns(rng, dtype, batch):
-    for columns in around(_cpu.caches().l3 // (blocking.NC_L3_PART * blocking.KC * dtype.itemsize)):
+    for columns in around(cpu.caches().l3 // (blocking.NC_L3_PART * blocking.KC * dtype.itemsize)):
         check(rng, batch, columns, 20, dtype)
         check(rng, batch, 20, columns, dtype)
 
 
 @pytest.mark.parametrize("batch", around(blocking.FAR_UNPACKED_ROWS))
 def test_few_rows_of_weights_that_lie_in_memory(rng, dtype, batch):
-    check(rng, batch, 1000, _cpu.caches().l3 // (blocking.FAR_L3_PART * 1000 * dtype.itemsize) + 5, dtype)
+    check(rng, batch, 1000, cpu.caches().l3 // (blocking.FAR_L3_PART * 1000 * dtype.itemsize) + 5, dtype)
 
 
 @pytest.mark.parametrize("batch", [1, 2, 7, blocking.UNPACKED_ROWS + 1, ONE_PASS + 1])

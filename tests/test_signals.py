@@ -10,7 +10,9 @@ from numba import types
 from numba.extending import intrinsic
 
 import fastbp
-from fastbp import _cache, _jit, _link, _signals, functional
+from fastbp import functional
+from fastbp._compile import compiler, disk_cache, link
+from fastbp._runtime import sigint
 
 
 def interrupt():
@@ -19,8 +21,8 @@ def interrupt():
 
 def test_an_interrupt_waits_for_the_end_of_the_block():
     done = []
-    with pytest.raises(KeyboardInterrupt), _signals.defer_sigint():
-        with _signals.defer_sigint():
+    with pytest.raises(KeyboardInterrupt), sigint.defer_sigint():
+        with sigint.defer_sigint():
             interrupt()
             done.append("inner")
         done.append("outer")
@@ -33,7 +35,7 @@ def test_the_users_handler_is_called_after_the_block():
     done = []
     before = signal.signal(signal.SIGINT, lambda number, frame: done.append(number))
     try:
-        with _signals.defer_sigint():
+        with sigint.defer_sigint():
             interrupt()
             done.append("block")
     finally:
@@ -45,7 +47,7 @@ def test_the_users_handler_is_called_after_the_block():
 def test_where_nothing_would_be_raised_the_handler_stays(handler):
     before = signal.signal(signal.SIGINT, handler)
     try:
-        with _signals.defer_sigint():
+        with sigint.defer_sigint():
             assert signal.getsignal(signal.SIGINT) == handler
     finally:
         signal.signal(signal.SIGINT, before)
@@ -55,7 +57,7 @@ def test_another_thread_changes_no_handler():
     found = []
 
     def work():
-        with _signals.defer_sigint():
+        with sigint.defer_sigint():
             found.append(signal.getsignal(signal.SIGINT))
 
     thread = threading.Thread(target=work)
@@ -73,10 +75,10 @@ def test_what_is_compiled_when_an_interrupt_comes_is_compiled_to_its_end():
     signature, name = types.intp(), "test_interrupted"
     try:
         with pytest.raises(KeyboardInterrupt):
-            _jit.native(lambda: interrupted(), signature, name)
-        assert _cache.holds(name, signature)
+            compiler.native(lambda: interrupted(), signature, name)
+        assert disk_cache.holds(name, signature)
     finally:
-        _cache._DiskCache(name).path(signature).unlink(missing_ok=True)
+        disk_cache._DiskCache(name).path(signature).unlink(missing_ok=True)
 
 
 @pytest.fixture
@@ -88,10 +90,10 @@ def bound(monkeypatch):
                 interrupt()
             super().__setitem__(word, address)
 
-    monkeypatch.setattr(_link, "_state", SimpleNamespace(words=Words()))
-    monkeypatch.setattr(_link, "_ahead", SimpleNamespace(is_expected=lambda name: False, start=lambda *unit: None,
+    monkeypatch.setattr(link, "state", SimpleNamespace(words=Words()))
+    monkeypatch.setattr(link, "ahead", SimpleNamespace(is_expected=lambda name: False, start=lambda *unit: None,
                                                          wait=lambda name: None))
-    return _link._state.words
+    return link.state.words
 
 
 def test_units_are_bound_as_a_whole_and_rare_ones_after_what_they_call(bound):
@@ -103,7 +105,7 @@ def test_units_are_bound_as_a_whole_and_rare_ones_after_what_they_call(bound):
             return 10 * self._word
 
     with pytest.raises(KeyboardInterrupt):
-        _link._bind_all([Unit(1, rare=True), Unit(2, rare=False)])
+        link._bind_all([Unit(1, rare=True), Unit(2, rare=False)])
     assert list(bound.items()) == [(2, 20), (1, 10)]
 
 
@@ -118,7 +120,7 @@ def test_another_signal_waits_for_the_end_of_the_block_as_well():
     done = []
     before = signal.signal(signal.SIGALRM, stop)
     try:
-        with pytest.raises(Alarm), _signals.defer_sigint():
+        with pytest.raises(Alarm), sigint.defer_sigint():
             signal.raise_signal(signal.SIGALRM)
             done.append("block")
         assert done == ["block"] and signal.getsignal(signal.SIGALRM) is stop

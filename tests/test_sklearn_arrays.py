@@ -10,7 +10,7 @@ pytest.importorskip("sklearn", reason="scikit-learn is in the extra 'sklearn'")
 
 import joblib
 
-from fastbp import sklearn_optimizers
+from fastbp.sklearn import optimizers
 from sklearn_pairs import ROWS, SOLVERS, assert_alike, assert_predict_alike, both, data, ours, pair
 
 
@@ -175,7 +175,7 @@ CREATION = {"zeros": 1, "ones": 1, "empty": 1, "full": 2, "eye": 3, "arange": 3,
 def test_no_array_is_made_without_its_dtype(task, options, monkeypatch, epochs):
     numpy = Strict("numpy")
     vars(numpy).update({name: strict(name, position) for name, position in CREATION.items()})
-    for module in ours, ours.originals, sklearn_optimizers:
+    for module in ours, ours.originals, optimizers:
         monkeypatch.setattr(module, "np", numpy)
     x, y = data(task)
     for weights in None, np.linspace(0, 1, ROWS):

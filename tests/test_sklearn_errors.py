@@ -12,7 +12,7 @@ pytest.importorskip("sklearn", reason="scikit-learn is in the extra 'sklearn'")
 
 from sklearn.base import clone
 
-from fastbp.training import TrainingSession
+from fastbp._training.session import TrainingSession
 from sklearn_pairs import NAMES, ROWS, assert_alike, both, data, did, pair, theirs
 
 BAD_PARAMETERS = dict(hidden_layer_sizes=-1, activation="gelu", solver="rmsprop", alpha=-1, batch_size=0, learning_rate="fast",

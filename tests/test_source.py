@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 import fastbp
-from fastbp import _jit, _link, _source, _state
-from fastbp.kernels import tile
+from fastbp._compile import compiler, link
+from fastbp._files import source
+from fastbp._runtime import state
+from fastbp.kernels.simd import tile
 
 PACKAGE = Path(fastbp.__file__).parent
 
@@ -52,43 +54,43 @@ def package(tmp_path):
 
 
 def test_what_kernels_import_is_found():
-    names = [Path(module.__file__).relative_to(PACKAGE).as_posix() for module in (_jit, _link, _source, _state, tile)]
+    names = [Path(module.__file__).relative_to(PACKAGE).as_posix() for module in (compiler, link, source, state, tile)]
     assert set(names) < set(NEEDED) and "layers.py" not in NEEDED
 
 
 def test_every_file_that_kernels_are_made_from_counts(package):
     """Each edit makes another digest, and all of them differ."""
-    before, digests = _source.look(package), set()
-    assert _source.digest(before) == _source.digest(_source.look())
+    before, digests = source.look(package), set()
+    assert source.digest(before) == source.digest(source.look())
     for name in NEEDED:
         content = (package / name).read_bytes()
         (package / name).write_bytes(content + b"# edited")
-        digests.add(_source.digest(_source.look(package)))
+        digests.add(source.digest(source.look(package)))
         (package / name).write_bytes(content)
-    assert len(digests - {_source.digest(before)}) == len(NEEDED)
-    assert _source.look(package) == before
+    assert len(digests - {source.digest(before)}) == len(NEEDED)
+    assert source.look(package) == before
 
 
 @pytest.mark.parametrize("folder", [folder for folder in FOLDERS if folder != "."])
 def test_a_new_file_counts_however_deep(package, folder):
-    digests = {_source.digest(_source.look(package))}
+    digests = {source.digest(source.look(package))}
     for name in ("new.py", "new/new.py", "new/newer/new.py"):
         (package / folder / name).parent.mkdir(exist_ok=True)
         (package / folder / name).write_text("NEW = 1\n")
-        digests.add(_source.digest(_source.look(package)))
+        digests.add(source.digest(source.look(package)))
     assert len(digests) == 4
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_an_edit_after_the_import_is_noticed_in_any_folder(package, folder):
-    before, path = _source.look(package), package / FIRST[folder]
-    _source.check_unedited(before, package)
+    before, path = source.look(package), package / FIRST[folder]
+    source.check_unedited(before, package)
     path.write_bytes(path.read_bytes() + b"# edited")
-    with pytest.raises(_source.Outdated, match=f"{path} has changed since it was imported"):
-        _source.check_unedited(before, package)
+    with pytest.raises(source.Outdated, match=f"{path} has changed since it was imported"):
+        source.check_unedited(before, package)
     path.unlink()
-    with pytest.raises(_source.Outdated, match=f"{path} has changed since it was imported"):
-        _source.check_unedited(before, package)
+    with pytest.raises(source.Outdated, match=f"{path} has changed since it was imported"):
+        source.check_unedited(before, package)
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
@@ -96,11 +98,11 @@ def test_compiled_files_of_any_folder_are_compared_with_their_source(package, fo
     path = package / FIRST[folder]
     path.write_text("VALUE = 1\n")
     py_compile.compile(path, doraise=True, invalidation_mode=py_compile.PycInvalidationMode.TIMESTAMP)
-    _source.check_compiled(_source.look(package), package)
+    source.check_compiled(source.look(package), package)
     times = path.stat()
     path.write_text("VALUE = 2\n")
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
-    files = _source.look(package)
-    assert _source.compiled_digest(files)
-    with pytest.raises(_source.Outdated, match=f"does not run {path} as it is now"):
-        _source.check_compiled(files, package)
+    files = source.look(package)
+    assert source.compiled_digest(files)
+    with pytest.raises(source.Outdated, match=f"does not run {path} as it is now"):
+        source.check_compiled(files, package)

@@ -5,8 +5,8 @@ from numpy.testing import assert_allclose
 
 import fastbp
 import textbook
+from fastbp._training.session import TrainingSession
 from fastbp.kernels import blocking
-from fastbp.training import TrainingSession
 
 MOST, INPUTS, HIDDEN, OUTPUTS = 512, 20, 30, 3
 ROWS = MOST, 1, 257, 2, 1, 129, MOST, 3         # of batches one after another: a single row makes one shard, all others two

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 import fastbp
-from fastbp import demo, terminal
+from fastbp import demo
 from fastbp.__main__ import main
+from fastbp._runtime import terminal
 from fastbp.profiler import measure
 from fastbp.profiler.machine import Ceilings
 
@@ -68,7 +69,7 @@ def test_readable(text, encoding, expected):
 def test_every_command_in_every_encoding(command, encoding, quick, monkeypatch):
     stream = Stream(encoding)
     monkeypatch.setattr(sys, "stdout", stream)
-    monkeypatch.setattr(fastbp._cpu, "model", lambda: "Prozeßor → 3 µm")
+    monkeypatch.setattr(fastbp._runtime.cpu, "model", lambda: "Prozeßor → 3 µm")
     if "--help" in command:
         with pytest.raises(SystemExit) as stopped:
             main(command)
@@ -119,7 +120,7 @@ def test_a_picture_that_cannot_be_written_is_a_line(quick, monkeypatch, tmp_path
     def fail(*arguments):
         raise OSError(errno.ENOSPC, "No space left on device", "it.png")
 
-    monkeypatch.setattr("fastbp._files.write", fail)
+    monkeypatch.setattr("fastbp._files.atomic.write", fail)
     assert main([*DEMO, "--plot", str(tmp_path / "it.png")]) == 1
     assert main([*PROFILE, "--plot", str(tmp_path / "it.png"), "--json", str(tmp_path / "it.json")]) == 1
     out, err = capsys.readouterr()
@@ -162,7 +163,7 @@ def test_more_threads_than_cores(threads, quick, monkeypatch, capsys):
                         lambda dtype, threads, anew=False: asked.append(threads) or Ceilings(1e30, 2e10))
     assert main([*PROFILE, "--threads", str(threads)]) == 0
     assert f"threads: {threads}\n" in capsys.readouterr().out
-    assert asked == [fastbp._cpu.cores()]
+    assert asked == [fastbp._runtime.cpu.cores()]
 
 
 @pytest.mark.parametrize("columns, most", [("50", 50), ("1", terminal.NARROWEST)])

@@ -11,7 +11,8 @@ import pytest
 from checks import threads as at_once
 
 import fastbp
-from fastbp import _cpu, _threading_layer, _threads
+from fastbp._runtime import cpu, threading_layer
+from fastbp._runtime import threads as _threads
 
 fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 
@@ -26,9 +27,9 @@ def twice(x, y):
         y[i] = 2 * x[i]
 
 def compiled():
-    from fastbp import _cache
+    from fastbp._compile import disk_cache
     dispatcher = numba.njit(parallel=True, nogil=True)(twice)
-    _cache.attach(dispatcher, "twice")
+    disk_cache.attach(dispatcher, "twice")
     dispatcher.compile(numba.void(numba.float64[::1], numba.float64[::1]))
     return dispatcher
 
@@ -64,12 +65,12 @@ def in_thread(work):
     return results[0]
 
 def told():
-    return [_threads.layer(), _state.words[_state.THREADS]]
+    return [_threads.layer(), state.words[state.THREADS]]
 
 def report(*values):
     print(json.dumps(values))
 
-from fastbp import _cpu, _state, _threading_layer, _threads
+from fastbp._runtime import cpu, state, threading_layer, threads
 """
 
 
@@ -138,18 +139,18 @@ def test_numbas_number_of_threads_is_the_most_unless_told_otherwise(threads, mon
 def test_the_number_of_threads_must_be_an_integer(threads, n):
     with pytest.raises(TypeError, match="^n was .*expected an integer of at least 1$"):
         threads.set_num_threads(n)
-    assert threads.get_num_threads() == _cpu.cores()
+    assert threads.get_num_threads() == cpu.cores()
 
 
 @pytest.mark.parametrize("n", [0, -1, -10**30, np.int64(0)])
 def test_the_number_of_threads_must_be_positive(threads, n):
     with pytest.raises(ValueError, match=f"^n was {n}, expected an integer of at least 1$"):
         threads.set_num_threads(n)
-    assert threads.get_num_threads() == _cpu.cores()
+    assert threads.get_num_threads() == cpu.cores()
 
 
 def test_the_default_is_every_core_that_may_be_used(threads, monkeypatch):
-    monkeypatch.setattr(_cpu, "cores", lambda: 12)
+    monkeypatch.setattr(cpu, "cores", lambda: 12)
     monkeypatch.setattr(_threads.numba.config, "NUMBA_NUM_THREADS", 16)
     assert threads.get_num_threads() == 12
 
@@ -165,8 +166,8 @@ def test_the_environment_sets_the_number_of_threads(threads, monkeypatch):
 def test_a_wrong_number_in_the_environment_is_named_once(threads, monkeypatch, text):
     monkeypatch.setenv("FASTBP_NUM_THREADS", text)
     with pytest.warns(RuntimeWarning, match=f"FASTBP_NUM_THREADS was {text!r}, expected") as caught:
-        assert threads.get_num_threads() == _cpu.cores()
-        assert threads.get_num_threads() == _cpu.cores()
+        assert threads.get_num_threads() == cpu.cores()
+        assert threads.get_num_threads() == cpu.cores()
     assert len(caught) == 1
 
 
@@ -182,7 +183,7 @@ prepared = told()
 _threads.set_num_threads(1)
 one = told()
 _threads.set_num_threads(10**30)
-report(before, prepared, one, told(), _state.words[_state.L1:_state.L3 + 1], _cpu.caches(),
+report(before, prepared, one, told(), state.words[state.L1:state.L3 + 1], cpu.caches(),
        [numba.config.THREADING_LAYER, numba.config.THREADING_LAYER_PRIORITY])
 """)
     assert before == ["not started", 1, "not started", 1]
@@ -273,9 +274,9 @@ def test_what_to_install_where_there_is_no_layer(monkeypatch, tmp_path, platform
         (tmp_path / "conda-meta").mkdir()
     monkeypatch.setattr(sys, "prefix", str(tmp_path))
     monkeypatch.setattr(sys, "platform", platform)
-    monkeypatch.setattr(_threading_layer.platform, "machine", lambda: machine)
-    monkeypatch.setattr(_threading_layer.importlib.util, "find_spec", lambda name: is_built or None)
-    remedy = _threading_layer._remedy()
+    monkeypatch.setattr(threading_layer.platform, "machine", lambda: machine)
+    monkeypatch.setattr(threading_layer.importlib.util, "find_spec", lambda name: is_built or None)
+    remedy = threading_layer._remedy()
     assert remedy.startswith("for more, ") and expected in remedy and ("a Numba that was built for it" in remedy) != is_built
 
 
@@ -395,11 +396,11 @@ report(beside, in_child(told), told(), _threads.get_num_threads())
 @fork
 def test_a_forked_child_holds_nothing_of_other_threads(run):
     code = """
-words = [_state.PROFILE, _state.TEAM, _state.TEAM_IS_TAKEN, _state.TEAM_LEADER, _state.INSIDE, _state.SLOTS,
-         _state.SLOTS + 63 * 3]
+words = [state.PROFILE, state.TEAM, state.TEAM_IS_TAKEN, state.TEAM_LEADER, state.INSIDE, state.SLOTS,
+         state.SLOTS + 63 * 3]
 for word in words:
-    _state.words[word] = 1
-report(in_child(lambda: [_state.words[word] for word in words]))
+    state.words[word] = 1
+report(in_child(lambda: [state.words[word] for word in words]))
 """
     assert run(code) == [[0] * 7]
 
@@ -437,12 +438,12 @@ def test_a_fork_waits_until_the_layer_has_started(run):
     code = """
 starting = threading.Event()
 
-def load_tbb(load=_threading_layer.load_tbb):
+def load_tbb(load=threading_layer.load_tbb):
     starting.set()
     time.sleep(0.5)
     load()
 
-_threading_layer.load_tbb = load_tbb
+threading_layer.load_tbb = load_tbb
 starter = threading.Thread(target=_threads.prepare)
 starter.start()
 starting.wait()

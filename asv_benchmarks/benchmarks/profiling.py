@@ -39,19 +39,19 @@ class Inactive(Benchmark):
 
     def prepare(self):
         try:
-            from fastbp.kernels import record, workspace
+            from fastbp.kernels.schedule import arena, trace
         except ImportError:
             raise NotImplementedError("this commit has no profiles") from None
 
         def adding(counter, count):
             for _ in range(count):
-                workspace.fetch_add(counter.ctypes.data, 1)
+                arena.fetch_add(counter.ctypes.data, 1)
 
         def looking(counter, count):
             for _ in range(count):
-                begun = record.begin()
-                workspace.fetch_add(counter.ctypes.data, 1)
-                record.finish(begun, 0, 0, 0, 0)
+                begun = trace.begin()
+                arena.fetch_add(counter.ctypes.data, 1)
+                trace.finish(begun, 0, 0, 0, 0)
 
         counter = np.zeros(1, np.int64)
         self.calls = [partial(numba.njit(f), counter, LOOKS) for f in (adding, looking)]

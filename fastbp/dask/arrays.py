@@ -15,11 +15,11 @@ import dask.array as da
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .. import _operands as operands
 from .. import functional
-from .._threads import thread_limit
+from .._arrays import operands
+from .._runtime.threads import thread_limit
 from ..inference import predictions
-from ..kernels.activations import GELU, IDENTITY, RELU
+from ..kernels.elementwise.activations import GELU, IDENTITY, RELU
 
 # A task of the tree adds up the gradients of so many chunks, or so many sums of them.
 _FAN_IN = 8

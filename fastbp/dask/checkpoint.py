@@ -4,9 +4,9 @@ import reprlib
 from dataclasses import replace
 from itertools import pairwise
 
-from .. import _storage
-from ..kernels.optimizers import STATES
-from .work import State
+from .._files import container
+from ..kernels.train.optimizers import STATES
+from .worker import State
 
 # The version of the files that this module writes, and the only one that it reads.
 _FORMAT = 1
@@ -41,7 +41,7 @@ class Checkpoint:
         """Replace the file by one of the training as it is now. If that fails, the old file stays."""
         if self._path is not None:
             state = self._training.state()
-            _storage.write(self._path, _arrays(state), _about(self._problem, self._training, state))
+            container.write(self._path, _arrays(state), _about(self._problem, self._training, state))
         self._due = self._steps + self._every
 
     @property
@@ -55,7 +55,7 @@ def load(path, problem, state):
     problem, state: those of a new training of the same network on the same data. Raises ValueError if the network or the data
     of the file are others, or if it is no such file, and what _storage.read raises.
     """
-    arrays, about = _storage.read(path)
+    arrays, about = container.read(path)
     form = about.get("training")
     if type(form) is not int or form != _FORMAT:
         raise ValueError(f"{path} is of format {reprlib.repr(form)}, expected {_FORMAT}: it is no training, or a later "
@@ -124,7 +124,7 @@ def _check_same(path, plan, state, arrays, about):
                               ("optimizer", type(state.optimizer).__name__, about.get("optimizer")),
                               ("memory of the optimizer", memory if file_memory else {}, file_memory)):
         if now != before:
-            raise ValueError(f"{name} is {now}, expected {_storage.shown(str(before)[:_MAX_SHOWN])}: that of the training in "
+            raise ValueError(f"{name} is {now}, expected {container.shown(str(before)[:_MAX_SHOWN])}: that of the training in "
                              f"{path}; a new one needs another file")
 
 

@@ -7,18 +7,18 @@ import dask.array as da
 import numpy as np
 from distributed import Client
 
-from .. import _jit
-from ..fit import Callback, History, answers, check_count, checked, interrupted, not_finite, progress_bar
-from ..kernels.losses import scale_of
+from .._compile import compiler
+from .._training.loop import Callback, History, answers, check_count, checked, interrupted, not_finite, progress_bar
+from ..kernels.train.losses import scale_of
 from ..network import Sequential
 from ..optimizers import Optimizer
 from . import checkpoint as files
-from . import data
+from . import chunks as data
+from .allreduce import Exchange
 from .cluster import client_of
-from .exchange import Exchange
+from .coordinator import Training
 from .plan import Plan, shares_of
-from .training import Training
-from .work import Problem, State
+from .worker import Problem, State
 
 
 def fit(network: Sequential, x: da.Array, y: da.Array, *, optimizer: Optimizer, epochs: int, batch_size: int,
@@ -47,7 +47,7 @@ def fit(network: Sequential, x: da.Array, y: da.Array, *, optimizer: Optimizer, 
 
     Raises what Sequential.fit raises, before anything is computed; where a chunk cannot be computed, an error that names it.
     """
-    _jit.check_enabled("fastbp.dask.fit")
+    compiler.check_enabled("fastbp.dask.fit")
     callbacks, _ = checked(network, epochs, batch_size, optimizer, callbacks)
     check_count("checkpoint_every", checkpoint_every)
     if shares is not None:

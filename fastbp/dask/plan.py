@@ -14,7 +14,7 @@ from functools import cached_property
 
 import numpy as np
 
-from .._memory import shuffled
+from .._arrays.memory import shuffled
 
 
 @dataclass(frozen=True)

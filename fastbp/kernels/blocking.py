@@ -13,11 +13,12 @@ from typing import NamedTuple
 
 from numba import types
 
-from .. import _cpu, _state
-from .._jit import formula, kernel
-from . import team, tile
-from .records import replace
-from .vector import CACHE_LINE
+from .._compile.compiler import formula, kernel
+from .._runtime import cpu, state
+from .schedule import team
+from .schedule.records import replace
+from .simd import tile
+from .simd.vector import CACHE_LINE
 
 # The tiles of an instruction set: (rows, vecs) of a full, a column-edge and an unpacked-B tile, and the bytes of a vector.
 TILES = {
@@ -215,8 +216,8 @@ class Machine(NamedTuple):
 @cache
 def tiles(dtype):
     """Return the Tiles of a Numba float type, or of BFLOAT16, on the instruction set that Numba compiles for."""
-    table = SPLIT_TILES if dtype is tile.BFLOAT16 and not _cpu.has_bfloat16_dot() else TILES
-    full, edge, unpacked, vector = table[_cpu.instruction_set()]
+    table = SPLIT_TILES if dtype is tile.BFLOAT16 and not cpu.has_bfloat16_dot() else TILES
+    full, edge, unpacked, vector = table[cpu.instruction_set()]
     lanes, step = vector * 8 // dtype.bitwidth, 1
     if by_amx(dtype):
         rows, full_cols, edge_cols, step = AMX_TILES
@@ -239,12 +240,12 @@ def machine(dtype):
 @kernel
 def with_caches(machine):
     """Return the Machine with the caches of the computer that it runs on."""
-    return replace(machine, l1=_state.word(_state.L1), l2=_state.word(_state.L2), l3=_state.word(_state.L3))
+    return replace(machine, l1=state.word(state.L1), l2=state.word(state.L2), l3=state.word(state.L3))
 
 
 def by_amx(dtype):
     """Return whether products of a dtype are computed in AMX tile registers."""
-    return dtype is tile.BFLOAT16 and _cpu.has_amx()
+    return dtype is tile.BFLOAT16 and cpu.has_amx()
 
 
 def row_edge(shape):
@@ -286,7 +287,7 @@ def worth(multiply_adds, least):
 def threads(multiply_adds):
     """Return on how many threads a job of that size runs."""
     least = THREAD_WORK if team.own() == 0 else TEAM_WORK
-    return min(_state.word(_state.THREADS), worth(multiply_adds, least))
+    return min(state.word(state.THREADS), worth(multiply_adds, least))
 
 
 @formula
@@ -437,7 +438,7 @@ def in_blocks(batch, row_bytes):
 
     So they are if a block and a batch's dz, with rows of so many bytes, stay in L2.
     """
-    return max(batch, BLOCK_TILES * TALL) * row_bytes <= _state.words[_state.L2]
+    return max(batch, BLOCK_TILES * TALL) * row_bytes <= state.words[state.L2]
 
 
 def block_rows(dtype, batch, neurons):

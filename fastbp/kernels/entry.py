@@ -7,11 +7,13 @@ from functools import cache
 
 from numba import types
 
-from .. import _jit, _link
-from . import bfloat16, losses, passes, relu, step, training
+from .._compile import compiler, link
 from .blocking import MOST_THREADS
+from .dense import bfloat16, passes
+from .elementwise import relu
 from .matrix import matrix, only_if
-from .tile import BFLOAT16
+from .simd.tile import BFLOAT16
+from .train import losses, run, step
 
 _FLAG = types.intp
 
@@ -37,10 +39,10 @@ def forward(dtype):
     unit, a = _bound(dense_of(dtype).forward[dtype]), _array(dtype, 2)
 
     def entry(x, weights, biases, has_biases, y, saved, has_saved, activation):
-        return _link.call(unit(), (matrix(x), matrix(weights), only_if(has_biases, matrix(biases)), matrix(y),
+        return link.call(unit(), (matrix(x), matrix(weights), only_if(has_biases, matrix(biases)), matrix(y),
                                    only_if(has_saved, matrix(saved)), activation, MOST_THREADS))
 
-    return _jit.entry(entry, types.intp(a, a, a, _FLAG, a, a, _FLAG, _FLAG), f"python_forward-{dtype}")
+    return compiler.entry(entry, types.intp(a, a, a, _FLAG, a, a, _FLAG, _FLAG), f"python_forward-{dtype}")
 
 
 @cache
@@ -49,11 +51,11 @@ def backward(dtype):
     unit, a = _bound(dense_of(dtype).backward[dtype]), _array(dtype, 2)
 
     def entry(dvalues, saved, has_saved, x, weights, dinputs, has_dinputs, dweights, dbiases, activation):
-        return _link.call(unit(), (matrix(dvalues), only_if(has_saved, matrix(saved)), matrix(x), matrix(weights),
+        return link.call(unit(), (matrix(dvalues), only_if(has_saved, matrix(saved)), matrix(x), matrix(weights),
                                    only_if(has_dinputs, matrix(dinputs)), matrix(dweights), matrix(dbiases), activation,
                                    MOST_THREADS))
 
-    return _jit.entry(entry, types.intp(a, a, _FLAG, a, a, a, _FLAG, a, a, _FLAG), f"python_backward-{dtype}")
+    return compiler.entry(entry, types.intp(a, a, _FLAG, a, a, a, _FLAG, a, a, _FLAG), f"python_backward-{dtype}")
 
 
 @cache
@@ -63,20 +65,20 @@ def elementwise(dtype):
 
     def entry(dvalues, z, out):
         values = matrix(dvalues)
-        return _link.call(unit(), (values.data, matrix(z).data, matrix(out).data, values.cols))
+        return link.call(unit(), (values.data, matrix(z).data, matrix(out).data, values.cols))
 
-    return _jit.entry(entry, types.intp(a, a, a), f"python_relu-{dtype}")
+    return compiler.entry(entry, types.intp(a, a, a), f"python_relu-{dtype}")
 
 
 @cache
 def train(dtype):
     """train(address of a Training, batches); returns a status."""
-    unit = _bound(training.train[dtype])
+    unit = _bound(run.train[dtype])
 
     def entry(job, batches):
-        return _link.call(unit(), (job, batches))
+        return link.call(unit(), (job, batches))
 
-    return _jit.entry(entry, types.intp(types.intp, types.intp), f"python_train-{dtype}")
+    return compiler.entry(entry, types.intp(types.intp, types.intp), f"python_train-{dtype}")
 
 
 def _of_record(units, name):
@@ -86,9 +88,9 @@ def _of_record(units, name):
         unit = units[dtype].address
 
         def entry(job):
-            return _link.call(unit(), (job,))
+            return link.call(unit(), (job,))
 
-        return _jit.entry(entry, types.intp(types.intp), f"python_{name}-{dtype}")
+        return compiler.entry(entry, types.intp(types.intp), f"python_{name}-{dtype}")
 
     return build
 

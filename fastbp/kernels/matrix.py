@@ -7,8 +7,8 @@ from numba.core import cgutils
 from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
-from .._jit import formula, kernel
-from .records import replace
+from .._compile.compiler import formula, kernel
+from .schedule.records import replace
 
 
 class Matrix(NamedTuple):

@@ -3,7 +3,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .._operands import check_shape
+from .._arrays.operands import check_shape
 from ._mean import Accumulated
 
 

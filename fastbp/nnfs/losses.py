@@ -6,7 +6,7 @@ from typing import Any, Literal, overload
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .._operands import check_shape
+from .._arrays.operands import check_shape
 from . import _regularization
 from ._mean import Accumulated
 from .activations import Activation_Softmax

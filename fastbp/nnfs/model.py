@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from .. import _files
-from .._operands import check_shape
+from .._arrays.operands import check_shape
+from .._files import atomic
 from .activations import Activation_Softmax
 from .layers import Layer_Input
 from .losses import Activation_Softmax_Loss_CategoricalCrossentropy, Loss_CategoricalCrossentropy
@@ -137,7 +137,7 @@ class Model:
 
     def save_parameters(self, path: str | os.PathLike[str]) -> None:
         """Write get_parameters() to a file, as a pickle (chapter 20). Raises OSError; an old file is then unchanged."""
-        _files.write(path, pickle.dumps(self.get_parameters()))
+        atomic.write(path, pickle.dumps(self.get_parameters()))
 
     def load_parameters(self, path: str | os.PathLike[str]) -> None:
         """Set the parameters that save_parameters wrote, in a model of the same layers (chapter 20).
@@ -162,7 +162,7 @@ class Model:
         for part in (model.input_layer, model.loss, model.softmax_classifier_output, *model.layers):
             for name in _OF_A_PASS if part is not None else ():
                 vars(part).pop(name, None)
-        _files.write(path, pickle.dumps(model))
+        atomic.write(path, pickle.dumps(model))
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> "Model":

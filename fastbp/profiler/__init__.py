@@ -5,7 +5,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from .. import _files, _jit
+from .._compile import compiler
+from .._files import atomic
 from . import log
 from .passes import Pass, collect
 
@@ -76,9 +77,9 @@ def profile(*, capacity: int = CAPACITY) -> Profile:
     child is not recorded, and may have a profile of its own. Raises ValueError for a capacity below 1, and RuntimeError if
     another profile is active in this process.
     """
-    _jit.check_enabled("profile")
+    compiler.check_enabled("profile")
     return Profile(capacity)
 
 
 def _write(path, content):
-    _files.write(path, json.dumps(content).encode())
+    atomic.write(path, json.dumps(content).encode())

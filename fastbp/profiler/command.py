@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import _files, _operands, terminal
+from .._arrays import operands
+from .._files import atomic
+from .._runtime import terminal
 from ..demo import check_file, check_plot, positive
 
 NEEDED = "matplotlib", "psutil", "rich", "threadpoolctl"       # The command needs these packages.
@@ -19,7 +21,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
                         help="sizes, the number of inputs first; hidden layers have a ReLU")
     parser.add_argument("--batch", type=positive, required=True, help="rows")
     parser.add_argument("--dtype", choices=["float32", "float64"], default="float32")
-    parser.add_argument("--precision", choices=["float32", "float64", _operands.BFLOAT16],
+    parser.add_argument("--precision", choices=["float32", "float64", operands.BFLOAT16],
                         help="of the multiplications; default: the dtype")
     parser.add_argument("--threads", type=positive,
                         help="default: all cores that this process may use; others than fastbp never have more than those")
@@ -90,7 +92,7 @@ def _check(options):
     if options.keep and not options.memmap:
         raise argparse.ArgumentError(None, "argument --keep: needs --memmap")
     try:
-        _operands.multiplied(np.dtype(options.dtype), options.precision)
+        operands.multiplied(np.dtype(options.dtype), options.precision)
     except ValueError as error:
         raise argparse.ArgumentError(None, f"argument --precision: {error}") from None
     if options.plot:
@@ -119,9 +121,9 @@ def _write(options, report, recorded):
     from .report import as_json
 
     files = {
-        options.json: lambda: _files.write(options.json, json.dumps(as_json(report), indent=1).encode()),
-        options.plot: lambda: _files.write(options.plot, pictures.picture(report, options.plot.suffix[1:].lower())),
-        options.html: lambda: _files.write(options.html, page.page(report).encode()),
+        options.json: lambda: atomic.write(options.json, json.dumps(as_json(report), indent=1).encode()),
+        options.plot: lambda: atomic.write(options.plot, pictures.picture(report, options.plot.suffix[1:].lower())),
+        options.html: lambda: atomic.write(options.html, page.page(report).encode()),
         options.trace: lambda: recorded.export_chrome_trace(options.trace),
     }
     problems = {}

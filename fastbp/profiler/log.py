@@ -1,4 +1,4 @@
-"""The memory in which compiled code records events (kernels/record.py), and the choice of the active profile."""
+"""The memory in which compiled code records events (kernels/schedule/trace.py), and the choice of the active profile."""
 import os
 import sys
 import threading
@@ -6,11 +6,11 @@ import time
 
 import numpy as np
 
-from .. import _state
-from .._memory import address
-from ..kernels.record import EVENT_BYTES, LOG_BYTES, WORDS, Event, Header, bind
-from ..kernels.records import fields_of, layout
-from ..kernels.vector import CACHE_LINE
+from .._arrays.memory import address
+from .._runtime import state
+from ..kernels.schedule.records import fields_of, layout
+from ..kernels.schedule.trace import EVENT_BYTES, LOG_BYTES, WORDS, Event, Header, bind
+from ..kernels.simd.vector import CACHE_LINE
 
 EVENT = np.dtype([*layout(Event).descr, ("unused", np.uint8, CACHE_LINE - layout(Event).itemsize), ("words", np.int64, WORDS)])
 assert EVENT.itemsize == EVENT_BYTES
@@ -43,18 +43,18 @@ class Log:
         """Empty the log, and let compiled code record in it. Raises RuntimeError while another log is active."""
         bind()
         with _lock:
-            if _state.words[_state.PROFILE]:
+            if state.words[state.PROFILE]:
                 raise RuntimeError("a profile is active already, expected one at a time in a process")
             header = fields_of(Header, self._header)
             self._events[:min(header["count"], self.capacity)] = np.zeros((), EVENT)
             header["count"], header["capacity"] = 0, self.capacity
             self._start = now()
             size = LOG_BYTES + self.capacity * EVENT_BYTES
-            _state.words[_state.PROFILE] = address("log", self._memory, np.dtype(np.uint8), size, written=True)
+            state.words[state.PROFILE] = address("log", self._memory, np.dtype(np.uint8), size, written=True)
 
     def stop(self) -> tuple[np.ndarray, int]:
         """Return the events that began and ended since the start, an array of EVENT, and how many events found no room."""
-        _state.words[_state.PROFILE] = 0
+        state.words[state.PROFILE] = 0
         count = int(fields_of(Header, self._header)["count"])
         events = self._events[:min(count, self.capacity)].copy()
         return events[(events["end"] != 0) & (events["start"] >= self._start)], max(0, count - self.capacity)

@@ -14,8 +14,12 @@ import numpy as np
 
 import fastbp
 
-from .. import _cache, _cpu, _operands, functional
-from ..kernels import blocking, peak
+from .. import functional
+from .._arrays import operands
+from .._compile import disk_cache
+from .._runtime import cpu
+from ..kernels import blocking
+from ..kernels.gemm import peak
 
 SECONDS = 0.02                  # A turn takes this many seconds, so few that all cores are undisturbed in some turns.
 TURNS = 50                      # A measurement has this many turns, of which the fastest counts.
@@ -42,7 +46,7 @@ def ceilings(dtype: str, threads: int, anew: bool = False) -> Ceilings:
     anew: measure again, even if a result is kept. Raises RuntimeError if they cannot be measured.
     """
     name = f"ceilings-{dtype}-{threads}"
-    kept = None if anew else _cache.kept(name)
+    kept = None if anew else disk_cache.kept(name)
     if kept is None:
         code = _CODE.format(path=sys.path, dtype=dtype, threads=threads)
         answer = subprocess.run([sys.executable, "-c", code], stdin=subprocess.DEVNULL, capture_output=True)
@@ -50,14 +54,14 @@ def ceilings(dtype: str, threads: int, anew: bool = False) -> Ceilings:
             problem = answer.stderr.decode(errors="replace").strip().splitlines() or [f"status {answer.returncode}"]
             raise RuntimeError(f"peak and bandwidth could not be measured: {problem[-1]}")
         kept = answer.stdout
-        _cache.keep(name, kept)
+        disk_cache.keep(name, kept)
     return Ceilings(*json.loads(kept))
 
 
 def report(dtype: str, threads: int) -> None:
     """Measure the Ceilings and print them as JSON, in the other process."""
     fastbp.set_num_threads(threads)
-    kind = functional._NUMBA_TYPE[dtype if dtype == _operands.BFLOAT16 else np.dtype(dtype)]
+    kind = functional._NUMBA_TYPE[dtype if dtype == operands.BFLOAT16 else np.dtype(dtype)]
     print(json.dumps([_product_peak() if blocking.by_amx(kind) else _peak(kind, threads), _bandwidth(threads)]))
 
 
@@ -77,14 +81,14 @@ def _product_peak():
     for n in SQUARES:
         x = np.ones((n, n), np.float32)
         out = np.empty_like(x)
-        seconds = _fastest(lambda i, x=x, out=out: fastbp.dense_forward(x, x, out=out, precision=_operands.BFLOAT16), 1)
+        seconds = _fastest(lambda i, x=x, out=out: fastbp.dense_forward(x, x, out=out, precision=operands.BFLOAT16), 1)
         best = max(best, 2 * n ** 3 / seconds)
     return best
 
 
 def _bandwidth(threads):
     """Return the bytes a second of copying or of reading, whichever is faster."""
-    count = max(LEAST_BYTES, 2 * _cpu.caches().l3) // 8
+    count = max(LEAST_BYTES, 2 * cpu.caches().l3) // 8
     source, target = np.ones(count, np.float64), np.ones(count, np.float64)
     parts = [slice(i * count // threads, (i + 1) * count // threads) for i in range(threads)]
     copying = _fastest(lambda i: np.copyto(target[parts[i]], source[parts[i]]), threads)

@@ -13,7 +13,10 @@ import psutil
 
 import fastbp
 
-from .. import _config, _cpu, _operands, _state, _threads, terminal
+from .._arrays import operands
+from .._runtime import cpu, state, terminal
+from .._runtime import threads as _threads
+from ..cli import config
 from . import Profile, networks, profile
 from .machine import Ceilings, ceilings
 from .passes import Pass, total
@@ -34,9 +37,9 @@ class Plan:
     def __init__(self, sizes: Sequence[int], batch: int, dtype: str = "float32", precision: str | None = None,
                  threads: int | None = None, repeat: int = 5, torch: bool = False, remeasure: bool = False):
         self.sizes, self.batch, self.dtype, self.repeat, self.torch = list(sizes), batch, np.dtype(dtype), repeat, torch
-        self.factors = str(_operands.multiplied(self.dtype, precision))
+        self.factors = str(operands.multiplied(self.dtype, precision))
         self.threads, self.remeasure = threads or fastbp.get_num_threads(), remeasure
-        self.cores = min(self.threads, _cpu.cores())        # threads of the other packages, and of the ceilings
+        self.cores = min(self.threads, cpu.cores())        # threads of the other packages, and of the ceilings
 
     @property
     def names(self) -> list[str]:
@@ -59,7 +62,7 @@ class Plan:
 
     def own_layers(self) -> list[fastbp.Dense]:
         """Return fastbp's layers."""
-        return networks.fastbp_layers(self.sizes, self.dtype, self.factors if self.factors == _operands.BFLOAT16 else None)
+        return networks.fastbp_layers(self.sizes, self.dtype, self.factors if self.factors == operands.BFLOAT16 else None)
 
     def peers(self, ours: Sequence[fastbp.Dense]) -> dict[str, list]:
         """Return {package: its layers} for the other packages, with copies of the weights."""
@@ -157,7 +160,7 @@ def report(plan: Plan, layers: Sequence, rounds: Sequence[Round], passes: Sequen
         layer_reports.append(LayerReport(_name(layer), pass_reports))
     limits = _ceilings(plan, max(k.work.flops / k.seconds for p in passes for k in p.kernels if k.seconds))
     return Report(sizes=plan.sizes, batch=plan.batch, dtype=plan.dtype.name, precision=plan.factors, threads=plan.threads,
-                  repeat=plan.repeat, machine=_config.machine((*plan.names, "numba")), ceilings=limits, seconds=seconds,
+                  repeat=plan.repeat, machine=config.machine((*plan.names, "numba")), ceilings=limits, seconds=seconds,
                   layers=layer_reports, memory=memory, workspace=workspace(), streamed=streamed)
 
 
@@ -198,8 +201,8 @@ def memory_of(name, layers, x, dvalues):
 def workspace() -> int:
     """Return the bytes of scratch memory that passes have taken so far. Later passes use it again."""
     total_bytes = 0
-    for slot in range(_state.SLOTS, _state.SLOTS + _state.SLOT_COUNT * _state.SLOT_WORDS, _state.SLOT_WORDS):
-        _busy, _address, size = _state.words[slot:slot + _state.SLOT_WORDS]
+    for slot in range(state.SLOTS, state.SLOTS + state.SLOT_COUNT * state.SLOT_WORDS, state.SLOT_WORDS):
+        _busy, _address, size = state.words[slot:slot + state.SLOT_WORDS]
         total_bytes += size
     return total_bytes
 

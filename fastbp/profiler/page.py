@@ -2,7 +2,7 @@
 from html import escape
 from io import StringIO
 
-from .. import terminal
+from .._runtime import terminal
 from . import pictures, tables
 from .report import Report
 

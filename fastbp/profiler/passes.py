@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .. import _link
-from ..kernels.record import BACKWARD, DINPUTS, FORWARD, QUEUE, RELU, UPDATE, Call, Event
+from .._compile import link
+from ..kernels.schedule.trace import BACKWARD, DINPUTS, FORWARD, QUEUE, RELU, UPDATE, Call, Event
 from . import log, work
 from .work import Work
 
@@ -79,7 +79,7 @@ def collect(events: np.ndarray, start: int) -> list[Pass]:
 
     Passes that began before the events, or have not ended, are left out with their tasks.
     """
-    units = _link.bound()
+    units = link.bound()
     fields = events[[*Event._fields]].tolist()
     spans = [_Span(i, *event, units) for i, event in enumerate(zip(fields, events["words"].tolist(), strict=True))]
     _nest(spans)

@@ -20,7 +20,7 @@ import psutil
 
 import fastbp
 
-from .. import terminal
+from .._runtime import terminal
 from . import Profile, disk, measure, networks, profile
 from .disk import Rows
 from .measure import Plan

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
-from .. import terminal
-from ..kernels.activations import IDENTITY, NAMES
+from .._runtime import terminal
+from ..kernels.elementwise.activations import IDENTITY, NAMES
 from .passes import Pass, total
 from .report import Report, Streamed, bound
 from .work import add

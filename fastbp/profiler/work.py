@@ -8,11 +8,11 @@ Communications of the ACM 52, 2009).
 from types import SimpleNamespace
 from typing import NamedTuple
 
-from ..kernels.columns import Mask, Sum
-from ..kernels.packing import Pack
-from ..kernels.problem import GemmProblem
-from ..kernels.record import BACKWARD, DINPUTS, FORWARD, UPDATE, Call
-from ..kernels.rounding import Round
+from ..kernels.dense.columns import Mask, Sum
+from ..kernels.gemm.packing import Pack
+from ..kernels.gemm.problem import GemmProblem
+from ..kernels.gemm.rounding import Round
+from ..kernels.schedule.trace import BACKWARD, DINPUTS, FORWARD, UPDATE, Call
 
 # The record in memory of a job, for each kind of unit whose work depends on its job.
 _JOBS = {"gemm": GemmProblem, "dot": GemmProblem, "mask": Mask, "pack": Pack, "round": Round, "sum": Sum}

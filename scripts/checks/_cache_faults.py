@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from fastbp import _cache
+from fastbp._compile import disk_cache
 
 SOMEBODY = 65534                # The number of another user, on most systems "nobody".
 IS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0      # Only root can make some of the faults.
@@ -76,7 +76,7 @@ def _another_function(path, place, rng):
 def _another_version(path, place, rng):
     other = place / ("0" * 32) / path.name
     other.parent.mkdir()
-    _cache._write(other, bytes(_cache._read(path)))
+    disk_cache._write(other, bytes(disk_cache._read(path)))
     path.write_bytes(other.read_bytes())
 
 
@@ -114,7 +114,7 @@ def forge(path, place):
     class Attack:
         def __reduce__(self):
             return os.mkdir, (str(place / "run"),)
-    _cache._write(path, pickle.dumps(Attack()))
+    disk_cache._write(path, pickle.dumps(Attack()))
 
 
 def _forged_by_another(path, place, rng):
@@ -176,7 +176,7 @@ def _others_can_write(place, full):
 
 def _others_can_write_inside(place, full):
     shutil.copytree(full, place / "cache")
-    (place / "cache" / _cache.key()).chmod(0o770)
+    (place / "cache" / disk_cache.key()).chmod(0o770)
     yield Folder(place / "cache", "has mode 770", True)
 
 

@@ -20,20 +20,20 @@ import os, sys
 os.setsid()
 sys.path.insert(0, sys.argv[1])
 import json, shutil, warnings
-from fastbp import _cache
+from fastbp._compile import disk_cache
 from checks import _cache_work
 
 written = []
 
-def write(path, payload, write=_cache._write):
+def write(path, payload, write=disk_cache._write):
     written.append(path.name)
     write(path, payload)
 
-_cache._write = write
+disk_cache._write = write
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     results = {name: _cache_work.work(name) for name in sys.argv[2:]}
-print(json.dumps({"results": results, "folder": _cache.folder() and str(_cache.folder()), "problem": _cache.problem(),
+print(json.dumps({"results": results, "folder": disk_cache.folder() and str(disk_cache.folder()), "problem": disk_cache.problem(),
                   "written": [name for name in written if "-" in name], "warnings": [str(w.message) for w in caught]}))
 """
 
@@ -43,16 +43,16 @@ import os
 os.setsid()
 import random, sys
 from pathlib import Path
-from fastbp import _cache
+from fastbp._compile import disk_cache
 
 source, target, seed = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
-payloads = [(target / path.name, bytes(_cache._read(path))) for path in sorted(source.iterdir())]
+payloads = [(target / path.name, bytes(disk_cache._read(path))) for path in sorted(source.iterdir())]
 shuffle = random.Random(seed).shuffle
 print("ready", flush=True)
 while True:
     shuffle(payloads)
     for path, payload in payloads:
-        _cache._write(path, payload)
+        disk_cache._write(path, payload)
 """
 
 # The operands are whole numbers from -8 to 8, so that all results are exact.

@@ -17,7 +17,7 @@ from unittest import mock
 import numpy as np
 
 import fastbp
-from fastbp import training
+from fastbp._training import session
 from fastbp.profiler import measure, stream
 from fastbp.profiler.disk import Rows
 
@@ -142,7 +142,7 @@ def _in_chunks(number):
     faults = _differences(f"network {number}: predict", steps.digest(whole), {f"in {rows} rows each": steps.digest(pieces)})
     found = {}
     for seconds in (0.03, 0.0, 1.0):
-        with mock.patch.object(training, "_CALL", seconds):             # how long a call of compiled code should take
+        with mock.patch.object(session, "_CALL", seconds):             # how long a call of compiled code should take
             network, x, y = steps.network(np.random.default_rng(number))
             network.fit(x, y, epochs=2, batch_size=16, optimizer=fastbp.Adam(), rng=0, progress=False)
         found[f"in calls of {seconds} s"] = steps.digest(*network.parameters())

@@ -16,7 +16,7 @@ from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
-from fastbp import _cache
+from fastbp._compile import disk_cache
 
 from . import _cache_faults, _cache_work, report
 from ._cache_work import DENSE, MASK, PACKAGE, RELU
@@ -57,8 +57,8 @@ class Check:
         """Note a fault for each file that is not whole, or not as in the folder `like`. Return the paths of temporary files."""
         paths = sorted(folder.iterdir()) if folder.exists() else []
         for path in paths:
-            content = None if path.name.startswith(".") else _cache._read(path)
-            if not path.name.startswith(".") and (content is None or like and content != _cache._read(like / path.name)):
+            content = None if path.name.startswith(".") else disk_cache._read(path)
+            if not path.name.startswith(".") and (content is None or like and content != disk_cache._read(like / path.name)):
                 self.faults.append(f"{what}: {path.name} is not whole")
         return {path for path in paths if path.name.startswith(".")}
 
@@ -69,14 +69,14 @@ class Check:
         self.figures["processes"] += processes
         for process in at_once:
             self.see("cold at once", _cache_work.finish(process))
-        self.see_whole("cold at once", root / _cache.key())
+        self.see_whole("cold at once", root / disk_cache.key())
         found = self.run(root, *self.works)
         self.see("after the cold ones", found, not found.written)
 
     def kills_of_writers(self, kills):
         """Kill processes that write files, two at a time, at random moments. The files that they leave must be whole."""
         root = shutil.copytree(self.full, self.folder() / "cache")
-        folder, left = root / _cache.key(), set()
+        folder, left = root / disk_cache.key(), set()
         for kill in range(0, kills, 2):
             self.figures["processes"] += 2
             both = [_cache_work.rewrite(self.full / folder.name, folder, self.random.random()) for _ in range(2)]
@@ -108,7 +108,7 @@ class Check:
             else:
                 self.see("after kills of compilers", _cache_work.finish(process))
                 root, left = self.folder() / "cache", set()
-            left = self._count_left("killed as it compiled", root / _cache.key(), left)
+            left = self._count_left("killed as it compiled", root / disk_cache.key(), left)
 
     def _kill(self, *processes):
         self.figures["kills"] += sum([_cache_work.kill(process) for process in processes])
@@ -123,12 +123,12 @@ class Check:
         """Damage or forge a file: it must be replaced and not used, and no other file may change. Raise NotHere."""
         place = self.folder()
         root = shutil.copytree(self.full, place / "cache")
-        path = self.random.choice(sorted((root / _cache.key()).iterdir()))
+        path = self.random.choice(sorted((root / disk_cache.key()).iterdir()))
         _cache_faults.FILES[kind](path, place, self.random)
         others = _contents(place)
         python = _cache_faults.plain_user(place) if kind == "unreadable" else sys.executable
         found = self.run(root, RELU, python=python)
-        is_replaced = _cache._read(path) is not None or kind == "folder"
+        is_replaced = disk_cache._read(path) is not None or kind == "folder"
         self.see(f"a file: {kind}", found, found.written == [path.name] and is_replaced and not (place / "run").exists()
                  and others.items() <= _contents(place).items())
         self.figures["damaged files"] += 1
@@ -138,7 +138,7 @@ class Check:
         place = self.folder()
         path = place / "name"
         _cache_faults.forge(path, place)
-        pickle.loads(_cache._read(path))
+        pickle.loads(disk_cache._read(path))
         assert (place / "run").is_dir()
 
     def unfit_folder(self, kind):

@@ -2,7 +2,7 @@
 import numpy as np
 
 import fastbp
-from fastbp.kernels.optimizers import CHUNK, STATES
+from fastbp.kernels.train.optimizers import CHUNK, STATES
 
 from . import formulas
 from .random_arrays import FLOATS, OTHERS, SIZES, Fuzzer, described, differing, draw_dtype, numbers, restored, result_dtype

@@ -38,7 +38,7 @@ def parts(network, folder):
 def training():
     """Return (problem, state) of a training with Dask in its second epoch, for fastbp.dask.checkpoint."""
     from fastbp.dask.plan import Plan
-    from fastbp.dask.work import Problem, State
+    from fastbp.dask.worker import Problem, State
 
     network, optimizer = networks()[1], fastbp.Adam()
     optimizer.remember([[np.ones((1, a.size), a.dtype) for _ in range(2)] for a in network.parameters()])

@@ -13,7 +13,8 @@ import warnings
 from concurrent.futures import ProcessPoolExecutor
 
 import fastbp
-from fastbp import _state, _threads
+from fastbp._runtime import state
+from fastbp._runtime import threads as _threads
 
 from . import child, report, steps
 from .threads import alone
@@ -162,9 +163,9 @@ def _in_the_middle(kinds, of_a_thread=False):
 def _child_of_many(numbers, expected):
     """Return the faults of a child that was forked beside other threads: it must hold nothing of theirs, and use one thread."""
     wrong = _compute(numbers, expected)
-    if _state.words[_state.THREADS] != 1:
-        wrong.append(f"kernels may use {_state.words[_state.THREADS]} threads, expected 1: TBB's or OpenMP's are lost")
-    held = _state.words[_state.TEAM_IS_TAKEN], *_state.words[_state.SLOTS:_state.FUNCTIONS:_state.SLOT_WORDS]
+    if state.words[state.THREADS] != 1:
+        wrong.append(f"kernels may use {state.words[state.THREADS]} threads, expected 1: TBB's or OpenMP's are lost")
+    held = state.words[state.TEAM_IS_TAKEN], *state.words[state.SLOTS:state.FUNCTIONS:state.SLOT_WORDS]
     if any(held):
         wrong.append("a team or a workspace is held by a thread that is not there")
     return wrong
@@ -174,12 +175,12 @@ def _generations(rng, forks, expected):
     """Fork chains of children, each a child of the one before, from a process with one thread. TBB must work in all of them."""
     numbers, depth = list(expected), 5
     _compute(numbers, expected)
-    threads = _state.words[_state.THREADS] if _threads.layer() == "tbb" else 1
+    threads = state.words[state.THREADS] if _threads.layer() == "tbb" else 1
 
     def generation(left):
         wrong = _compute(rng.sample(numbers, 2), expected)
-        if _state.words[_state.THREADS] != threads:
-            wrong.append(f"kernels may use {_state.words[_state.THREADS]} threads, expected {threads}")
+        if state.words[state.THREADS] != threads:
+            wrong.append(f"kernels may use {state.words[state.THREADS]} threads, expected {threads}")
         return wrong + (_Forked(lambda: generation(left - 1), normally=left % 2 == 0).wrong() if left else [])
 
     chains = max(1, forks // (10 * depth))

@@ -248,7 +248,7 @@ def _profile(rng, shots, expected):
 
 
 def _cold(rng, shots, expected):
-    """Interrupt a first step with an empty cache again and again. The second process that compiles (_ahead.py) is hit, too."""
+    """Interrupt a first step with an empty cache again and again. The second process that compiles (ahead.py) is hit, too."""
     os.setpgid(0, 0)
     number = next(n for n in expected if steps.KINDS[n % len(steps.KINDS)] is steps.functions)
     found, wrong, met, pause = [], [], 0, 0.5

@@ -9,7 +9,7 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import fastbp
-from fastbp import _threads
+from fastbp._runtime import threads
 
 from . import child, report, steps
 
@@ -79,7 +79,7 @@ def in_child():
         done[name] = len(numbers)
     over.set()
     changing.join()
-    print(json.dumps([_threads.layer(), done, wrong[:20]]))
+    print(json.dumps([threads.layer(), done, wrong[:20]]))
 
 
 def _change_threads(rng, over):

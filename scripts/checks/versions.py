@@ -34,7 +34,7 @@ for module in pkgutil.walk_packages(fastbp.__path__, "fastbp."):
     if not module.name.endswith("__main__"):
         importlib.import_module(module.name)
 fastbp.warmup()
-print(fastbp._config.machine(["numpy", "numba", "llvmlite", "safetensors", "scikit-learn"]))
+print(fastbp.cli.config.machine(["numpy", "numba", "llvmlite", "safetensors", "scikit-learn"]))
 """
 
 

@@ -13,8 +13,9 @@ import numpy as np
 
 import fastbp
 import oracle
-from fastbp import _cpu
-from fastbp.kernels import blocking, transposed
+from fastbp._runtime import cpu
+from fastbp.kernels import blocking
+from fastbp.kernels.dense import transposed
 
 from . import child, report, walls_training
 from .memory import Rooms
@@ -45,7 +46,7 @@ def around_blocks(dtype):
                    b.FUSED_ROWS, b.TASK_ROWS, 2 * b.TASK_ROWS,
                    *(b.FUSED_PARTITION_ROWS * n for n in (1, 2, 4, b.FUSED_PARTITIONS)))
     depths = _around(b.SHALLOW_K, b.KC, 2 * b.KC, b.LONG_ROW // dtype.itemsize)
-    columns = _around(_cpu.caches().l3 // (b.NC_L3_PART * b.KC * dtype.itemsize))
+    columns = _around(cpu.caches().l3 // (b.NC_L3_PART * b.KC * dtype.itemsize))
     few = _around(b.SKINNY_NEURONS, b.DOT_LANES, b.SKINNY_INPUTS * lanes, b.TRANSPOSED_VECTORS * lanes, b.DOT_VECTORS * lanes)
     yield from itertools.product(rows, (1, 3, 67, 131), (1, 2, 5, 70))
     yield from itertools.product(rows, few, few)

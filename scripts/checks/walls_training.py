@@ -11,10 +11,11 @@ import numpy as np
 
 import fastbp
 import oracle
-from fastbp import losses, training
+from fastbp import losses
+from fastbp._training import session
 from fastbp.kernels import blocking
-from fastbp.kernels import losses as loss_kernels
-from fastbp.kernels import optimizers as optimizer_kernels
+from fastbp.kernels.train import losses as loss_kernels
+from fastbp.kernels.train import optimizers as optimizer_kernels
 
 OPTIMIZERS = (lambda: fastbp.SGD(0.1), lambda: fastbp.SGD(0.1, momentum=0.9),
               lambda: fastbp.SGD(0.1, momentum=0.9, nesterov=True), lambda: fastbp.AdamW(0.1))
@@ -97,7 +98,7 @@ class Training:
                 given, optimizer = network.parameters(), make()
                 states = optimizer_kernels.STATES[optimizer._kind]
                 optimizer.remember([[place(np.zeros((1, p.size), self._dtype)) for _ in range(states)] for p in given])
-                with mock.patch.object(training, "empty", lambda shape, dtype: place(np.empty(shape, dtype))):
+                with mock.patch.object(session, "empty", lambda shape, dtype: place(np.empty(shape, dtype))):
                     network.fit(place(x), place(targets), epochs=2, batch_size=batch, optimizer=optimizer,
                                 sample_weight=place(weights), rng=0, progress=False)
                 assert all(a is b for a, b in zip(network.parameters(), given, strict=True)), "parameters were copied"

@@ -18,9 +18,9 @@ from distributed import Client, LocalCluster, wait
 
 import fastbp
 import fastbp.dask
-from fastbp.dask.exchange import AllReduce, Exchange, levels
-from fastbp.dask.work import PIECE
-from fastbp.training import TrainingSession
+from fastbp._training.session import TrainingSession
+from fastbp.dask.allreduce import AllReduce, Exchange, levels
+from fastbp.dask.worker import PIECE
 
 # The rows of the backward pass's data, its inputs and neurons, and the rows of a chunk.
 ROWS, NEURONS, CHUNK = 4_000_000, 64, 125_000

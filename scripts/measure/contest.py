@@ -194,8 +194,8 @@ def installed(names):
 
 def machine():
     """Return the CPU and the versions of the installed packages, in one line."""
-    from fastbp import _config
-    return _config.machine({"sklearn": "scikit-learn"}.get(name, name) for name in PACKAGES if importlib.util.find_spec(name))
+    from fastbp.cli import config
+    return config.machine({"sklearn": "scikit-learn"}.get(name, name) for name in PACKAGES if importlib.util.find_spec(name))
 
 
 def write(page, script, text):
@@ -221,8 +221,8 @@ def options(description):
 
 def thread_counts(chosen):
     """Return the chosen numbers of threads, by default 1 and the number of cores."""
-    from fastbp import _cpu
-    return chosen or sorted({1, _cpu.cores()})
+    from fastbp._runtime import cpu
+    return chosen or sorted({1, cpu.cores()})
 
 
 if __name__ == "__main__":

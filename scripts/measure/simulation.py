@@ -3,7 +3,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastbp.dask.exchange import levels
+from fastbp.dask.allreduce import levels
 
 # Steps whose mean is returned.
 _STEPS = 20

@@ -1,0 +1,1 @@
+"""Arrays: the gate to compiled code, and what users pass."""

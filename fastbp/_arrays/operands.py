@@ -1,0 +1,149 @@
+"""Checks and conversions of what a user passes: every operand becomes an ndarray of one float dtype, or an error.
+
+Nothing is computed before everything has been checked. An error names the argument, what it was and what was expected.
+"""
+import sys
+import warnings
+from functools import cache
+
+import numpy as np
+
+from .._runtime import cpu
+from .memory import empty, has_contiguous_rows
+
+FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+# A precision, not a dtype. Not to be compared with one by ==: NumPy, which knows no dtype of that name, loses a
+# KeyboardInterrupt that comes within the comparison.
+BFLOAT16 = "bfloat16"
+
+
+def is_lazy(value):
+    """Whether it is a Dask array, of which there are none before the user has imported Dask."""
+    dask_array = sys.modules.get("dask.array")
+    return dask_array is not None and isinstance(value, dask_array.Array)
+
+
+def as_array(name, value):
+    """Return `value` as an ndarray of real numbers in native byte order; raise TypeError for anything else.
+
+    A masked array is refused: what is computed from it would count the masked numbers, too.
+    """
+    if type(value) is not np.ndarray and _is_masked(value):
+        raise TypeError(f"{name} is a masked array, expected one without a mask: {name}.filled(0) puts 0 in the masked places")
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{name} is not an array: {error}") from None
+    if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
+        raise TypeError(f"{name} has dtype {array.dtype}, expected booleans, integers, float16, float32 or float64")
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
+def _is_masked(value):
+    """Return whether it is a masked array, or a sequence that begins with one."""
+    if isinstance(value, list | tuple) and value:
+        value = value[0]
+    return isinstance(value, np.ma.MaskedArray)
+
+
+def float_dtype(*arrays):
+    """The dtype that NumPy's promotion gives, at least float32: integers alone become float64."""
+    dtype = np.result_type(*arrays)
+    return np.dtype(np.float64) if dtype.kind != "f" else max(dtype, FLOATS[0])
+
+
+def multiplied(dtype, precision):
+    """What multiplies arrays of that dtype at that precision: the dtype itself, or "bfloat16"."""
+    if precision is None:
+        return dtype
+    if precision == BFLOAT16 and dtype == FLOATS[0]:
+        _warn_if_not_faster()
+        return BFLOAT16
+    if precision == dtype.name:
+        return dtype
+    expected = f"{dtype.name!r}, {BFLOAT16!r}" if dtype == FLOATS[0] else f"{dtype.name!r}"
+    raise ValueError(f"precision is {precision!r}, expected {expected} or None: the dtype is {dtype}")
+
+
+@cache
+def _warn_if_not_faster():
+    if not cpu.has_bfloat16_dot() and not cpu.has_amx():
+        warnings.warn("precision 'bfloat16' is not faster here: this CPU multiplies no bfloat16, so float32 is rounded to it",
+                      RuntimeWarning, stacklevel=5)
+
+
+def as_rows(name, array):
+    """A 2-D array; one sample, 1-D, becomes one row."""
+    if array.ndim not in (1, 2):
+        raise ValueError(f"{name} has shape {array.shape}, expected (batch, n) or one sample (n,)")
+    return array[np.newaxis] if array.ndim == 1 else array
+
+
+def check_shape(name, array, expected, because):
+    """ValueError unless `array` has the shape `expected`."""
+    if array.shape != expected:
+        raise ValueError(f"{name} has shape {array.shape}, expected {expected}: {because}")
+
+
+def check_weights(inputs, weights):
+    """ValueError unless (batch, n_inputs) inputs can be multiplied with the weights."""
+    if weights.ndim != 2:
+        raise ValueError(f"weights has shape {weights.shape}, expected (n_inputs, n_neurons)")
+    if inputs.shape[1] != weights.shape[0]:
+        raise ValueError(f"inputs has shape {inputs.shape}, expected (batch, {weights.shape[0]}): "
+                         f"weights has shape {weights.shape}")
+
+
+def as_biases(biases, n_neurons):
+    """Biases (n_neurons,) or (1, n_neurons) as (1, n_neurons)."""
+    rows = biases[np.newaxis] if biases.ndim == 1 else biases
+    if rows.shape != (1, n_neurons):
+        raise ValueError(f"biases has shape {biases.shape}, expected (1, {n_neurons}) or ({n_neurons},): "
+                         f"weights has {n_neurons} columns")
+    return rows
+
+
+def check_out(name, out, shape, dtype):
+    """`out` is None, or a writeable ndarray of that shape and dtype."""
+    if out is None:
+        return
+    if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
+        raise TypeError(f"{name} is of type {type(out).__name__}, expected a numpy.ndarray")
+    if out.dtype != dtype:
+        raise TypeError(f"{name} has dtype {out.dtype}, expected {dtype}")
+    if out.shape != shape:
+        raise ValueError(f"{name} has shape {out.shape}, expected {shape}")
+    if not out.flags.writeable:
+        raise ValueError(f"{name} is read-only, expected an array that can be written")
+
+
+def with_contiguous_rows(array):
+    """The 2-D array itself, or a copy whose rows are contiguous."""
+    return array if has_contiguous_rows(array) else np.ascontiguousarray(array)
+
+
+def with_contiguous_lines(array):
+    """The 2-D array itself, or a copy, so that its rows or its columns are contiguous."""
+    return array if array.strides[0] == array.itemsize else with_contiguous_rows(array)
+
+
+def as_factors(inputs, weights, precision):
+    """inputs and weights laid out as the kernels take them: for bfloat16 by rows, else inputs by rows or by columns."""
+    if precision == BFLOAT16:
+        return with_contiguous_rows(inputs), with_contiguous_rows(weights)
+    return with_contiguous_lines(inputs), weights
+
+
+def result(out, shape, dtype, operands):
+    """Where a kernel may write: `out` itself, unless its rows are not contiguous or it overlaps an operand."""
+    if out is None or not has_contiguous_rows(out) or any(np.may_share_memory(out, a) for a in operands if a is not None):
+        return empty(shape, dtype)
+    return out
+
+
+def deliver(computed, out):
+    """The result in the user's `out`, if there is one."""
+    if out is None or out is computed:
+        return computed
+    np.copyto(out, computed)
+    return out

@@ -1,0 +1,1 @@
+"""Compiling: Numba policy, units, the cache of compiled code."""

@@ -1,0 +1,1 @@
+"""Files: what is written, replaced and read again."""

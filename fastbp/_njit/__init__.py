@@ -1,0 +1,1 @@
+"""fastbp inside a user's own @njit code."""

@@ -1,0 +1,1 @@
+"""The process and the machine: shared words, threads, CPU, Ctrl-C, terminal."""

@@ -1,0 +1,219 @@
+"""How many threads a step may use, and whether it may use any.
+
+A forked child is safe only with TBB, which ends its threads before a fork and starts them again after it; but only if no
+thread is known to TBB besides the forking one, and a thread is from its first use of TBB on. So one that has used TBB leaves
+it again (kernels/schedule/tbb.py), and a fork waits for those that use it just now.
+"""
+import contextlib
+import ctypes
+import os
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from numbers import Integral
+
+import numba
+
+from . import cpu, sigint, state, threading_layer
+from .threading_layer import SAFE, SERIAL
+
+MOST = 1 << 10                  # threads that a kernel is told of
+
+_FORK_WAITS = 1.0               # seconds at most, for other threads to leave TBB: a run of training steps takes some 0.03
+
+# tbb::attach and tbb::finalize as the linker knows them: they are part of the binary interface of TBB's version 12.
+_ATTACH = "_ZN3tbb6detail2r13getERNS0_2d121task_scheduler_handleE"
+_FINALIZE = "_ZN3tbb6detail2r18finalizeERNS0_2d121task_scheduler_handleEl"
+
+_lock = threading.RLock()
+_wanted = None                  # what the user asked for
+_prepared = False
+_layer = None                   # "tbb", "omp", "serial", or None before one is needed
+_note = None                    # what the user should know about the layer
+_is_told = False                # whether the user was told
+_limits = []                    # of those that compute on fewer threads now
+_is_alone = True                # whether a fork was from a process with one Python thread
+
+
+def set_num_threads(n: int) -> None:
+    """Let kernels use up to n threads, from now on and in the whole process.
+
+    n may be larger than the number of cores, and results do not depend on it. Raises TypeError if n is not an integer
+    and ValueError if it is less than 1.
+    """
+    global _wanted
+    if not isinstance(n, Integral) or isinstance(n, bool):
+        raise TypeError(f"n was {n!r}, expected an integer of at least 1")
+    if n < 1:
+        raise ValueError(f"n was {n}, expected an integer of at least 1")
+    with sigint.defer_sigint(), _lock:
+        _wanted = int(n)
+        if _prepared:
+            _apply()
+    _tell()
+
+
+@contextlib.contextmanager
+def thread_limit(n: int) -> Iterator[None]:
+    """Meanwhile kernels of this process use up to n threads, whoever calls them: an engine has more of its own."""
+    with sigint.defer_sigint(), _lock:
+        _limits.append(n)
+        if _prepared:
+            _apply()
+    try:
+        yield
+    finally:
+        with sigint.defer_sigint(), _lock:
+            _limits.remove(n)
+            if _prepared:
+                _apply()
+
+
+def get_num_threads() -> int:
+    """Return the number of threads that kernels may use. Starts none.
+
+    It is the last set_num_threads, else FASTBP_NUM_THREADS, else the cores that this process may use, or NUMBA_NUM_THREADS if
+    that is less. It is 1 where no safe threading layer can be loaded, whatever was asked for: show_config says why.
+    """
+    n = wanted()
+    return n if n == 1 or _find()[0] in SAFE else 1
+
+
+def wanted() -> int:
+    """Return the number of threads that was asked for, whether there is a threading layer or not."""
+    global _wanted
+    with _lock:
+        if _wanted is None:
+            _wanted = _from_environment() or min(cpu.cores(), numba.config.NUMBA_NUM_THREADS)
+        return _wanted
+
+
+def layer() -> str:
+    """Return "tbb", "omp" or "serial"; "not started" before the first kernel. Starts nothing."""
+    return _layer or "not started"
+
+
+def describe() -> str:
+    """Return the threading layer, whether it runs, and what the user should know about it. Starts nothing."""
+    name, note = _find()
+    name = name if _layer or name == SERIAL else f"{name}, not started"
+    return f"{name} ({note})" if note else name
+
+
+def prepare() -> None:
+    """Tell compiled code about caches and threads: once in a process, before the first kernel is compiled or loaded."""
+    global _prepared
+    if _prepared:
+        return
+    with sigint.defer_sigint(), _lock:
+        if not _prepared:
+            caches = cpu.caches()
+            state.words[state.L1], state.words[state.L2], state.words[state.L3] = caches
+            _apply()
+            _prepared = True
+    _tell()
+
+
+def start() -> bool:
+    """Start a safe threading layer, unless one runs, and return whether one does.
+
+    To load parallel code is to start the layer that the user chose: so this comes before it, for a single thread as well.
+    """
+    global _layer, _note
+    with sigint.defer_sigint(), _lock:
+        if _layer is None:
+            name, _note = _find()
+            _layer = _start(name) if name in SAFE else SERIAL
+        return _layer in SAFE
+
+
+def _apply():
+    n = min([wanted(), *_limits])
+    state.words[state.THREADS] = min(n, MOST) if n > 1 and start() else 1
+
+
+def _find():
+    return threading_layer.find() if _layer is None else (_layer, _note)
+
+
+def _start(name):
+    """Start Numba's threads, unless they run, and return the name of the layer; SERIAL if they cannot be started."""
+    global _note
+    owner, main = threading.get_ident(), threading.main_thread().ident
+    if threading_layer.running():
+        owner = state.words[state.TBB_OWNER] or main          # of the user's code: it is not known who
+    else:
+        try:
+            threading_layer.start(name)
+        except (ValueError, ImportError, OSError) as error:
+            _note = f"Numba cannot start its layer {name}: fastbp's kernels are serial ({error})"
+            return SERIAL
+    state.words[state.TBB_OWNER], state.words[state.MAIN] = owner, main
+    if name == "tbb" and hasattr(os, "fork"):
+        with contextlib.suppress(OSError, AttributeError):      # then a fork beside other threads prints a warning of Numba's
+            tbb = ctypes.CDLL(threading_layer.TBB_LIBRARY.get(sys.platform))
+            functions = [ctypes.cast(getattr(tbb, symbol), ctypes.c_void_p).value for symbol in (_ATTACH, _FINALIZE)]
+            state.words[state.TBB_ATTACH], state.words[state.TBB_FINALIZE] = functions
+    return name
+
+
+def _tell():
+    """Warn once of what the user should know about the layer, unless one thread was asked for."""
+    global _is_told
+    if _note and not _is_told and wanted() > 1:
+        _is_told = True
+        warnings.warn(_note, RuntimeWarning, stacklevel=3)
+
+
+def _from_environment():
+    text = os.environ.get("FASTBP_NUM_THREADS")
+    if not text:
+        return None
+    try:
+        n = int(text)
+    except ValueError:
+        n = 0
+    if n < 1:
+        warnings.warn(f"FASTBP_NUM_THREADS was {text!r}, expected an integer of at least 1; using the default",
+                      RuntimeWarning, stacklevel=3)
+        return None
+    return n
+
+
+def _before_fork():
+    """Wait for a layer that starts, or the child would wait for ever on a lock of Numba's, and for threads in TBB."""
+    global _is_alone
+    _lock.acquire()
+    _is_alone = len(sys._current_frames()) == 1
+    state.words[state.FORKING] = 1
+    end = time.monotonic() + _FORK_WAITS
+    while state.words[state.INSIDE] > 0 and time.monotonic() < end:
+        time.sleep(1e-4)
+
+
+def _after_fork_in_parent():
+    state.words[state.FORKING] = 0
+    _lock.release()
+
+
+def _after_fork_in_child():
+    """Do without threads that are lost.
+
+    OpenMP's are. TBB's are started again, but only if the thread that started TBB forks. Where another thread lives, it may
+    have used TBB in other ways than by kernels: then the child has TBB's locks and tables as they were in the middle of
+    something.
+    """
+    global _layer, _note, _is_told
+    state.forget_threads()
+    name = threading_layer.running()
+    is_owner = state.words[state.TBB_OWNER] in (0, threading.get_ident())
+    if name == "omp" or name == "tbb" and not (_is_alone and is_owner):
+        _layer, _note, _is_told = SERIAL, "this process was forked from one whose threads it cannot use", True
+        state.words[state.THREADS] = 1
+    _lock.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

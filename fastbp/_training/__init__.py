@@ -1,0 +1,1 @@
+"""Training: a session of compiled steps, and the loop over epochs."""

@@ -1,0 +1,303 @@
+"""Training runs: what a network, its data and its optimiser are to kernels/train/run.py, with the memory that a step needs."""
+import time
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numba.np.numpy_support import from_dtype
+
+from .. import functional
+from .._arrays.memory import CACHE_LINE, FLOAT, INTEGER, address, address_of_order, address_of_rows, empty
+from .._arrays.operands import multiplied
+from ..kernels import blocking
+from ..kernels.elementwise.activations import GELU, IDENTITY
+from ..kernels.gemm.problem import GemmProblem
+from ..kernels.schedule.records import fields_of, in_words
+from ..kernels.train import losses
+from ..kernels.train.network import Layer, Progress, Results, Training
+from ..losses import Loss
+from ..optimizers import Blocks, Gradients, Optimizer, check_status
+
+# Seconds that a call of compiled code takes, about.
+_CALL = 0.03
+
+# A Layer with nothing in it.
+_NO_LAYER = Layer(**dict.fromkeys(Layer._fields, 0))
+
+
+class LayerSpec(NamedTuple):
+    """A layer as compiled steps take it: a dense layer with its arrays, in C order; without weights, a dropout or a ReLU.
+
+    Sequential._specs() makes a ReLU the activation of the dense layer before it, so that a session meets none.
+    """
+
+    weights: np.ndarray | None
+    biases: np.ndarray | None = None
+    activation: int = IDENTITY
+    precision: str | None = None
+    rate: float = 0.0
+
+
+class TrainingSession:
+    """Training of a network in batches of up to `batch` rows.
+
+    l2: of a penalty l2 / 2 * Σ w² of all weights; shared: divided by the weight of a batch's rows, as scikit-learn has it.
+    Without an optimiser only gradients are computed. apart: its step is made by update(), after whatever the caller does to
+    gradient(). check: stop at a loss, a gradient or a penalty that is not finite; apart, only update() does.
+    key: of the dropouts.
+    gradients: of the last step, of weights and biases, those of weights empty where they are computed in blocks
+    (kernels/train/dweights.py); values: what each part computed in it, but that a last part without an activation has the gradient of
+    the loss in its place.
+    """
+
+    def __init__(self, parts: Sequence[LayerSpec], inputs: int, loss: Loss, optimizer: Optimizer | None, batch: int, *,
+                 l2: float = 0.0, shared: bool = False, apart: bool = False, check: bool = True, key: int = 0):
+        self.parts, self.loss, self.batch, self._l2, self._is_apart = parts, loss, batch, l2, apart
+        dense = [part for part in parts if part.weights is not None]
+        self.dtype = dense[0].weights.dtype
+        kinds = [multiplied(self.dtype, part.precision) for part in dense]
+        self.outputs = dense[-1].weights.shape[1]
+        self._kept, self._gathered, self._batches = [], None, 1
+        self._is_trained = optimizer is not None
+        self._shards = 1 if optimizer is None else blocking.shards(batch, sum(p.weights.size for p in dense))
+        self._in_blocks = (optimizer is not None and not apart and self._shards == 1 and set(kinds) == {self.dtype}
+                           and blocking.in_blocks(batch, max(p.weights.shape[1] for p in dense) * self.dtype.itemsize))
+        self._train, self._passes = functional.training(self.dtype, kinds, self._in_blocks)
+        self._all_gradients = self._make_gradients(dense)
+        self.gradients = [g for p, pair in zip(dense, self._all_gradients, strict=True)
+                          for g in (pair if p.biases is not None else pair[:1])]
+        self._products = [self._make_product(part) if self._in_blocks else None for part in dense]
+        self._step = self._bind(optimizer, dense, check)
+        self._layers = in_words(Layer, self._records(inputs, batch))
+        gradient_factor, loss_factor = loss.factors(self.outputs)
+        least, most = loss._bounds
+        job, progress, results = (np.zeros(len(kind._fields), INTEGER) for kind in (Training, Progress, Results))
+        self._address = address("job", job, INTEGER, job.size)
+        self._job, self._progress, self._results = (
+            fields_of(Training, job), fields_of(Progress, progress), fields_of(Results, results))
+        self._key = self._progress["key"] = key
+        blocks = -(-batch // losses.ROWS) + self._shards
+        self._sums, self._statuses = np.zeros((blocks, len(losses.Sums._fields)), FLOAT), np.zeros(self._shards, INTEGER)
+        first = next(i for i, part in enumerate(parts) if part.weights is not None)
+        self._set(layers=address("layers", self._layers, INTEGER, len(parts) * len(Layer._fields)), count=len(parts),
+                  first=first, upper=len(parts), inputs=inputs, work=sum(p.weights.size for p in dense), batch=batch,
+                  loss=loss._kind, least=least, most=most, gradient_factor=gradient_factor, loss_factor=loss_factor,
+                  l2=l2, shared=shared, shards=self._shards, distance=self._distance,
+                  statuses=address("statuses", self._statuses, INTEGER, self._shards, written=True),
+                  sums=address("sums", self._sums, FLOAT, self._sums.size, written=True),
+                  update=self._step.address if self._step and not apart else 0,
+                  results=address("results", results, INTEGER, results.size, written=True),
+                  progress=address("progress", progress, INTEGER, progress.size, written=True),
+                  check=check and not apart)
+
+    def use(self, x: np.ndarray, targets: np.ndarray, weights: np.ndarray | None) -> None:
+        """Take data: x (rows, inputs) of the network's dtype with contiguous rows; targets, weights as losses.py makes them."""
+        rows, inputs = len(x), int(self._job["inputs"])
+        kind, cols = (INTEGER, 1) if targets.ndim == 1 else (self.dtype, self.outputs)
+        start, step = address_of_rows("x", x, self.dtype, (rows, inputs))
+        self._set(rows=rows, x=start, x_row=step, targets=address("targets", targets, kind, rows * cols),
+                  targets_row=0 if targets.ndim == 1 else cols * kind.itemsize, targets_bytes=cols * kind.itemsize,
+                  weights=0 if weights is None else address("sample_weight", weights, FLOAT, rows))
+        if self._gathered is None or self._gathered[1].dtype != kind:
+            self._gathered = (self._room((self.batch, inputs)), empty((self.batch, cols), kind), np.empty(self.batch, FLOAT))
+            self._set(gathered=address("gathered", self._gathered[0], self.dtype, self.batch * inputs, written=True),
+                      gathered_targets=address("gathered targets", self._gathered[1], kind, self.batch * cols, written=True),
+                      gathered_weights=address("gathered weights", self._gathered[2], FLOAT, self.batch, written=True))
+        self.data = x, targets, weights
+
+    def start(self, order: np.ndarray | None = None, targets_order: np.ndarray | None = None) -> None:
+        """Begin an epoch over the rows in that order, of int64, which targets and weights may be in already."""
+        if order is None and self.parts[0].weights is None:
+            x, targets, weights = self.data             # a dropout goes over the rows as if they followed one another
+            self.use(np.ascontiguousarray(x), targets, weights)
+        rows = len(self.data[0])
+        self._set(order=0 if order is None else address_of_order("order", order, rows),
+                  targets_order=0 if targets_order is None else address_of_order("targets_order", targets_order, rows))
+        self._orders = order, targets_order
+        self._progress["row"] = 0
+        self.go_on((0.0, 0.0, 0.0))
+        if self._step is not None and not self._is_apart:
+            self._step.forget()
+
+    def finish(self) -> Iterator[int]:
+        """Do what is left of the epoch, in calls of some 30 ms, between which Python looks for Ctrl-C: yields rows_done.
+
+        Raises FloatingPointError, with its name alone, for a loss, a gradient or a penalty that is not finite, before that
+        batch's step.
+        """
+        goes_on = True
+        while goes_on:
+            start = time.perf_counter()
+            goes_on = self.advance(self._batches)
+            took = time.perf_counter() - start
+            if took > _CALL:
+                self._batches = max(1, self._batches // 2)
+            elif took < _CALL / 2 and goes_on:
+                self._batches *= 2
+            yield self.rows_done
+
+    def advance(self, batches: int) -> bool:
+        """Up to so many steps; whether the epoch goes on. Raises as finish."""
+        check_status(functional.run(self._train, self._address, batches))
+        return self.rows_done < len(self.data[0])
+
+    def pieces(self, least: int) -> list[tuple[int, slice]]:
+        """(layer, where in gradient()) of the pieces, of so many bytes at least, that a step can be made in: the last first."""
+        layers = [i for i, part in enumerate(self.parts) if part.weights is not None]
+        pieces, end = [], self._gradients.shape[1]
+        for layer, start in reversed([*zip(layers, self._starts, strict=True)][1:] if self._shards == 1 else []):
+            if min(start, end - start) * self.dtype.itemsize >= least:
+                pieces.append((layer, slice(start, end)))
+                end = start
+        return [*pieces, (0, slice(0, end))]
+
+    def advance_to(self, layer: int) -> None:
+        """A step down to the gradients of a layer, from where the last call came to; all of it if that is 0."""
+        self._set(lower=layer)
+        self.advance(1)
+        self._set(upper=layer or len(self.parts), lower=0)
+
+    def gradient(self) -> np.ndarray:
+        """(numbers,) the last batch's, of all arrays one after another, each from a cache line on; to be asked for once."""
+        rows = min(self.batch, len(self.data[0]))
+        first, *others = self._gradients[:-(-rows // -(-rows // self._shards))]
+        for other in others:
+            first += other
+        return first
+
+    def no_gradient(self) -> np.ndarray:
+        """Zeros, laid out like gradient()."""
+        return np.zeros_like(self._gradients[0])
+
+    @property
+    def summed(self) -> np.ndarray:
+        """Where update() looks for the gradient, laid out like gradient()."""
+        return self._gradients[0]
+
+    def update(self) -> float:
+        """The optimiser's step; returns the penalty before it. Raises as finish."""
+        return self._step.make(self._l2)
+
+    def weigh(self, share: float) -> None:
+        """What part of the gradient and the loss the next batches are: of a larger batch, of which they are a share."""
+        gradient_factor, _ = self.loss.factors(self.outputs)
+        self._set(gradient_factor=gradient_factor * share)
+
+    def restart_dropout(self, after: int = 0) -> None:
+        """Drop as in a run that has made so many steps."""
+        self._progress["key"] = self._key + after * len(self.parts)
+
+    def go_on(self, results: Sequence[float]) -> None:
+        """Take the epoch's results so far from another run, after start()."""
+        for name, value in zip(Results._fields, results, strict=True):
+            self._results[name] = value
+
+    @property
+    def results(self) -> list[float]:
+        """Of the epoch so far: sums of the rows' losses, penalty included, of their weights, and of what is right."""
+        return [float(self._results[name]) for name in Results._fields]
+
+    @property
+    def rows_done(self) -> int:
+        """Of this epoch."""
+        return int(self._progress["row"])
+
+    @property
+    def mean_loss(self) -> float:
+        """Of the epoch so far, the penalty included."""
+        return float(self._results["losses"] / self.rows_done) if self.rows_done else float("nan")
+
+    @property
+    def batch_loss(self) -> float:
+        """The mean over the last batch, without the penalty."""
+        return float(self._progress["batch_loss"])
+
+    @property
+    def accuracy(self) -> float | None:
+        """Of the epoch so far, each batch before its step."""
+        right = float(self._results["right"])
+        return self.loss.accuracy(right, self.rows_done, self.outputs) if self.rows_done else None
+
+    def _set(self, **fields):
+        for name, value in fields.items():
+            self._job[name] = value
+
+    def _room(self, shape):
+        return empty(shape, self.dtype)
+
+    def _bind(self, optimizer, dense, check):
+        if optimizer is None:
+            return None
+        arrays = [(a, a is p.weights) for p in dense for a in (p.weights, p.biases) if a is not None]
+        products = iter(self._products)
+        shards = 1 if self._is_apart else self._shards
+        gradients = Gradients(arrays=self.gradients, shards=shards, distance=self._distance,
+                              blocks=[next(products) if is_weights else None for _, is_weights in arrays],
+                              stored=None if self._in_blocks else self._gradients[:shards])
+        return optimizer.bind([a for a, _ in arrays], gradients, [is_weights for _, is_weights in arrays], check)
+
+    def _make_product(self, part):
+        """Return the Blocks of a layer's dweights, with room for their GemmProblem."""
+        self._kept.append(product := np.zeros(len(GemmProblem._fields), INTEGER))
+        return Blocks(product=address("product", product, INTEGER, product.size, written=True),
+                      rows=blocking.block_rows(from_dtype(self.dtype), self.batch, part.weights.shape[1]))
+
+    def _make_gradients(self, dense):
+        """(dweights, dbiases) of each layer, of the first shard; those of the others lie at equal distances after them."""
+        shapes = [shape for p in dense for shape in ((0, 0) if self._in_blocks else p.weights.shape, (1, p.weights.shape[1]))]
+        line = CACHE_LINE // self.dtype.itemsize
+        ends = np.cumsum([0] + [-(-rows * cols // line) * line for rows, cols in shapes])
+        memory = self._gradients = self._room((self._shards, int(ends[-1])))
+        memory[:] = 0                                   # also what lies between the arrays
+        self._distance, self._starts = memory.strides[0], ends[:-1:2].tolist()
+        gradients = [memory[0, start:start + rows * cols].reshape(rows, cols)
+                     for start, (rows, cols) in zip(ends[:-1], shapes, strict=True)]
+        return list(zip(gradients[::2], gradients[1::2], strict=True))
+
+    def _records(self, inputs, batch):
+        """Return the Layer of each part, with memory for a batch."""
+        records, gradients, products, self.values = [], iter(self._all_gradients), iter(self._products), []
+        for part in self.parts:
+            neurons = inputs if part.weights is None else part.weights.shape[1]
+            self.values.append(self._room((batch, neurons)))
+            y = address("values", self.values[-1], self.dtype, batch * neurons, written=True)
+            if part.weights is None:
+                records.append(_NO_LAYER._replace(inputs=inputs, neurons=neurons, y=y, least=int(part.rate * 2**63),
+                                                  factor=1 / (1 - part.rate)))
+            else:
+                forward, backward = self._passes[multiplied(self.dtype, part.precision)]
+                (dweights, dbiases), blocks = next(gradients), next(products)
+                layer = _NO_LAYER._replace(
+                    inputs=inputs, neurons=neurons, activation=part.activation, forward=forward, backward=backward,
+                    weights=self._parameters("weights", part.weights, inputs * neurons),
+                    biases=0 if part.biases is None else self._parameters("biases", part.biases, neurons),
+                    dweights=address("dweights", dweights, self.dtype, dweights.size, written=True),
+                    dbiases=address("dbiases", dbiases, self.dtype, neurons, written=True),
+                    y=y, saved=self._buffer((batch, neurons)) if part.activation == GELU else 0, least=-1)
+                if blocks is not None:
+                    dz = self._buffer((batch, neurons + CACHE_LINE // self.dtype.itemsize))
+                    layer = layer._replace(dz=dz, product=blocks.product, row_block=blocks.rows)
+                records.append(layer)
+            inputs = neurons
+        return self._with_dvalues(records, batch)
+
+    def _with_dvalues(self, records, batch):
+        """With memory for the gradients with respect to y: a dropout's is that of the layer before, in place."""
+        dvalues = 0
+        for k in reversed(range(len(records))):
+            last, is_dropped = k == len(records) - 1, k + 1 < len(records) and records[k + 1].least >= 0
+            if last and records[k].activation == IDENTITY:
+                dvalues = records[k].y
+            elif not is_dropped:
+                dvalues = self._buffer((batch, records[k].neurons))
+            records[k] = records[k]._replace(dvalues=dvalues)
+        return records
+
+    def _parameters(self, name, array, count):
+        """Return the address of weights or biases, which an optimiser writes."""
+        return address(name, array, self.dtype, count, written=self._is_trained)
+
+    def _buffer(self, shape):
+        """Return the address of memory of that shape, which is kept as long as the run."""
+        self._kept.append(array := self._room(shape))
+        return address("buffer", array, self.dtype, array.size, written=True)

@@ -1,0 +1,48 @@
+"""What fastbp found and chose on this machine, for people and for bug reports."""
+import platform
+from collections.abc import Iterable
+from importlib import metadata
+
+import llvmlite
+import numba
+import numpy
+
+from .._compile import compiler, disk_cache
+from .._runtime import cpu, terminal, threads
+from ..kernels import blocking
+
+
+def describe() -> dict[str, str]:
+    """Versions, machine, tiles and blocking, threads and cache, by name. Compiles nothing and starts no threads."""
+    from .. import __version__
+    caches = ", ".join(f"{name.upper()} {size >> 10} KiB" for name, size in cpu.caches()._asdict().items())
+    return {
+        "fastbp": __version__,
+        "python": platform.python_version(),
+        "numpy": numpy.__version__,
+        "numba": numba.__version__,
+        "llvmlite": llvmlite.__version__,
+        "jit": "disabled: NUMBA_DISABLE_JIT is 1, NumPy computes" if compiler.DISABLED else "enabled",
+        "cpu": f"{cpu.model()}, compiled for {cpu.target()[0]}",
+        "instruction set": cpu.instruction_set(),
+        "bfloat16 by": "AMX" if cpu.has_amx() else "AVX512-BF16" if cpu.has_bfloat16_dot() else "float32 arithmetic",
+        "caches": caches,
+        **blocking.describe(),
+        "threads": str(threads.get_num_threads()),
+        "threading layer": threads.describe(),
+        "cache folder": str(disk_cache.folder() or f"none: {disk_cache.problem()}"),
+    }
+
+
+def machine(packages: Iterable[str]) -> str:
+    """The CPU, and the versions of Python and of these packages, in one line."""
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in packages)
+    return f"{cpu.model()} ({cpu.instruction_set()}, {cpu.cores()} cores), Python {platform.python_version()}, {versions}"
+
+
+def show_config() -> None:
+    """Print the versions, the machine, and what fastbp chose for it. Compiles nothing and starts no threads."""
+    facts = describe()
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        terminal.say(terminal.fill(f"{name:{width}}  {value}", " " * (width + 2)))

@@ -1,0 +1,164 @@
+"""The plan of a layer: which algorithm, blocks and threads each pass takes, and why, before anything is compiled or run.
+
+The answers are those of kernels/dense/select.py and kernels/blocking.py, which the passes obey.
+"""
+import argparse
+from typing import NamedTuple
+
+import numba
+
+from .._arrays.operands import BFLOAT16 as BFLOAT16_NAME
+from .._runtime import cpu, terminal
+from .._runtime import threads as _threads
+from ..kernels import blocking
+from ..kernels.dense import select, transposed
+from ..kernels.dense.bfloat16 import pairs_of
+from ..kernels.dense.fused import dz_row_bytes
+from ..kernels.dense.select import ALGORITHMS, DOT, FUSED, NAIVE, PACKED, SEPARATE, SKINNY, TRANSPOSED, UNPACKED
+from ..kernels.elementwise.activations import RELU
+from ..kernels.gemm.problem import OperandB, gemm_problem, packed_b, unpacked_b
+from ..kernels.matrix import Matrix
+from ..kernels.matrix import transposed as transpose_of
+from ..kernels.simd.tile import BFLOAT16
+
+DTYPES = {"float32": numba.float32, "float64": numba.float64, BFLOAT16_NAME: BFLOAT16}
+
+
+class Part(NamedTuple):
+    """A pass, or a product of one."""
+
+    name: str                   # "forward", "backward", or "dinputs" and "dweights" of the latter
+    algorithm: int              # a place in select.ALGORITHMS
+    text: str                   # blocks, tasks and threads
+
+
+def plan(batch: int, inputs: int, neurons: int, dtype: str = "float32", threads: int | None = None) -> list[Part]:
+    """Return the parts of a step of a DenseReLU(inputs, neurons) on arrays in C order.
+
+    dtype: "float32", "float64", or "bfloat16" for float32 arrays at that precision. threads: at most; by default as many as
+    get_num_threads() returns. Nothing is compiled.
+    """
+    most = _threads.get_num_threads() if threads is None else threads
+    machine = _machine(dtype)
+    forward_threads, backward_threads = (
+        min(most, blocking.worth(blocking.layer_work(products, batch, inputs, neurons), blocking.THREAD_WORK))
+        for products in (1, 2))
+    steps = _bfloat16_parts if dtype == BFLOAT16_NAME else _parts
+    return steps(machine, batch, inputs, neurons, forward_threads, backward_threads)
+
+
+def _machine(dtype):
+    caches = cpu.caches()
+    return blocking.machine(DTYPES[dtype])._replace(l1=caches.l1, l2=caches.l2, l3=caches.l3)
+
+
+def _parts(machine, batch, inputs, neurons, forward_threads, backward_threads):
+    x, weights = _matrix(machine, batch, inputs), _matrix(machine, inputs, neurons)
+    algorithm, choice = select.forward(machine, x, weights, RELU), select.backward(machine, x, weights, RELU)
+    if algorithm == NAIVE:
+        return [Part(name, NAIVE, "loops over the numbers; 1 thread") for name in ("forward", "backward")]
+    forward = _product("forward", machine, algorithm, x, weights, forward_threads)
+    if choice.whole == TRANSPOSED:
+        return [forward, _partitions(TRANSPOSED, batch, transposed.ROWS, backward_threads)]
+    if choice.whole == FUSED:
+        backward = _partitions(FUSED, batch, blocking.FUSED_ROWS, backward_threads)
+        rows, backward_threads = blocking.FUSED_ROWS, 1
+    else:
+        rows = blocking.dz_rows(batch, dz_row_bytes(machine, neurons))
+        backward = Part("backward", SEPARATE, f"blocks of {rows} rows; {_threads_text(backward_threads)}")
+    x, dz = _matrix(machine, rows, inputs), _matrix(machine, rows, neurons)
+    dinputs = _product("dinputs", machine, choice.dinputs, dz, transpose_of(weights), backward_threads)
+    a, b = (transpose_of(dz), x) if choice.dweights == SKINNY else (transpose_of(x), dz)
+    return [forward, backward, dinputs, _product("dweights", machine, choice.dweights, a, b, backward_threads)]
+
+
+def _bfloat16_parts(machine, batch, inputs, neurons, forward_threads, backward_threads):
+    """Return the parts of a step whose products multiply pairs of bfloat16, as kernels/dense/bfloat16.py takes them."""
+    rows = min(batch, blocking.rounded_rows(batch, inputs))
+    k = pairs_of(machine, inputs)
+    x, weights = _matrix(machine, rows, k), _matrix(machine, k, neurons)
+    forward = _product("forward", machine, PACKED, x, weights, forward_threads)
+    rows = min(batch, blocking.rounded_rows(batch, inputs + 3 * neurons))
+    backward = Part("backward", SEPARATE, f"blocks of {rows} rows; {_threads_text(backward_threads)}")
+    half, k = pairs_of(machine, rows), pairs_of(machine, neurons)
+    dz, weights = _matrix(machine, rows, k), transpose_of(_matrix(machine, inputs, k))
+    dinputs = _product("dinputs", machine, PACKED, dz, weights, backward_threads)
+    x, dz = _matrix(machine, half, inputs), _matrix(machine, half, neurons)
+    return [forward, backward, dinputs, _product("dweights", machine, PACKED, transpose_of(x), dz, backward_threads)]
+
+
+def _matrix(machine, rows, cols):
+    """Return a Matrix in C order. Its address only has to differ from 0."""
+    return Matrix(data=1, rows=rows, cols=cols, row_step=cols * machine.itemsize, col_step=machine.itemsize)
+
+
+def _product(name, machine, algorithm, a, b, threads):
+    """Return the Part of a product of two Matrix by an algorithm."""
+    right = packed_b(1, b.rows * machine.itemsize)
+    if algorithm == UNPACKED or (algorithm == SKINNY and name == "dweights"):
+        right = unpacked_b(b, 0)
+    elif algorithm in (DOT, SKINNY):                    # rows of weights, or copies of its columns: columns of B, contiguous
+        right = OperandB(data=1, col_step=b.rows * machine.itemsize, row_step=machine.itemsize, edge=0)
+    problem = gemm_problem(machine, a, right, _matrix(machine, a.rows, b.cols), 0, threads)
+    size = f"M {problem.rows}, N {problem.cols}, K {problem.depth}"
+    tasks = f"{problem.tasks} tasks of {min(problem.task_rows, problem.rows)} x {min(problem.task_cols, problem.cols)}"
+    if algorithm in (PACKED, UNPACKED):
+        size += f"; KC {problem.kc}, MC {problem.mc}"
+    return Part(name, algorithm, f"{size}; {tasks if problem.tasks > 1 else '1 task'}; {_threads_text(threads)}")
+
+
+def _partitions(algorithm, batch, rows, threads):
+    """Return the Part of a backward pass whose tasks are partitions of the batch."""
+    partitions = blocking.partitions(batch)
+    text = f"{partitions.count} partitions of {min(partitions.rows, batch)} rows" if partitions.count > 1 else "1 partition"
+    return Part("backward", algorithm, f"{text}, in blocks of {min(rows, batch)} rows; {_threads_text(threads)}")
+
+
+def _threads_text(threads):
+    return f"{threads} thread{'s' if threads > 1 else ''}"
+
+
+# ---- the command
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `python -m fastbp plan`."""
+    parser.add_argument("batch", type=_size, metavar="BATCH", help="rows")
+    parser.add_argument("inputs", type=_size, metavar="INPUTS", help="of the layer")
+    parser.add_argument("neurons", type=_size, metavar="NEURONS", help="of the layer, with a ReLU")
+    parser.add_argument("--dtype", choices=list(DTYPES), default="float32",
+                        help="default: float32; bfloat16: float32 arrays at that precision")
+    parser.add_argument("--threads", type=_size, metavar="N", help="at most; default: those that kernels may use")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the plan of a layer in columns, then the reason for each algorithm in it; return 0."""
+    parts = plan(options.batch, options.inputs, options.neurons, options.dtype, options.threads)
+    machine = _machine(options.dtype)
+    terminal.say(terminal.fill(
+        f"{options.batch} rows, {options.inputs} inputs, {options.neurons} neurons with a ReLU; {options.dtype}, "
+        f"{cpu.instruction_set()}; caches {machine.l1 >> 10}, {machine.l2 >> 10} and {machine.l3 >> 10} KiB",
+        most=terminal.WIDEST))
+    if options.dtype == BFLOAT16_NAME:
+        terminal.say(terminal.fill("K counts pairs of bfloat16", most=terminal.WIDEST))
+    terminal.say(terminal.fill(
+        f"tiles: full {machine.height} x {machine.width}, column edge {machine.height} x {machine.edge_width}, "
+        f"unpacked B {machine.unpacked_height} x {machine.unpacked_width}", most=terminal.WIDEST))
+    terminal.say("")
+    for part in parts:
+        name = part.name if part.name in ("forward", "backward") else f"  {part.name}"
+        terminal.say(terminal.fill(f"{name:10}  {ALGORITHMS[part.algorithm].name:10}  {part.text}", " " * 24, terminal.WIDEST))
+    terminal.say("")
+    for algorithm in dict.fromkeys(ALGORITHMS[part.algorithm] for part in parts):
+        terminal.say(terminal.fill(f"{algorithm.name:10}  {algorithm.reason}", " " * 12, terminal.WIDEST))
+    return 0
+
+
+def _size(text):
+    size = int(text)
+    if size < 1:
+        raise ValueError
+    return size
+
+
+_size.__name__ = "number of 1 or more"                  # argparse: "invalid number of 1 or more value: '0'"

@@ -1,0 +1,87 @@
+"""The backward pass of a layer but for dweights, which an optimiser computes in blocks where it needs them (dweights.py)."""
+from typing import NamedTuple
+
+from numba import types
+
+from ..._compile import link
+from ..._compile.compiler import kernel
+from .. import blocking
+from ..gemm import dot, loops, packing
+from ..gemm.problem import gemm_problem, scratch_bytes
+from ..matrix import MATRIX, only_if, transposed
+from ..schedule import trace
+from ..schedule.arena import COUNTING, acquire, release, take
+from ..schedule.queue import REGION_BYTES, add, barrier, begin, run_queue
+from ..schedule.records import replace
+from ..schedule.trace import Call
+from . import columns, select
+from .columns import mask_job
+from .passes import b_of_weights
+
+
+class Memory(NamedTuple):
+    """Addresses of the memory of a pass."""
+
+    queue: int
+    weights: int                # micropanels of weights.T, if they are needed
+    scratch: int
+    end: int
+
+
+@kernel
+def memory_of(arena, machine, weights, is_packed, threads):
+    """Return the Memory of a layer; is_packed: whether weights.T are."""
+    queue, arena = take(arena, REGION_BYTES)
+    packed, arena = take(arena, packing.packed_bytes(machine, weights.cols, weights.rows) if is_packed else 0)
+    scratch, arena = take(arena, threads * scratch_bytes(machine))
+    return Memory(queue=queue, weights=packed, scratch=scratch, end=arena)
+
+
+def _build(dtype):
+    machine, precision = blocking.machine(dtype), dtype.bitwidth
+    pack, mask = packing.pack[dtype].address, columns.mask[dtype].address
+    gemm, dot_products = loops.gemm[dtype].address, dot.dot[dtype].address
+    edge, edge_unbound = loops.column_edge_tiles[dtype].address, loops.column_edge_tiles[dtype].unbound
+    dot_unbound = dot.dot[dtype].unbound
+
+    def backward_inputs(dvalues, saved, weights, dinputs, dbiases, micropanels, activation):
+        """Write dz in micropanels at an address, its column sums dbiases and, unless that is missing, dinputs.
+
+        Then dz takes the place of dvalues. Arguments are Matrix as for passes.backward, but for `micropanels`.
+        """
+        begun = trace.begin()
+        rows, inputs, neurons = dvalues.rows, weights.rows, weights.cols
+        if (blocking.has_column_edge(machine, neurons) or blocking.has_column_edge(machine, inputs)) and edge() == 0:
+            return edge_unbound()
+        here = blocking.with_caches(machine)
+        by_dot = dinputs.data != 0 and select.dinputs_product(here, rows, weights) == select.DOT
+        if by_dot and dot_products() == 0:
+            return dot_unbound()
+        is_packed = dinputs.data != 0 and not by_dot
+        threads = blocking.threads(dinputs.rows * inputs * neurons + rows * neurons * blocking.ELEMENT_WORK)
+        memory, slot = acquire(memory_of(COUNTING, here, weights, is_packed, threads).end)
+        if memory == 0:
+            return link.NO_MEMORY
+        room = memory_of(memory, here, weights, is_packed, threads)
+        begin(room.queue)
+        if is_packed:
+            add(room.queue, pack(), packing.pack_job(machine, transposed(weights), room.weights))
+        dz = only_if(int(dinputs.data != 0), dvalues)
+        of_dz = mask_job(here, dvalues, activation, saved, dz, dbiases.data)
+        add(room.queue, mask(), replace(of_dz, micropanels=micropanels))
+        if dinputs.data != 0:                           # dinputs (M, K) = dz (M, N) weights.T (N, K)
+            barrier(room.queue)
+            right = b_of_weights(machine, weights, by_dot, room.weights)
+            problem = gemm_problem(here, dz, right, dinputs, room.scratch, threads)
+            add(room.queue, dot_products() if by_dot else gemm(), problem)
+        run_queue(room.queue, threads)
+        release(slot)
+        trace.finish_pass(begun, trace.DINPUTS, Call(
+            rows=rows, inputs=inputs, neurons=neurons, precision=precision, activation=activation, weights=weights.data,
+            dinputs=dinputs.data, dinputs_bytes=dinputs.rows * dinputs.row_step))
+        return link.OK
+
+    return backward_inputs
+
+
+backward_inputs = link.units("dinputs", types.intp(*[MATRIX] * 5, types.intp, types.intp), _build)

@@ -1,0 +1,204 @@
+"""The backward pass over many rows, fused: one pass over memory for all results.
+
+dz of a block of rows stays in L2 and is used for all three results at once: x, what the activation saved and dvalues are read
+once, dinputs is written once. The batch is cut into partitions fixed by its size alone; each has dweights and dbiases of its
+own, which are added up in order at the end, so the bits do not depend on the number of threads.
+"""
+from typing import NamedTuple
+
+from numba import types
+
+from ..._compile import link
+from ..._compile.compiler import formula, kernel
+from .. import blocking
+from ..gemm import dot, loops, packing
+from ..gemm.problem import OperandB, gemm_problem, packed_b, scratch_bytes, with_soon
+from ..matrix import MATRIX, Matrix, only_if, transposed
+from ..schedule.arena import ALIGNMENT, COUNTING, acquire, release, take
+from ..schedule.queue import JOB_BYTES, REGION_BYTES, TASK, add, barrier, begin, run_here, run_queue
+from ..schedule.records import read, record_type, replace
+from . import columns, select, skinny
+from .columns import mask_job, sum_job
+from .transposed import rows_of
+
+# (dvalues, saved, x, weights, dinputs, dweights, dbiases, activation, select.Backward, threads) -> status
+SIGNATURE = types.intp(*[MATRIX] * 7, types.intp, record_type(select.Backward), types.intp)
+
+
+class FusedBackward(NamedTuple):
+    """The job of a fused backward pass. A task is a partition of the batch.
+
+    Addresses are 0 where there is nothing; steps are in bytes.
+    """
+
+    tasks: int
+    rows: int
+    inputs: int
+    neurons: int
+    partition_rows: int
+    dvalues: int
+    dvalues_row_step: int
+    activation: int
+    saved: int                  # 0: everything passes
+    saved_row_step: int
+    x: int
+    x_row_step: int
+    x_col_step: int
+    weights: int                # as OperandB of the product for dinputs
+    weights_col_step: int
+    weights_row_step: int
+    by_dot: int                 # 1: dinputs are dot products
+    is_skinny: int              # 1: dweights are computed transposed (skinny.py)
+    dinputs: int
+    dinputs_row_step: int
+    parts: int                  # dweights of each partition, followed by its dbiases
+    part_bytes: int             # bytes from one partition's to the next one's
+    workers: int                # worker_bytes for each worker
+    dz_row_step: int
+
+
+@formula
+def dz_row_bytes(machine, neurons):
+    """Return the distance of two rows of dz: whole vectors."""
+    return blocking.spread(blocking.round_up(neurons, machine.lanes) * machine.itemsize)
+
+
+class Worker(NamedTuple):
+    """Addresses of a worker's memory."""
+
+    job: int                    # the words of a job
+    dz: int                     # dz of a block of rows
+    packed: int                 # micropanels of dz, or of the edge of x
+    scratch: int
+    end: int
+
+
+@kernel
+def worker_of(arena, machine, neurons):
+    """Return the Worker of a layer of so many neurons."""
+    job, arena = take(arena, JOB_BYTES)
+    dz, arena = take(arena, blocking.FUSED_ROWS * dz_row_bytes(machine, neurons))
+    packed, arena = take(arena, packing.packed_bytes(machine, blocking.FUSED_ROWS, max(neurons, machine.unpacked_width)))
+    scratch, arena = take(arena, scratch_bytes(machine))
+    return Worker(job=job, dz=dz, packed=packed, scratch=scratch, end=arena)
+
+
+def _build(dtype):
+    tiles, machine = blocking.tiles(dtype), blocking.machine(dtype)
+    mask, gemm, dot_products = columns.mask[dtype].address, loops.gemm[dtype].address, dot.dot[dtype].address
+
+    def fused_rows(job_address, worker, task):
+        job, here = read(job_address, FusedBackward), blocking.with_caches(machine)
+        size, block = machine.itemsize, blocking.FUSED_ROWS
+        room = worker_of(job.workers + worker * worker_of(COUNTING, here, job.neurons).end, here, job.neurons)
+        dweights = Matrix(data=job.parts + task * job.part_bytes, rows=job.inputs, cols=job.neurons,
+                          row_step=job.neurons * size, col_step=size)
+        dbiases = dweights.data + job.inputs * job.neurons * size
+        weights = OperandB(data=job.weights, col_step=job.weights_col_step, row_step=job.weights_row_step, edge=0)
+        start = task * job.partition_rows
+        end = min(start + job.partition_rows, job.rows)
+        for i in range(start, end, block):
+            rows, later = min(block, end - i), int(i > start)
+            dvalues = rows_of(job.dvalues, i, rows, job.neurons, job.dvalues_row_step, size)        # (rows, N)
+            saved = rows_of(job.saved, i, rows, job.neurons, job.saved_row_step, size)
+            dz = Matrix(data=room.dz, rows=rows, cols=job.neurons, row_step=job.dz_row_step, col_step=size)
+            kept = only_if(int(job.dinputs != 0 or job.is_skinny != 0), dz)
+            of_dz = mask_job(here, dvalues, job.activation, saved, kept, dbiases)
+            of_dz = replace(of_dz, micropanels=room.packed if job.is_skinny == 0 else 0, accumulate=later)
+            run_here(mask(), of_dz, room.job)
+            if job.dinputs != 0:                                                # dinputs (rows, K) = dz (rows, N) weights.T
+                dinputs = rows_of(job.dinputs, i, rows, job.inputs, job.dinputs_row_step, size)
+                of_dinputs = gemm_problem(here, dz, weights, dinputs, room.scratch, 1)
+                row_bytes = job.neurons * size
+                follows = i + block < end and job.dvalues_row_step == row_bytes and (
+                    job.saved == 0 or job.saved_row_step == row_bytes)
+                next_dvalues = dvalues.data + block * row_bytes if follows else 0
+                next_saved = saved.data + block * row_bytes if follows and job.saved != 0 else 0
+                of_dinputs = with_soon(here, of_dinputs, next_dvalues, next_saved, block * row_bytes if follows else 0)
+                run_here(dot_products() if job.by_dot != 0 else gemm(), of_dinputs, room.job)
+            x = Matrix(data=job.x + i * job.x_row_step, rows=rows, cols=job.inputs, row_step=job.x_row_step,
+                       col_step=job.x_col_step)
+            if job.is_skinny != 0:                                              # dweights.T (N, K) += dz.T x (rows, K)
+                packing.pack_edge(tiles, x, room.packed)
+                of_dweights = skinny.dweights_problem(here, dz, x, room.packed, dweights.data, room.scratch, 1)
+            else:                                                               # dweights (K, N) += x.T dz (rows, N)
+                right = packed_b(room.packed, rows * size)
+                of_dweights = gemm_problem(here, transposed(x), right, dweights, room.scratch, 1)
+            run_here(gemm(), replace(of_dweights, accumulate=later), room.job)
+        return link.OK
+
+    return fused_rows
+
+
+_fused_rows = link.units("fused_rows", TASK, _build)
+
+
+class Memory(NamedTuple):
+    """Addresses of the memory of a pass."""
+
+    queue: int
+    weights: int                # micropanels of weights.T, if they are needed
+    parts: int
+    part_bytes: int
+    workers: int
+    end: int
+
+
+@kernel
+def memory_of(arena, machine, weights, is_packed, partitions, threads):
+    """Return the Memory of a pass over so many partitions; is_packed: whether weights.T are."""
+    inputs, neurons = weights.rows, weights.cols
+    part_bytes = blocking.round_up((inputs + 1) * neurons * machine.itemsize, ALIGNMENT)
+    queue, arena = take(arena, REGION_BYTES)
+    packed, arena = take(arena, packing.packed_bytes(machine, neurons, inputs) if is_packed else 0)
+    parts, arena = take(arena, partitions * part_bytes)
+    workers, arena = take(arena, threads * worker_of(COUNTING, machine, neurons).end)
+    return Memory(queue=queue, weights=packed, parts=parts, part_bytes=part_bytes, workers=workers, end=arena)
+
+
+def _build_backward(dtype):
+    tiles, machine = blocking.tiles(dtype), blocking.machine(dtype)
+    pack, work, add_up = packing.pack[dtype].address, _fused_rows[dtype].address, columns.add_up[dtype].address
+
+    def fused(dvalues, saved, x, weights, dinputs, dweights, dbiases, activation, choice, threads):
+        """Cut a backward pass into partitions and add up their results. passes.backward has checked the arguments."""
+        here, size, inputs, neurons = blocking.with_caches(machine), machine.itemsize, x.cols, dvalues.cols
+        partitions = blocking.partitions(dvalues.rows)
+        by_dot, is_skinny = choice.dinputs == select.DOT, choice.dweights == select.SKINNY
+        is_packed = dinputs.data != 0 and not by_dot
+        memory, slot = acquire(memory_of(COUNTING, here, weights, is_packed, partitions.count, threads).end)
+        if memory == 0:
+            return link.NO_MEMORY
+        room = memory_of(memory, here, weights, is_packed, partitions.count, threads)
+        begin(room.queue)
+        if is_packed:
+            add(room.queue, pack(), packing.pack_job(machine, transposed(weights), room.weights))
+            barrier(room.queue)
+        of_weights = packed_b(room.weights, neurons * size)
+        if by_dot:
+            of_weights = OperandB(data=weights.data, col_step=weights.row_step, row_step=size, edge=0)
+        add(room.queue, work(), FusedBackward(
+            tasks=partitions.count, rows=dvalues.rows, inputs=inputs, neurons=neurons, partition_rows=partitions.rows,
+            dvalues=dvalues.data, dvalues_row_step=dvalues.row_step, activation=activation,
+            saved=saved.data, saved_row_step=saved.row_step, x=x.data, x_row_step=x.row_step, x_col_step=x.col_step,
+            weights=of_weights.data, weights_col_step=of_weights.col_step, weights_row_step=of_weights.row_step,
+            by_dot=int(by_dot), is_skinny=int(is_skinny),
+            dinputs=dinputs.data, dinputs_row_step=dinputs.row_step, parts=room.parts, part_bytes=room.part_bytes,
+            workers=room.workers, dz_row_step=dz_row_bytes(machine, neurons)))
+        barrier(room.queue)
+        first = Matrix(data=room.parts, rows=inputs, cols=neurons, row_step=neurons * size, col_step=size)
+        if is_skinny:
+            first = Matrix(data=room.parts, rows=neurons, cols=inputs, row_step=inputs * size, col_step=size)
+        add(room.queue, add_up(), sum_job(first, partitions.count, room.part_bytes, first if is_skinny else dweights))
+        last = Matrix(data=room.parts + inputs * neurons * size, rows=1, cols=neurons, row_step=0, col_step=size)
+        add(room.queue, add_up(), sum_job(last, partitions.count, room.part_bytes, dbiases))
+        run_queue(room.queue, threads)
+        if is_skinny:
+            skinny.transpose(tiles.full, first, dweights)
+        release(slot)
+        return link.OK
+
+    return fused
+
+
+backward = link.units("fused", SIGNATURE, _build_backward, rare=True)

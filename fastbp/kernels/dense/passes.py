@@ -1,0 +1,291 @@
+"""The passes of a dense layer, forward and backward, as jobs on matrices.
+
+forward     y = activation(x @ weights + biases)
+backward    dz = dvalues * dy/dz (activations.py), dbiases = its column sums, dinputs = dz @ weights.T, dweights = x.T @ dz
+            (the chain rule of Rumelhart, Hinton and Williams, Nature 323, 1986, in matrices)
+
+Each unit first looks whether its operands fit, and refuses what it cannot compute: the caller then finds out what it is.
+select.py chooses the algorithm. Here are those of packed micropanels and of B in place, and the backward pass of which each
+result is a product of its own.
+"""
+from typing import NamedTuple
+
+from ..._compile import link
+from ..._compile.compiler import kernel
+from ..._runtime import state
+from .. import blocking
+from ..elementwise import activations
+from ..elementwise.activations import RELU
+from ..gemm import dot, loops, packing
+from ..gemm.problem import OperandB, activated, gemm_problem, packed_b, scratch_bytes, unpacked_b, with_soon
+from ..matrix import BACKWARD, FORWARD, Matrix, any_overlap, from_row, only_if, overlap
+from ..matrix import transposed as transpose_of
+from ..schedule import trace
+from ..schedule.arena import COUNTING, acquire, release, take
+from ..schedule.queue import REGION_BYTES, add, barrier, begin, run_queue
+from ..schedule.records import replace
+from . import columns, fused, naive, select, skinny, transposed
+from .columns import mask_job
+from .fused import dz_row_bytes
+
+
+@kernel
+def fits(result, rows, cols, itemsize):
+    """Return whether a result has that shape, and contiguous rows."""
+    return result.rows == rows and result.cols == cols and result.col_step == itemsize
+
+
+@kernel
+def forward_fits(x, weights, biases, y, saved, itemsize):
+    """Return whether the operands of a forward pass have shapes that fit, and no result overlaps anything."""
+    if x.cols != weights.rows or not fits(y, x.rows, weights.cols, itemsize):
+        return False
+    if biases.data != 0 and (biases.rows != 1 or biases.cols != weights.cols or overlap(y, biases, itemsize)):
+        return False
+    if saved.data != 0 and not fits(saved, y.rows, y.cols, itemsize):
+        return False
+    if saved.data != 0 and any_overlap((x, weights, biases), (saved, y), itemsize):
+        return False
+    return not overlap(y, x, itemsize) and not overlap(y, weights, itemsize)
+
+
+@kernel
+def backward_fits(dvalues, saved, x, weights, dinputs, dweights, dbiases, itemsize):
+    """Return whether the operands of a backward pass have shapes that fit, and no result overlaps anything."""
+    rows, inputs, neurons = x.rows, weights.rows, weights.cols
+    if x.cols != inputs or not fits(dvalues, rows, neurons, itemsize) or not fits(dweights, inputs, neurons, itemsize):
+        return False
+    if not fits(dbiases, 1, neurons, itemsize) or (dinputs.data != 0 and not fits(dinputs, rows, inputs, itemsize)):
+        return False
+    if saved.data != 0 and not fits(saved, rows, neurons, itemsize):
+        return False
+    return not any_overlap((dvalues, saved, x, weights), (dinputs, dweights, dbiases), itemsize)
+
+
+@kernel
+def is_contiguous(x, itemsize):
+    """Return whether the rows of x are contiguous, or its columns."""
+    return x.col_step == itemsize or x.row_step == itemsize
+
+
+# ---- forward
+
+
+class ForwardMemory(NamedTuple):
+    """Addresses of a forward pass's memory."""
+
+    queue: int
+    bias: int
+    weights: int                # micropanels of weights, or of the edge of weights in place
+    scratch: int
+    end: int
+
+
+@kernel
+def forward_memory(arena, machine, weights, algorithm, threads):
+    """Return the ForwardMemory of an algorithm, UNPACKED or PACKED, for Matrix weights (K, N)."""
+    queue, arena = take(arena, REGION_BYTES)
+    bias, arena = take(arena, packing.row_bytes(machine, weights.cols))
+    if algorithm == select.UNPACKED:
+        packed, arena = take(arena, packing.edge_bytes(machine, weights.rows, weights.cols))
+    else:
+        packed, arena = take(arena, packing.packed_bytes(machine, weights.rows, weights.cols))
+    scratch, arena = take(arena, threads * scratch_bytes(machine))
+    return ForwardMemory(queue=queue, bias=bias, weights=packed, scratch=scratch, end=arena)
+
+
+def _build_forward(dtype):
+    tiles, machine = blocking.tiles(dtype), blocking.machine(dtype)
+    pack, gemm = packing.pack[dtype].address, loops.gemm[dtype].address
+    naive_forward, skinny_forward = naive.forward[dtype].call_rare, skinny.forward[dtype].call_rare
+    (unpacked, unpacked_unbound), (edge, edge_unbound), (dot_products, dot_unbound), (activate, activate_unbound) = (
+        (unit[dtype].address, unit[dtype].unbound)
+        for unit in (loops.unpacked_tiles, loops.column_edge_tiles, dot.dot, activations.activate))
+
+    def forward(x, weights, biases, y, saved, activation, most_threads):
+        """Compute y, and for gelu saved = dy/dz, all Matrix; biases and saved may be missing.
+
+        Rows of the results are contiguous, and none overlaps anything.
+        """
+        size = machine.itemsize
+        if not forward_fits(x, weights, biases, y, saved, size) or not is_contiguous(x, size):
+            return link.REFUSED
+        here = blocking.with_caches(machine)
+        algorithm = select.forward(here, x, weights, activation)
+        if algorithm == select.NAIVE:
+            return naive_forward((x, weights, biases, y, saved, activation, 1))
+        if activation > RELU and activate() == 0:
+            return activate_unbound()
+        threads = min(most_threads, blocking.threads(blocking.layer_work(1, x.rows, x.cols, y.cols)))
+        if algorithm == select.SKINNY:
+            if dot_products() == 0:
+                return dot_unbound()
+            return skinny_forward((x, weights, biases, y, saved, activation, threads))
+        if algorithm == select.UNPACKED and unpacked() == 0:
+            return unpacked_unbound()
+        if algorithm == select.PACKED and blocking.has_column_edge(machine, y.cols) and edge() == 0:
+            return edge_unbound()
+        memory, slot = acquire(forward_memory(COUNTING, here, weights, algorithm, threads).end)
+        if memory == 0:
+            return link.NO_MEMORY
+        room = forward_memory(memory, here, weights, algorithm, threads)
+        begin(room.queue)
+        if algorithm == select.UNPACKED:
+            right = unpacked_b(weights, room.weights)
+            packing.pack_edge(tiles, weights, room.weights)
+        else:
+            right = packed_b(room.weights, x.cols * size)
+            add(room.queue, pack(), packing.pack_job(machine, weights, room.weights))
+            barrier(room.queue)
+        problem = gemm_problem(here, x, right, y, room.scratch, threads)        # y (M, N) = x (M, K) weights (K, N)
+        problem = activated(replace(problem, bias=packing.copy_bias(tiles, biases, room.bias)), activation, saved)
+        if x.row_step == x.cols * size and x.cols <= problem.kc and x.rows * x.row_step > state.word(state.L2):
+            problem = with_soon(machine, problem, x.data + problem.mc * x.row_step, 0, x.rows * x.row_step)
+        add(room.queue, gemm(), problem)
+        run_queue(room.queue, threads)
+        release(slot)
+        return link.OK
+
+    return trace.forward(forward, dtype.bitwidth)
+
+
+forward = link.units("forward", FORWARD, _build_forward)
+
+
+# ---- backward
+
+
+def _build_backward(dtype):
+    machine, separate = blocking.machine(dtype), _separate(dtype)
+    naive_backward, transposed_backward, fused_backward = (
+        unit[dtype].call_rare for unit in (naive.backward, transposed.backward, fused.backward))
+    (unpacked, unpacked_unbound), (edge, edge_unbound), (dot_products, dot_unbound) = (
+        (unit[dtype].address, unit[dtype].unbound) for unit in (loops.unpacked_tiles, loops.column_edge_tiles, dot.dot))
+
+    def backward(dvalues, saved, x, weights, dinputs, dweights, dbiases, activation, most_threads):
+        """Compute dinputs, dweights and dbiases, all Matrix; without `saved` the activation is the identity.
+
+        dinputs may be missing. Rows of dvalues, saved and of the results are contiguous, and no result overlaps anything.
+        """
+        size, rows, inputs, neurons = machine.itemsize, x.rows, weights.rows, weights.cols
+        if not backward_fits(dvalues, saved, x, weights, dinputs, dweights, dbiases, size) or not is_contiguous(x, size):
+            return link.REFUSED
+        here = blocking.with_caches(machine)
+        choice = select.backward(here, x, weights, activation)
+        if choice.whole == select.NAIVE:
+            return naive_backward((dvalues, saved, x, weights, dinputs, dweights, dbiases, activation, 1))
+        threads = min(most_threads, blocking.threads(blocking.layer_work(2, rows, inputs, neurons)))
+        if choice.whole == select.TRANSPOSED:
+            if unpacked() == 0:
+                return unpacked_unbound()
+            if dot_products() == 0:
+                return dot_unbound()
+            return transposed_backward((dvalues, saved, x, weights, dinputs, dweights, dbiases, activation, threads))
+        if choice.dweights != select.PACKED and unpacked() == 0:
+            return unpacked_unbound()
+        if dinputs.data != 0 and choice.dinputs == select.DOT and dot_products() == 0:
+            return dot_unbound()
+        if (blocking.has_column_edge(machine, neurons) or blocking.has_column_edge(machine, inputs)) and edge() == 0:
+            return edge_unbound()
+        if choice.whole == select.FUSED:
+            return fused_backward((dvalues, saved, x, weights, dinputs, dweights, dbiases, activation, choice, threads))
+        return separate(dvalues, saved, x, weights, dinputs, dweights, dbiases, activation, choice, threads)
+
+    return trace.backward(backward, dtype.bitwidth)
+
+
+class SeparateMemory(NamedTuple):
+    """Addresses of the memory of a backward pass whose results are products of their own."""
+
+    queue: int
+    weights: int                # micropanels of weights.T, if they are needed
+    dz: int                     # dz of a block of rows
+    packed: int                 # micropanels of dz, or of the edge of x; beyond a dz in place, what tiles read too much
+    dweights: int               # dweights.T of a skinny layer
+    scratch: int
+    end: int
+
+
+@kernel
+def separate_memory(arena, machine, weights, choice, is_packed, rows, threads):
+    """Return the SeparateMemory for blocks of so many rows; is_packed: whether weights.T are."""
+    inputs, neurons = weights.rows, weights.cols
+    queue, arena = take(arena, REGION_BYTES)
+    weights_t, arena = take(arena, packing.packed_bytes(machine, neurons, inputs) if is_packed else 0)
+    dz, arena = take(arena, rows * dz_row_bytes(machine, neurons))
+    if choice.dweights == select.SKINNY:
+        packed, arena = take(arena, packing.edge_bytes(machine, rows, inputs))
+    elif choice.dweights == select.UNPACKED:
+        packed, arena = take(arena, machine.unpacked_width * machine.itemsize)
+    else:
+        packed, arena = take(arena, packing.packed_bytes(machine, rows, neurons))
+    is_skinny = choice.dweights == select.SKINNY
+    dweights, arena = take(arena, skinny.dweights_bytes(machine, inputs, neurons) if is_skinny else 0)
+    scratch, arena = take(arena, threads * scratch_bytes(machine))
+    return SeparateMemory(queue=queue, weights=weights_t, dz=dz, packed=packed, dweights=dweights, scratch=scratch, end=arena)
+
+
+def _separate(dtype):
+    tiles, machine = blocking.tiles(dtype), blocking.machine(dtype)
+    pack, mask = packing.pack[dtype].address, columns.mask[dtype].address
+    gemm, dot_products = loops.gemm[dtype].address, dot.dot[dtype].address
+
+    @kernel
+    def separate(dvalues, saved, x, weights, dinputs, dweights, dbiases, activation, choice, threads):
+        """Compute each result by a product of its own. The batch is gone over in blocks, whose dz stays in L3."""
+        here, size, inputs, neurons = blocking.with_caches(machine), machine.itemsize, x.cols, dvalues.cols
+        by_dot, is_skinny = choice.dinputs == select.DOT, choice.dweights == select.SKINNY
+        is_packed = dinputs.data != 0 and not by_dot
+        dz_row = dz_row_bytes(machine, neurons)
+        block = blocking.dz_rows(dvalues.rows, dz_row)
+        memory, slot = acquire(separate_memory(COUNTING, here, weights, choice, is_packed, block, threads).end)
+        if memory == 0:
+            return link.NO_MEMORY
+        room = separate_memory(memory, here, weights, choice, is_packed, block, threads)
+        begin(room.queue)
+        if is_packed:
+            add(room.queue, pack(), packing.pack_job(machine, transpose_of(weights), room.weights))
+        i = 0
+        while True:                                     # once for an empty batch as well: its dweights are zeros
+            rows, later = min(block, dvalues.rows - i), int(i > 0)
+            x_block = from_row(x, i, rows)                                                      # (rows, K)
+            dz = Matrix(data=room.dz, rows=rows, cols=neurons, row_step=dz_row, col_step=size)  # (rows, N)
+            micropanels = room.packed if choice.dweights == select.PACKED else 0
+            kept = only_if(int(dinputs.data != 0 or micropanels == 0), dz)
+            saved_block = from_row(saved, i, rows) if saved.data != 0 else saved
+            of_dz = mask_job(here, from_row(dvalues, i, rows), activation, saved_block, kept, dbiases.data)
+            add(room.queue, mask(), replace(of_dz, micropanels=micropanels, accumulate=later))
+            barrier(room.queue)
+            if is_skinny:                               # dweights.T (N, K) += dz.T (N, rows) x (rows, K)
+                packing.pack_edge(tiles, x_block, room.packed)
+                of_dweights = skinny.dweights_problem(here, dz, x_block, room.packed, room.dweights, room.scratch, threads)
+            else:                                       # dweights (K, N) += x.T (K, rows) dz (rows, N)
+                right = packed_b(room.packed, rows * size) if micropanels != 0 else unpacked_b(dz, 0)
+                of_dweights = gemm_problem(here, transpose_of(x_block), right, dweights, room.scratch, threads)
+            add(room.queue, gemm(), replace(of_dweights, accumulate=later))
+            if dinputs.data != 0:                       # dinputs (rows, K) = dz (rows, N) weights.T (N, K)
+                right = b_of_weights(machine, weights, by_dot, room.weights)
+                of_dinputs = gemm_problem(here, dz, right, from_row(dinputs, i, rows), room.scratch, threads)
+                add(room.queue, dot_products() if by_dot else gemm(), of_dinputs)
+            run_queue(room.queue, threads)
+            i += rows
+            if i >= dvalues.rows:
+                break
+        if is_skinny:
+            dweights_t = Matrix(data=room.dweights, rows=neurons, cols=inputs, row_step=inputs * size, col_step=size)
+            skinny.transpose(tiles.full, dweights_t, dweights)
+        release(slot)
+        return link.OK
+
+    return separate
+
+
+@kernel
+def b_of_weights(machine, weights, by_dot, micropanels):
+    """Return weights.T as B of the product for dinputs: rows of weights in place for dot products, or micropanels."""
+    if by_dot:
+        return OperandB(data=weights.data, col_step=weights.row_step, row_step=machine.itemsize, edge=0)
+    return packed_b(micropanels, weights.cols * machine.itemsize)
+
+
+backward = link.units("backward", BACKWARD, _build_backward)

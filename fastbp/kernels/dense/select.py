@@ -1,0 +1,119 @@
+"""The choice of an algorithm for each pass of a dense layer, from sizes, strides, dtype and machine alone.
+
+`forward` and `backward` are pure functions. Everything else obeys them: the passes (dense.py) start what they name, and no
+kernel asks again. `python -m fastbp plan BATCH INPUTS NEURONS` prints their answer, and the reason beside each name below.
+"""
+from typing import NamedTuple
+
+from ..._compile.compiler import formula
+from .. import blocking
+from ..elementwise.activations import RELU
+
+
+class Algorithm(NamedTuple):
+    """What `plan` prints of an algorithm."""
+
+    name: str
+    reason: str
+
+
+# The numbers by which compiled code knows the algorithms of ALGORITHMS, in its order.
+NAIVE, SKINNY, UNPACKED, PACKED, DOT, TRANSPOSED, FUSED, SEPARATE = range(8)
+
+ALGORITHMS = (
+    Algorithm("naive", f"up to {blocking.NAIVE_WORK} multiply-adds, tiles and jobs take longer than the arithmetic"),
+    Algorithm("skinny", f"up to {blocking.SKINNY_NEURONS} neurons would leave a tile empty for the most part, so x is read in "
+                        "vectors"),
+    Algorithm("unpacked", "so few rows read B in place in less time than packing it takes"),
+    Algorithm("packed", "every micropanel of B is read often enough to pay for packing it"),
+    Algorithm("dot", "dot products read the rows of weights in place, and packing weights.T would cost more"),
+    Algorithm("transposed", "a row fills few vectors, so vectors hold numbers of many rows"),
+    Algorithm("fused", "the batch is long and dweights stay in the caches, so one pass over memory computes all results"),
+    Algorithm("separate", "the batch is short, or weights outgrow the caches: each result is a product of its own"),
+)
+
+
+class Backward(NamedTuple):
+    """The algorithms of a backward pass: of the whole, and of its two products unless it is NAIVE or TRANSPOSED."""
+
+    whole: int                  # NAIVE, TRANSPOSED, FUSED or SEPARATE
+    dinputs: int                # DOT or PACKED
+    dweights: int               # SKINNY, UNPACKED or PACKED
+
+
+@formula
+def forward(machine, x, weights, activation):
+    """Return the algorithm of y = activation(x @ weights + biases): NAIVE, SKINNY, UNPACKED or PACKED."""
+    if x.rows * x.cols * weights.cols <= blocking.NAIVE_WORK and activation <= RELU:
+        return NAIVE
+    if is_skinny(machine, x, weights.cols):
+        return SKINNY
+    weights_bytes = x.cols * weights.cols * machine.itemsize
+    if is_unpacked(machine, x.rows, weights.cols, weights_bytes) and weights.col_step == machine.itemsize:
+        return UNPACKED
+    return PACKED
+
+
+@formula
+def backward(machine, x, weights, activation):
+    """Return the Backward of dinputs, dweights and dbiases."""
+    dinputs, dweights = dinputs_product(machine, x.rows, weights), dweights_product(machine, x, weights.cols)
+    if x.rows * weights.rows * weights.cols <= blocking.NAIVE_WORK and activation <= RELU:
+        return Backward(whole=NAIVE, dinputs=dinputs, dweights=dweights)
+    if is_transposed(machine, x, weights):
+        return Backward(whole=TRANSPOSED, dinputs=dinputs, dweights=dweights)
+    if is_fused(x.rows, weights.rows * weights.cols * machine.itemsize):
+        # A block's dz is packed for dweights in any case: its rows are read once more, while they are in L2.
+        return Backward(whole=FUSED, dinputs=dinputs, dweights=SKINNY if dweights == SKINNY else PACKED)
+    return Backward(whole=SEPARATE, dinputs=dinputs, dweights=dweights)
+
+
+@formula
+def dinputs_product(machine, rows, weights):
+    """Return the algorithm of so many rows of dinputs = dz @ weights.T: DOT or PACKED."""
+    is_small = rows <= blocking.DOT_ROWS or weights.rows * blocking.DOT_LANES <= machine.lanes
+    is_long = weights.cols >= blocking.DOT_VECTORS * machine.lanes
+    return DOT if is_small and is_long and weights.col_step == machine.itemsize else PACKED
+
+
+@formula
+def dweights_product(machine, x, neurons):
+    """Return the algorithm of dweights = x.T @ dz: SKINNY, UNPACKED or PACKED."""
+    if is_skinny(machine, x, neurons):
+        return SKINNY
+    return UNPACKED if is_unpacked(machine, x.cols, neurons, 0) else PACKED
+
+
+# ---- the rules
+
+
+@formula
+def is_skinny(machine, x, neurons):
+    """Return whether x of a layer with so few neurons is better read in vectors than number by number."""
+    is_wide = x.cols >= blocking.SKINNY_INPUTS * machine.lanes
+    return neurons <= blocking.SKINNY_NEURONS and is_wide and x.col_step == machine.itemsize
+
+
+@formula
+def is_unpacked(machine, rows, cols, far_bytes):
+    """Return whether B is better left in place, for a product of so many rows and columns.
+
+    far_bytes: those of B that were not just written, but lie in memory.
+    """
+    is_far = far_bytes >= machine.l3 // blocking.FAR_L3_PART
+    most_rows = blocking.FAR_UNPACKED_ROWS if is_far else blocking.UNPACKED_ROWS
+    return rows <= most_rows and cols >= machine.unpacked_width
+
+
+@formula
+def is_transposed(machine, x, weights):
+    """Return whether so few numbers make a row that vectors better hold those of many rows, in a backward pass."""
+    if x.cols + weights.cols > blocking.TRANSPOSED_VECTORS * machine.lanes or x.rows < blocking.TRANSPOSED_ROWS:
+        return False
+    return x.col_step == machine.itemsize and weights.col_step == machine.itemsize
+
+
+@formula
+def is_fused(rows, weights_bytes):
+    """Return whether a backward pass goes over the batch once."""
+    return rows >= 4 * blocking.FUSED_PARTITION_ROWS and weights_bytes <= blocking.FUSED_WEIGHTS

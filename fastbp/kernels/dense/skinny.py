@@ -1,0 +1,82 @@
+"""A layer of one to four neurons, whose y and dz would leave a tile empty for the most part: x is what is read in vectors.
+
+forward     y is dot products of the rows of x with the columns of weights
+backward    dweights.T = dz.T @ x, with x in the place of B, as it lies in memory
+"""
+from typing import NamedTuple
+
+from ..._compile import link
+from ..._compile.compiler import kernel
+from .. import blocking
+from ..gemm import dot, packing
+from ..gemm.problem import OperandB, activated, gemm_problem, unpacked_b
+from ..matrix import FORWARD, Matrix, from_col, transposed
+from ..schedule.arena import COUNTING, acquire, release, take
+from ..schedule.queue import REGION_BYTES, run
+from ..schedule.records import replace
+from . import naive
+
+
+class Memory(NamedTuple):
+    """Addresses of a forward pass's memory."""
+
+    queue: int
+    columns: int                # the columns of weights, each a contiguous row
+    bias: int
+    end: int
+
+
+@kernel
+def memory_of(arena, machine, weights):
+    """Return the Memory for Matrix weights (K, N)."""
+    queue, arena = take(arena, REGION_BYTES)
+    columns, arena = take(arena, weights.cols * packing.row_bytes(machine, weights.rows))
+    bias, arena = take(arena, packing.row_bytes(machine, weights.cols))
+    return Memory(queue=queue, columns=columns, bias=bias, end=arena)
+
+
+def _build_forward(dtype):
+    tiles, machine, dot_products = blocking.tiles(dtype), blocking.machine(dtype), dot.dot[dtype].address
+
+    def forward(x, weights, biases, y, saved, activation, threads):
+        """Compute y as passes.forward does, which has checked the arguments. The unit of dot products must be bound."""
+        memory, slot = acquire(memory_of(COUNTING, machine, weights).end)
+        if memory == 0:
+            return link.NO_MEMORY
+        room = memory_of(memory, machine, weights)
+        row_bytes = packing.row_bytes(machine, weights.rows)
+        for j in range(y.cols):
+            packing.copy_row(tiles, transposed(from_col(weights, j)), room.columns + j * row_bytes)
+        columns = OperandB(data=room.columns, col_step=row_bytes, row_step=machine.itemsize, edge=0)
+        problem = gemm_problem(blocking.with_caches(machine), x, columns, y, 0, threads)
+        problem = replace(problem, bias=packing.copy_bias(tiles, biases, room.bias))
+        run(dot_products(), activated(problem, activation, saved), room.queue, threads)
+        release(slot)
+        return link.OK
+
+    return forward
+
+
+forward = link.units("skinny_forward", FORWARD, _build_forward, rare=True)
+
+
+@kernel
+def dweights_bytes(machine, inputs, neurons):
+    """Return the bytes of dweights.T."""
+    return inputs * neurons * machine.itemsize
+
+
+@kernel
+def dweights_problem(machine, dz, x, edge, dweights, scratch, threads):
+    """Return the GemmProblem dweights.T = dz.T @ x; two addresses: of the packed edge of x, and of dweights.T."""
+    size = machine.itemsize
+    c = Matrix(data=dweights, rows=dz.cols, cols=x.cols, row_step=x.cols * size, col_step=size)
+    return gemm_problem(machine, transposed(dz), unpacked_b(x, edge), c, scratch, threads)
+
+
+@kernel
+def transpose(shape, source, target):
+    """Write target = source.T, both Matrix."""
+    for i in range(target.rows):
+        for j in range(target.cols):
+            naive.put(shape, target, i, j, naive.get(shape, source, j, i))

@@ -1,0 +1,151 @@
+"""Micropanels of B over rows of A in Intel's AMX tile registers: bfloat16 products, in the place of loops 2 and 1 of loops.py.
+
+There are eight registers of 16 rows of 64 bytes. Four hold a block of 32 x 32 of C, two 32 rows of A, 16 pairs of bfloat16
+each, and two 16 rows of B, 32 pairs each. One instruction multiplies 16 x 32 by 32 x 16 numbers:
+
+    C (0 1)  +=  A (4)  B (6 7)        the depth is a multiple of 16 pairs, filled up with zeros
+      (2 3)        (5)
+
+(Intel 64 and IA-32 Architectures Software Developer's Manual, volume 1, chapter 18; TDPBF16PS in volume 2.)
+"""
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from ..._compile import link
+from ..._compile.compiler import kernel
+from .. import blocking
+from ..schedule.records import read
+from ..simd import tile
+from ..simd.tile import BYTES
+from ..simd.vector import I8, I64, const
+from .problem import GemmProblem, epilogue
+
+# Rows of a tile register, and bytes of a row.
+ROWS, ROW_BYTES = 16, 64
+
+# The only palette: eight registers of that size.
+PALETTE = 1
+
+VOID, POINTER = ir.VoidType(), I8.as_pointer()
+
+
+def build(which, dtype):
+    """Return the function of loops 2 and 1 of a product for "full" or "column_edge" blocks, as loops.build_micropanels does."""
+    shape = getattr(blocking.tiles(dtype), which)
+    row = shape._replace(rows=1)
+
+    def micropanels(job_address, scratch, copied, i_start, i_end, j_start, j_end, p, p_end):
+        problem = read(job_address, GemmProblem)
+        height, width, size, depth = tile.height(shape), tile.width(shape), tile.itemsize(shape), p_end - p
+        block = room(shape)
+        configure()
+        for j in range(j_start, j_end, width):                                  # LOOP 2: B (KC, NR), C (MC, NR)
+            b = problem.b + j * problem.b_col_step + p * width * size
+            for i in range(i_start, i_end, height):                             # LOOP 1: A (MR, KC), C (MR, NR)
+                a, a_row_step = problem.a + i * problem.a_row_step + p * size, problem.a_row_step
+                c = problem.c + i * problem.c_row_step + j * size
+                if i >= copied:
+                    a, a_row_step = scratch + (i - copied) * depth * size, depth * size
+                multiply(shape, a, a_row_step, b, depth, i_end - i, block)
+                for r in range(min(height, i_end - i)):
+                    acc = tile.load(row, block + r * width * size, 0, 1, width)
+                    epilogue(acc, problem, c + r * problem.c_row_step, 1, j, p, p_end)
+        release()
+        return link.OK
+
+    return micropanels
+
+
+@kernel
+def copy_rows(tiles, shape, problem, scratch, i_start, i_end, p, p_end):
+    """Copy an MC block of A, if its columns are contiguous, by rows; return the first row that is copied."""
+    size, lanes, depth = tile.itemsize(shape), tile.lanes(shape), p_end - p
+    if problem.a_col_step == size:
+        return i_end
+    for k in range(0, depth, lanes):
+        for i in range(i_start, i_end, lanes):
+            address = problem.a + i * size + (p + k) * problem.a_col_step
+            block = tile.load(tiles.square, address, problem.a_col_step, depth - k, problem.rows - i)
+            tile.store(tile.transpose(block), scratch + ((i - i_start) * depth + k) * size, depth * size, lanes, depth - k)
+    return i_start
+
+
+# ---- instructions
+
+
+def _instruction(b, name, *arguments):
+    signature = ir.FunctionType(VOID, [a.type for a in arguments])
+    b.call(cgutils.get_or_insert_function(b.module, signature, f"llvm.x86.{name}"), arguments)
+
+
+def _load(b, register, address, stride):
+    _instruction(b, "tileloadd64", I8(register), b.inttoptr(address, POINTER), stride)
+
+
+@intrinsic
+def configure(typing_context):
+    """Give this thread eight whole tile registers; a thread that does not release them again slows down everything else."""
+    def generate(c, b, sig, args):
+        registers = 8
+        words = bytearray(64)
+        words[0] = PALETTE
+        words[16:16 + 2 * registers] = ROW_BYTES.to_bytes(2, "little") * registers
+        words[48:48 + registers] = bytes([ROWS]) * registers
+        config = cgutils.global_constant(b, "tile_config", cgutils.make_bytearray(words))
+        _instruction(b, "ldtilecfg", b.bitcast(config, POINTER))
+        return c.get_dummy_value()
+    return types.void(), generate
+
+
+@intrinsic
+def release(typing_context):
+    """Give the tile registers back."""
+    def generate(c, b, sig, args):
+        _instruction(b, "tilerelease")
+        return c.get_dummy_value()
+    return types.void(), generate
+
+
+@intrinsic
+def room(typing_context, shape):
+    """Return the address of memory for a block of that shape, on the stack."""
+    def generate(c, b, sig, args):
+        return b.ptrtoint(cgutils.alloca_once(b, ir.ArrayType(I8, shape.rows * shape.vecs * shape.lanes * shape.size)), I64)
+    return BYTES(shape), generate
+
+
+@intrinsic
+def multiply(typing_context, shape, a, a_row, b_address, depth, rows, block):
+    """Write A B to the address `block`: A by rows a_row bytes apart, B a micropanel; for few rows only the upper half."""
+    def generate(c, b, sig, args):
+        halves = shape.vecs * shape.lanes * shape.size // ROW_BYTES
+        with b.if_else(b.icmp_signed(">", args[5], const(ROWS))) as (more, few):
+            with more:
+                _multiply(b, 2, halves, *args[1:5], args[6])
+            with few:
+                _multiply(b, 1, halves, *args[1:5], args[6])
+        return c.get_dummy_value()
+    return types.void(shape, *[BYTES] * 6), generate
+
+
+def _multiply(b, high, wide, a, a_row, b_address, depth, block):
+    b_row = const(wide * ROW_BYTES)
+    lower = [b.mul(a_row, const(ROWS * i)) for i in range(high)]
+    for i in range(high):
+        for j in range(wide):
+            _instruction(b, "tilezero", I8(2 * i + j))
+    with cgutils.for_range(b, b.sdiv(depth, const(ROWS))) as step:
+        a = b.add(a, b.mul(step.index, const(ROW_BYTES)))
+        b_address = b.add(b_address, b.mul(step.index, const(ROWS * wide * ROW_BYTES)))
+        for i in range(high):
+            _load(b, 4 + i, b.add(a, lower[i]), a_row)
+            for j in range(wide):
+                if i == 0:
+                    _load(b, 6 + j, b.add(b_address, const(j * ROW_BYTES)), b_row)
+                _instruction(b, "tdpbf16ps", I8(2 * i + j), I8(4 + i), I8(6 + j))
+    for i in range(high):
+        for j in range(wide):
+            corner = b.add(block, const((ROWS * i * wide + j) * ROW_BYTES))
+            _instruction(b, "tilestored64", I8(2 * i + j), b.inttoptr(corner, POINTER), b_row)

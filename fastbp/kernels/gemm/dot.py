@@ -1,0 +1,69 @@
+"""C = A B.T by dot products: A and B are both read along their contiguous rows, and nothing is packed.
+
+For few rows, where packing B would cost more than the product, and for few columns, of which a tile would be empty for the
+most part. A tile holds one vector of partial sums for each of its rows x vecs elements of C; the lanes are added up at
+the end.
+"""
+from ..._compile import link
+from ..._compile.compiler import kernel
+from .. import blocking
+from ..elementwise import activations
+from ..schedule.queue import TASK
+from ..schedule.records import read
+from ..simd import tile
+from .problem import GemmProblem, activate_block, block_of
+
+
+def _build(dtype):
+    tiles, machine = blocking.tiles(dtype), blocking.machine(dtype)
+    activate, row_edge = activations.activate[dtype].address, blocking.row_edge(tiles.full)
+
+    def dot(job_address, worker, task):
+        """Compute a block of a GemmProblem whose OperandB is B in place: row j of B is column j of B.T."""
+        problem, here = read(job_address, GemmProblem), blocking.with_caches(machine)
+        i, i_end, j, j_end = block_of(problem, task)
+        if j_end - j == 1:
+            multiply(here, tiles.column_edge, problem, i, i_end, j, j_end)
+        elif i_end - i <= tile.height(tiles.unpacked):
+            multiply(here, tiles.unpacked, problem, i, i_end, j, j_end)
+        else:
+            i_edge = i_end - blocking.row_edge_rows(tile.height(tiles.full), i_end - i)
+            multiply(here, tiles.full, problem, i, i_edge, j, j_end)
+            multiply(here, row_edge, problem, i_edge, i_end, j, j_end)
+        activate_block(tiles, problem, activate(), i, i_end, j, j_end)
+        return link.OK
+
+    return dot
+
+
+dot = link.units("dot", TASK, _build, rare=True)
+
+
+@kernel
+def multiply(machine, shape, problem, i_start, i_end, j_start, j_end):
+    """Compute a block of C. Rows of B stay in L2 while all of A goes over them, and a tile's rows of A in L1."""
+    size, height, columns = tile.itemsize(shape), tile.height(shape), tile.width(shape) // tile.lanes(shape)
+    block = blocking.dot_block(machine, columns, problem.depth * size)
+    for j_block in range(j_start, j_end, block):                            # B (block, K)
+        for i in range(i_start, i_end, height):                             # A (MR, K)
+            a, a_offsets = problem.a + i * problem.a_row_step, tile.row_offsets(shape, problem.a_row_step, i_end - i)
+            for j in range(j_block, min(j_block + block, j_end), columns):  # C (MR, columns)
+                b, b_offsets = problem.b + j * problem.b_col_step, tile.column_offsets(shape, problem.b_col_step, j_end - j)
+                acc = tile.zeros(shape)
+                for p in range(0, problem.depth, tile.lanes(shape)):
+                    acc = tile.inner(acc, a + p * size, a_offsets, b + p * size, b_offsets, problem.depth - p)
+                tile.store_sums(acc, problem.c + i * problem.c_row_step + j * size, problem.c_row_step, i_end - i, j_end - j)
+    if problem.bias != 0 or problem.relu != 0:
+        finish(shape, problem, i_start, i_end, j_start, j_end)
+
+
+@kernel
+def finish(shape, problem, i_start, i_end, j_start, j_end):
+    """Add the bias to what was stored, and apply the ReLU."""
+    for i in range(i_start, i_end):
+        for j in range(j_start, j_end):
+            address = problem.c + i * problem.c_row_step + j * tile.itemsize(shape)
+            z = tile.load_scalar(shape, address)
+            if problem.bias != 0:
+                z += tile.load_scalar(shape, problem.bias + j * tile.itemsize(shape))
+            tile.store_scalar(shape, address, tile.zero(shape) if problem.relu != 0 and z <= 0 else z)

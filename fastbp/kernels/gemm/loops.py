@@ -1,0 +1,195 @@
+"""The loops of one product, C (+)= A B, cut so that what is used again stays in a cache.
+
+    LOOP 5  NC blocks      columns of B and C that stay in L3; one for each task
+    LOOP 4  KC blocks      a micropanel of B stays in L2; C is kept in memory between two blocks
+    LOOP 3  MC blocks      rows of A and C that stay in L2 while all micropanels of B go over them; independent of each other
+    LOOP 2  NR columns     a micropanel of B, and as many columns of C; independent of each other
+    LOOP 1  MR rows        a tile of C in registers; independent of each other
+    microkernel            rank-1 updates of the tile, one for each row of the micropanel
+
+Loops and their numbers are those of Goto and van de Geijn (Anatomy of high-performance matrix multiplication, ACM TOMS 34,
+2008) and of BLIS. Tasks split C over rows and columns into a grid of task_rows x task_cols, never over K: an element of C is
+always summed in the same order.
+
+Sums go in chains of blocking.CHAIN terms, as long sums of one term after another round worse than OpenBLAS's.
+"""
+from functools import partial
+
+from numba import types
+
+from ..._compile import link
+from ..._compile.compiler import inlined, kernel
+from .. import blocking
+from ..elementwise import activations
+from ..schedule.queue import TASK
+from ..schedule.records import read
+from ..simd import tile
+from . import amx, packing
+from .packing import copied_tile_bytes, row_edge_rows
+from .problem import PACKED, GemmProblem, activate_block, block_of, epilogue, prefetch_share, scratch_bytes
+
+DTYPES = *link.FLOATS, tile.BFLOAT16
+
+# (address of the problem, scratch, first copied row, i_start, i_end, j_start, j_end, p, p_end) -> status
+SIGNATURE = types.intp(*[types.intp] * 9)
+
+
+# ---- loops 5, 4 and 3
+
+
+def _build(dtype):
+    tiles, machine = blocking.tiles(dtype), blocking.machine(dtype)
+    mc_block = _mc_block(dtype)
+    activate = activations.activate[dtype if dtype in link.FLOATS else link.FLOATS[0]].address
+
+    def gemm(job_address, worker, task):
+        problem = read(job_address, GemmProblem)                                # A (M, K), B (K, N), C (M, N)
+        scratch = problem.scratch + worker * scratch_bytes(blocking.with_caches(machine))
+        i_start, i_end, j_start, j_end = block_of(problem, task)                # LOOP 5: C (task_rows, NC)
+        for p in range(0, max(1, problem.depth), problem.kc):                   # LOOP 4: A (·, KC), B (KC, NC); once for K = 0
+            for i in range(i_start, i_end, problem.mc):                         # LOOP 3: A (MC, KC), C (MC, NC)
+                p_end, end = min(p + problem.kc, problem.depth), min(i + problem.mc, i_end)
+                mc_block(job_address, scratch, i, end, j_start, j_end, p, p_end)
+                if p_end == problem.depth:
+                    activate_block(tiles, problem, activate(), i, end, j_start, j_end)
+        return link.OK
+
+    return gemm
+
+
+def _mc_block(dtype):
+    tiles, machine = blocking.tiles(dtype), blocking.machine(dtype)
+    full, column_edge = _full[dtype].address, column_edge_tiles[dtype].address
+    copy_rows = amx.copy_rows if blocking.by_amx(dtype) else packing.copy_rows
+
+    @kernel
+    def packed_block(job_address, scratch, i, i_end, j, j_end, p, p_end):
+        """Multiply rows i … i_end of A by micropanels for the widest tiles that fit."""
+        copied = copy_rows(tiles, tiles.full, read(job_address, GemmProblem), scratch, i, i_end, p, p_end)
+        edge = blocking.column_edge(machine, j, j_end)
+        link.call(full(), (job_address, scratch, copied, i, i_end, j, min(edge, j_end), p, p_end))
+        if edge < j_end:
+            link.call(column_edge(), (job_address, scratch, copied, i, i_end, edge, j_end, p, p_end))
+
+    if dtype not in unpacked_tiles:
+        return packed_block
+    unpacked = unpacked_tiles[dtype].address
+
+    @kernel
+    def mc_block(job_address, scratch, i, i_end, j, j_end, p, p_end):
+        """Multiply rows i … i_end of A by a B that is packed or in place."""
+        problem = read(job_address, GemmProblem)
+        if problem.b_row_step == PACKED:
+            packed_block(job_address, scratch, i, i_end, j, j_end, p, p_end)
+        else:
+            copied = copy_rows(tiles, tiles.unpacked, problem, scratch, i, i_end, p, p_end)
+            link.call(unpacked(), (job_address, scratch, copied, i, i_end, j, j_end, p, p_end))
+
+    return mc_block
+
+
+# ---- loops 2 and 1
+
+
+def build_micropanels(which, dtype):
+    """Return the function of loops 2 and 1 for tiles of one kind: "full", "column_edge" or "unpacked"."""
+    shape, is_unpacked = getattr(blocking.tiles(dtype), which), which == "unpacked"
+    row_edge, has_chains = blocking.row_edge(shape), dtype in link.FLOATS and not is_unpacked
+    row_tiles, chained_row_tiles = _row_tiles(is_unpacked, False), _row_tiles(is_unpacked, True)
+
+    def micropanels(job_address, scratch, copied, i_start, i_end, j_start, j_end, p, p_end):
+        """Multiply rows i_start … i_end of A, from row `copied` on in scratch, by B from column j_start to j_end.
+
+        Only unpacked-B tiles have B in place, and their rows of A are always copied.
+        """
+        problem = read(job_address, GemmProblem)
+        width, size = tile.width(shape), tile.itemsize(shape)
+        i_edge = i_end - row_edge_rows(shape, problem, i_end - i_start)
+        for j in range(j_start, j_end, width):                                  # LOOP 2: B (KC, NR), C (MC, NR)
+            b, b_step = problem.b + j * problem.b_col_step, problem.b_row_step
+            is_packed = not is_unpacked or (problem.b_edge != 0 and problem.cols - j < width)
+            if is_packed:
+                b, b_step = problem.b_edge if is_unpacked else b, width * size
+            b += p * b_step
+            if has_chains and p_end - p > blocking.CHAIN:
+                chained_row_tiles(shape, problem, scratch, copied, i_start, i_edge, j, p, p_end, b, b_step, is_packed)
+                if row_edge != shape:
+                    chained_row_tiles(row_edge, problem, scratch, copied, i_edge, i_end, j, p, p_end, b, b_step, is_packed)
+            else:
+                row_tiles(shape, problem, scratch, copied, i_start, i_edge, j, p, p_end, b, b_step, is_packed)
+                if row_edge != shape:
+                    row_tiles(row_edge, problem, scratch, copied, i_edge, i_end, j, p, p_end, b, b_step, is_packed)
+        return link.OK
+
+    return micropanels
+
+
+def _row_tiles(is_unpacked, has_chains):
+    @inlined
+    def row_tiles(shape, problem, scratch, copied, i_start, i_end, j, p, p_end, b, b_step, is_packed):
+        """Compute the tiles of rows i_start … i_end in one micropanel. Chains are added up in C, which stays in L1."""
+        height, width, size, depth = tile.height(shape), tile.width(shape), tile.itemsize(shape), p_end - p
+        rows = tile.in_registers(tile.multiples(shape, problem.a_row_step))
+        chain = blocking.even_block(depth, blocking.CHAIN, blocking.UNROLL) if has_chains else depth
+        a, copy = problem.a + i_start * problem.a_row_step + p * size, scratch
+        c = problem.c + i_start * problem.c_row_step + j * size
+        for i in range(i_start, i_end, height):                                 # LOOP 1: A (MR, KC), C (MR, NR)
+            if depth > blocking.SHALLOW_K:
+                tile.prefetch(shape, c, problem.c_row_step)
+            if problem.soon_bytes > 0:
+                tiles_before = i // height * blocking.blocks(problem.cols, width) + j // width
+                prefetch_share(problem, tiles_before * problem.soon_bytes)
+            in_place = not is_unpacked and i < copied
+            if has_chains:
+                for q in range(p, p_end, chain):
+                    steps, done = min(chain, p_end - q), q - p
+                    acc = multiplied(shape, steps, a + done * size, rows, copy + done * height * size, in_place,
+                                     b + done * b_step, b_step, is_packed)
+                    epilogue(acc, problem, c, i_end - i, j, q, q + steps)
+            else:
+                acc = multiplied(shape, depth, a, rows, copy, in_place, b, b_step, is_packed)
+                epilogue(acc, problem, c, i_end - i, j, p, p_end)
+            if in_place:
+                a += height * problem.a_row_step
+            else:
+                copy += copied_tile_bytes(shape, depth)
+            c += height * problem.c_row_step
+
+    @inlined
+    def multiplied(shape, steps, a, rows, copy, in_place, b, b_step, is_packed):
+        """Return a tile of A B, of A in place or copied, and of B in a micropanel or in place."""
+        height, width, size = tile.height(shape), tile.width(shape), tile.itemsize(shape)
+        acc, copied_rows = tile.zeros(shape), tile.multiples(shape, size)
+        if not is_unpacked and in_place:
+            return microkernel(acc, steps, a, rows, size, b, width * size)
+        if not is_unpacked or is_packed:
+            return microkernel(acc, steps, copy, copied_rows, height * size, b, width * size)
+        return microkernel(acc, steps, copy, copied_rows, height * size, b, b_step)
+
+    return row_tiles
+
+
+@inlined
+def microkernel(acc, depth, a, rows, a_step, b, b_step):
+    """Return acc + A B. Steps that are constants where this is inlined are constants in its loop."""
+    for _ in range(depth // blocking.UNROLL):
+        for _ in range(blocking.UNROLL):
+            acc = tile.rank1(acc, a, rows, b)                                   # acc (MR, NR) += A (MR, 1) B (1, NR)
+            a += a_step
+            b += b_step
+    for _ in range(depth % blocking.UNROLL):
+        acc = tile.rank1(acc, a, rows, b)
+        a += a_step
+        b += b_step
+    return acc
+
+
+def _build_tiles(which, dtype):
+    return (amx.build if blocking.by_amx(dtype) else build_micropanels)(which, dtype)
+
+
+# Rare are column-edge tiles, which blocking.has_column_edge tells, and unpacked-B tiles.
+_full = link.units("full", SIGNATURE, partial(_build_tiles, "full"), DTYPES)
+column_edge_tiles = link.units("column_edge", SIGNATURE, partial(_build_tiles, "column_edge"), DTYPES, rare=True)
+unpacked_tiles = link.units("unpacked", SIGNATURE, partial(build_micropanels, "unpacked"), rare=True)
+gemm = link.units("gemm", TASK, _build, DTYPES)

@@ -1,0 +1,161 @@
+"""One matrix product, C (+)= A B, with what happens to C on its way out. Forward, dinputs and dweights all are one.
+
+A is read one element at a time: in place where its rows are contiguous (x in the forward pass, dz for dinputs), from a copy
+where its columns are (x.T for dweights). B is read in vectors: packed in micropanels (packing.py), or in place where its rows
+are contiguous.
+"""
+from typing import NamedTuple
+
+from ..._compile import link
+from ..._compile.compiler import formula, inlined, kernel
+from .. import blocking
+from ..elementwise.activations import IDENTITY, RELU
+from ..matrix import Matrix
+from ..schedule.arena import ALIGNMENT
+from ..schedule.records import replace
+from ..simd import tile
+from ..simd.vector import CACHE_LINE
+
+# In place of the distance of two rows of B: B is packed. No distance has this value, though one may be 0.
+PACKED = -1 << 63
+
+
+class OperandB(NamedTuple):
+    """B, packed or in place: an address, and strides in bytes.
+
+    Tiles read whole rows of a B in place. `edge` is the address of a micropanel of the last columns, which do not fill a tile
+    (packing.pack_edge); 0 where B may be read beyond its rows.
+    """
+
+    data: int
+    col_step: int               # bytes from one column to the next
+    row_step: int               # bytes from one row to the next, or PACKED
+    edge: int
+
+
+class GemmProblem(NamedTuple):
+    """The job of C (+)= A B, A (M, K), B (K, N), C (M, N), with bias and activation. A task is a block of C.
+
+    Addresses are 0 where there is nothing; strides are in bytes.
+    """
+
+    tasks: int
+    rows: int                   # M
+    cols: int                   # N
+    depth: int                  # K
+    a: int
+    a_row_step: int
+    a_col_step: int             # this or a_row_step is the size of an element
+    b: int                      # as in OperandB
+    b_col_step: int
+    b_row_step: int
+    b_edge: int
+    c: int
+    c_row_step: int
+    accumulate: int             # 1: add to what is in C
+    bias: int                   # the address of N numbers, filled up to whole tiles
+    task_rows: int              # rows of a task's block of C
+    task_cols: int              # columns of a task's block of C
+    kc: int                     # K of a KC block
+    mc: int                     # rows of an MC block
+    scratch: int                # scratch_bytes for each worker, for copies of A
+    relu: int                   # 1: apply a ReLU in registers
+    activation: int             # an activation beyond the ReLU, for rows that a task has finished
+    saved: int                  # where the activation's derivative goes
+    saved_row_step: int
+    soon: int                   # memory that is needed after this product, from which each tile prefetches its share
+    soon_too: int               # another stretch of it
+    soon_bytes: int             # bytes of a tile's share
+
+
+@formula
+def packed_b(micropanels, col_step):
+    """Return the OperandB of micropanels at an address."""
+    return OperandB(data=micropanels, col_step=col_step, row_step=PACKED, edge=0)
+
+
+@formula
+def unpacked_b(matrix, edge):
+    """Return the OperandB of a Matrix in place, with the address of its edge or 0."""
+    return OperandB(data=matrix.data, col_step=matrix.col_step, row_step=matrix.row_step, edge=edge)
+
+
+@formula
+def scratch_bytes(machine):
+    """Return the bytes of a copied MC block: the most that blocking.cut chooses, and what copy_columns writes beyond a tile."""
+    return blocking.most_mc_bytes(machine) + blocking.blocks(blocking.TASK_ROWS, machine.unpacked_height) * ALIGNMENT
+
+
+@formula
+def gemm_problem(machine, a, b, c, scratch, threads):
+    """Return the GemmProblem of Matrix a (M, K), OperandB b and Matrix c (M, N), whose rows are contiguous."""
+    cut = blocking.cut(machine, a, c.cols, b.row_step == PACKED)
+    grid = blocking.grid(machine, c.rows, c.cols, threads, a.col_step != machine.itemsize)
+    task_cols = grid.cols
+    if b.row_step != PACKED:
+        task_cols = blocking.round_up(task_cols, machine.unpacked_width)
+    tasks = blocking.blocks(c.rows, grid.rows) * blocking.blocks(c.cols, task_cols)
+    return GemmProblem(tasks=tasks, rows=c.rows, cols=c.cols, depth=a.cols,
+                       a=a.data, a_row_step=a.row_step, a_col_step=a.col_step,
+                       b=b.data, b_col_step=b.col_step, b_row_step=b.row_step, b_edge=b.edge,
+                       c=c.data, c_row_step=c.row_step, accumulate=0, bias=0,
+                       task_rows=grid.rows, task_cols=task_cols, kc=cut.kc, mc=cut.mc, scratch=scratch,
+                       relu=0, activation=IDENTITY, saved=0, saved_row_step=0, soon=0, soon_too=0, soon_bytes=0)
+
+
+@kernel
+def activated(problem, activation, saved):
+    """Return the problem with an activation of C, and the Matrix, if there is one, for what that saves."""
+    return replace(problem, relu=int(activation == RELU), activation=activation if activation > RELU else IDENTITY,
+                   saved=saved.data, saved_row_step=saved.row_step)
+
+
+@kernel
+def with_soon(machine, problem, soon, soon_too, size):
+    """Return the problem that prefetches `size` bytes at each of two addresses while it multiplies; 0: at none."""
+    tiles = blocking.blocks(problem.rows, machine.height) * blocking.blocks(problem.cols, machine.width)
+    return replace(problem, soon=soon, soon_too=soon_too, soon_bytes=size // max(1, tiles))
+
+
+@kernel
+def block_of(problem, task):
+    """Return (first row, end, first column, end) of a task's block of C."""
+    row_tasks = blocking.blocks(problem.rows, problem.task_rows)
+    i, j = task % row_tasks * problem.task_rows, task // row_tasks * problem.task_cols
+    return i, min(i + problem.task_rows, problem.rows), j, min(j + problem.task_cols, problem.cols)
+
+
+@kernel
+def activate_block(tiles, problem, activate, i, i_end, j, j_end):
+    """Apply the activation beyond the ReLU to a block of C that is complete, by the unit at the address `activate`."""
+    if problem.activation != IDENTITY:
+        size = tile.itemsize(tiles.full)
+        y = Matrix(data=problem.c + i * problem.c_row_step + j * size, rows=i_end - i, cols=j_end - j,
+                   row_step=problem.c_row_step, col_step=size)
+        at = problem.saved + i * problem.saved_row_step + j * size if problem.saved != 0 else 0
+        saved = Matrix(data=at, rows=y.rows, cols=y.cols, row_step=problem.saved_row_step, col_step=size)
+        link.call(activate, (problem.activation, y, saved))
+
+
+@inlined
+def prefetch_share(problem, start):
+    """Ask for a tile's share of the memory that is needed soon, which would else be waited for."""
+    for offset in range(start, start + problem.soon_bytes, CACHE_LINE):
+        if problem.soon != 0:
+            tile.fetch(problem.soon + offset)
+        if problem.soon_too != 0:
+            tile.fetch(problem.soon_too + offset)
+
+
+@inlined
+def epilogue(acc, problem, c, rows, j, p, p_end):
+    """Add what is in C already, and after the last KC block bias and ReLU, then store the tile."""
+    cols = problem.cols - j
+    if p > 0 or problem.accumulate != 0:
+        acc = acc + tile.load(acc, c, problem.c_row_step, rows, cols)
+    if p_end >= problem.depth:
+        if problem.bias != 0:
+            acc = tile.add_row(acc, problem.bias + j * tile.itemsize(acc))
+        if problem.relu != 0:
+            acc = tile.relu(acc)
+    tile.store(acc, c, problem.c_row_step, rows, cols)

@@ -1,0 +1,1 @@
+"""Jobs: records, scratch memory, the queue and its threads."""

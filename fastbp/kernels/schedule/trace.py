@@ -1,0 +1,212 @@
+"""The events of an active profile: one for each pass, each queue of tasks that it runs, and each task.
+
+A log is a Header in a cache line of its own, and the events. Where no profile is active all of this is a look at one word.
+"""
+import sys
+import time
+from typing import NamedTuple
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from ..._compile import link
+from ..._compile.compiler import inlined, kernel
+from ..._runtime import state
+from ..simd.vector import CACHE_LINE
+from .arena import copy, exchange, fetch_add, load
+from .records import FIELD_BYTES, offset, record_type, write
+
+# The kinds of events that are not tasks.
+FORWARD, BACKWARD, RELU, DINPUTS, UPDATE, QUEUE = range(1, 7)
+
+# The first words of a job, or a Call, that an event keeps.
+WORDS = 16
+
+_WORD, _POINTER = ir.IntType(64), ir.IntType(64).as_pointer()
+
+
+class Header(NamedTuple):
+    """The first words of a log."""
+
+    count: int                  # events so far, also those that found no room
+    capacity: int               # events that there is room for
+
+
+class Event(NamedTuple):
+    """The first words of an event. The words of its job follow, from the next cache line on."""
+
+    work: int                   # FORWARD … QUEUE, or the address of the task's unit
+    queue: int                  # the address of the queue that the task stood in; 0: it is one inside another task
+    thread: int                 # as Python's threading.get_ident
+    start: int                  # nanoseconds of `clock`
+    task: int                   # the number of the task, of a QUEUE the number of threads
+    end: int                    # nanoseconds of `clock`; 0 while the event is being written
+
+
+class Call(NamedTuple):
+    """The words of a pass."""
+
+    rows: int                   # of an update: those of the batch that dweights are computed of, 0 if they are given
+    inputs: int                 # of the layer; of a ReLU: 1; of an update: the number of parameters
+    neurons: int                # of the layer; of an update: 1
+    precision: int              # bits of a factor of its products
+    activation: int             # of an update: the arrays that the optimiser keeps beside the parameters
+    weights: int                # the address of the layer's weights
+    dinputs: int                # the address of dinputs; 0: not wanted
+    dinputs_bytes: int          # the size of dinputs
+
+
+class Begun(NamedTuple):
+    """The beginning of an event."""
+
+    log: int                    # the address of the active profile's log; 0: there is none
+    start: int                  # nanoseconds of `clock`
+
+
+# The bytes before the first event: the Header's cache line.
+LOG_BYTES = CACHE_LINE
+
+# The bytes of an event before the words of its job: the Event's cache line.
+_WORDS_AT = CACHE_LINE
+EVENT_BYTES = _WORDS_AT + FIELD_BYTES * WORDS
+
+_COUNT, _CAPACITY, _END = offset(Header, "count"), offset(Header, "capacity"), offset(Event, "end")
+
+
+@kernel
+def begin():
+    """Return what has Begun: zeros where no profile is active."""
+    log = state.word(state.PROFILE)
+    return Begun(log=log, start=link.call(_clock(), (log,)) if log != 0 else 0)
+
+
+@kernel
+def finish(begun, work, queue, task, words):
+    """Record an event, whose job lies at the address `words`, if a profile was active when it began."""
+    if begun.log != 0:
+        link.call(_record(), (begun.log, work, queue, task, begun.start, words))
+
+
+@kernel
+def finish_pass(begun, work, call):
+    """Record a pass, if a profile was active when it began."""
+    if begun.log != 0:
+        link.call(_record(), (begun.log, work, 0, 0, begun.start, in_memory(call)))
+
+
+def bind():
+    """Compile what an active log needs."""
+    for unit in _units:
+        unit.bind()
+
+
+# ---- the units of passes, which record themselves
+
+
+def forward(run, precision):
+    """Return the unit of a forward pass that `run` computes."""
+    run = inlined(run)
+
+    def recorded(x, weights, biases, y, slope, activation, most_threads):
+        begun = begin()
+        status = run(x, weights, biases, y, slope, activation, most_threads)
+        if status == link.OK:
+            call = Call(rows=x.rows, inputs=x.cols, neurons=y.cols, precision=precision, activation=activation,
+                        weights=weights.data, dinputs=0, dinputs_bytes=0)
+            finish_pass(begun, FORWARD, call)
+        return status
+
+    return recorded
+
+
+def backward(run, precision):
+    """Return the unit of a backward pass that `run` computes."""
+    run = inlined(run)
+
+    def recorded(dvalues, s, x, weights, dinputs, dweights, dbiases, activation, most_threads):
+        begun = begin()
+        status = run(dvalues, s, x, weights, dinputs, dweights, dbiases, activation, most_threads)
+        if status == link.OK:
+            call = Call(rows=x.rows, inputs=x.cols, neurons=dvalues.cols, precision=precision, activation=activation,
+                        weights=weights.data, dinputs=dinputs.data, dinputs_bytes=dinputs.rows * dinputs.row_step)
+            finish_pass(begun, BACKWARD, call)
+        return status
+
+    return recorded
+
+
+@intrinsic
+def in_memory(typing_context, record):
+    """Return the address of a copy of a record, followed by zeros up to WORDS, that lasts until the function returns."""
+    fields = record_type(record.instance_class)
+
+    def generate(context, builder, signature, args):
+        room = ir.ArrayType(_WORD, max(WORDS, len(fields)))
+        memory = cgutils.alloca_once(builder, room)
+        builder.store(ir.Constant(room, None), memory)
+        for i, (given, field) in enumerate(zip(record, fields, strict=True)):
+            value = context.cast(builder, builder.extract_value(args[0], i), given, field)
+            word = builder.gep(memory, [_WORD(0), _WORD(i)], inbounds=True)
+            builder.store(value, builder.bitcast(word, value.type.as_pointer()))
+        return builder.ptrtoint(memory, _WORD)
+    return types.intp(record), generate
+
+
+# ---- the log
+
+
+@intrinsic
+def _now(typing_context):
+    """Return nanoseconds of time.CLOCK_MONOTONIC; on Windows, ticks of the performance counter."""
+    def generate(context, builder, signature, args):
+        memory = cgutils.alloca_once(builder, ir.ArrayType(_WORD, 2))
+        pointer = builder.bitcast(memory, _POINTER)
+        if sys.platform == "win32":
+            _call_external(builder, "QueryPerformanceCounter", ir.IntType(32), [pointer])
+            return builder.load(pointer)
+        clock = ir.IntType(32)(time.CLOCK_MONOTONIC)
+        _call_external(builder, "clock_gettime", ir.IntType(32), [clock, pointer])
+        seconds, fraction = (builder.load(builder.gep(pointer, [_WORD(i)])) for i in range(2))
+        return builder.add(builder.mul(seconds, _WORD(1_000_000_000)), fraction)
+    return types.intp(), generate
+
+
+@intrinsic
+def thread(typing_context):
+    """Return the number of this thread."""
+    def generate(context, builder, signature, args):
+        if sys.platform == "win32":
+            return builder.zext(_call_external(builder, "GetCurrentThreadId", ir.IntType(32), []), _WORD)
+        return _call_external(builder, "pthread_self", _WORD, [])
+    return types.intp(), generate
+
+
+def _call_external(builder, name, result, arguments):
+    function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, [a.type for a in arguments]), name)
+    return builder.call(function, arguments)
+
+
+def _build_clock():
+    def clock(log):
+        return _now()
+    return clock
+
+
+def _build_record():
+    def record(log, work, queue, task, start, words):
+        end = _now()
+        number = fetch_add(log + _COUNT, 1)
+        if number < load(log + _CAPACITY):
+            event = log + LOG_BYTES + number * EVENT_BYTES
+            copy(event + _WORDS_AT, words, FIELD_BYTES * WORDS)
+            write(event, Event(work=work, queue=queue, thread=thread(), start=start, task=task, end=0))
+            exchange(event + _END, end)
+        return link.OK
+    return record
+
+
+_units = (link.Unit("clock", None, types.intp(types.intp), _build_clock, rare=True),
+          link.Unit("record", None, types.intp(*[types.intp] * 6), _build_record, rare=True))
+_clock, _record = (unit.address for unit in _units)

@@ -1,0 +1,1 @@
+"""Registers: LLVM IR for vectors and tiles."""

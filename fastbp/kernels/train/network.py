@@ -1,0 +1,85 @@
+"""A network in memory, as training steps find it: records that the caller writes and keeps alive."""
+from typing import NamedTuple
+
+from ..schedule.records import layout
+
+
+class Layer(NamedTuple):
+    """A dense layer, or a dropout of the layer before. Fields that a kind of layer does not need are 0."""
+
+    inputs: int                 # how many
+    neurons: int
+    activation: int             # its number in activations.py
+    forward: int                # the address of its unit of the forward pass
+    backward: int               # the address of dense.backward, or where there is a product, of dinputs.backward_inputs
+    weights: int                # the address of weights (inputs, neurons)
+    biases: int                 # the address of biases (1, neurons); 0: there are none
+    dweights: int               # the address of dweights (inputs, neurons) of the first shard
+    dbiases: int                # the address of dbiases (1, neurons) of the first shard
+    y: int                      # the address of a batch's outputs (rows, neurons)
+    saved: int                  # the address of gelu's derivatives (rows, neurons); 0: not needed
+    dvalues: int                # the address of the gradient with respect to y; y itself where that is no longer needed then
+    least: int                  # rate * 2**63 of a dropout (dropout.py); -1: a dense layer
+    factor: float               # 1 / (1 - rate) of a dropout
+    dz: int                     # the address of a batch's dz in panels, where dweights are not kept, but computed in blocks
+    product: int                # the address of room for the GemmProblem of these dweights (dweights.py)
+    row_block: int              # the rows of a block of these dweights
+
+
+LAYER_BYTES = layout(Layer).itemsize
+
+
+class Training(NamedTuple):
+    """A network, its data, its optimiser, and how far it is: addresses, and sizes in elements."""
+
+    layers: int                 # the address of the Layer records
+    count: int                  # layers
+    first: int                  # the first layer whose inputs need no gradient
+    upper: int                  # a call does these layers' backward, from upper - 1 down to lower; with upper == count also
+    lower: int                  # all that is before it, and with lower == 0 what follows (training.py)
+    inputs: int                 # of the network
+    work: int                   # multiply-adds of a forward pass of a row
+    rows: int                   # of the data
+    batch: int                  # rows of a batch, at most
+    x: int                      # the address of the data (rows, inputs)
+    x_row: int                  # bytes from one row of x to the next
+    order: int                  # the address of the rows' 64-bit numbers in the order to take them; 0: as they are
+    gathered: int               # the address of room for a batch of them
+    targets: int                # the address of targets, as losses.py takes them
+    targets_row: int            # bytes of a row of targets; 0: they are labels
+    targets_bytes: int          # bytes from one row of targets, or label, to the next
+    targets_order: int          # the order of targets and weights, as `order`
+    gathered_targets: int       # the address of room for a batch of targets
+    weights: int                # the address of the rows' weights, float64; 0: all are 1
+    gathered_weights: int       # the address of room for a batch of weights
+    loss: int                   # its kind in losses.py
+    least: float                # the least loss of an element
+    most: float                 # the largest loss of an element
+    gradient_factor: float      # what the gradient of a row of the loss is multiplied by, without the row's weight
+    loss_factor: float          # a row's part in the loss
+    l2: float                   # the factor of the penalty l2 / 2 * Σ w² of all weights
+    shared: int                 # whether l2 is divided by the weight of a batch's rows
+    shards: int                 # of a batch, at most (blocking.shards)
+    distance: int               # bytes from a shard's gradients to the next one's
+    statuses: int               # the address of room for an integer for each shard
+    sums: int                   # the address of room for the Sums of losses.py of each shard
+    update: int                 # the address of the optimiser's Update; 0: only the gradients are wanted
+    results: int                # the address of the Results
+    progress: int               # the address of the Progress
+    check: int                  # whether to stop at a loss that is not finite; of the step the Update says it
+
+
+class Results(NamedTuple):
+    """The sums of an epoch so far, over its rows."""
+
+    losses: float               # the losses, each times its row's part in a batch's weight, penalty included
+    weights: float              # the weights
+    right: float                # how many rows or elements are right
+
+
+class Progress(NamedTuple):
+    """The state of a training between two steps."""
+
+    row: int                    # the next row
+    key: int                    # the key of the next dropout
+    batch_loss: float           # the last batch's loss without the penalty
