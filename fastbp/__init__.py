@@ -2,6 +2,7 @@
 from ._njit import functions as _compiled  # noqa: F401  (makes the functions callable from @njit code)
 from ._runtime.threads import get_num_threads, set_num_threads
 from ._training.loop import History
+from ._version import __version__ as __version__
 from .cli.config import show_config
 from .functional import (
     dense_backward,
@@ -18,7 +19,6 @@ from .network import Sequential, load
 from .optimizers import SGD, Adam, AdamW, Optimizer
 from .profiler import profile
 
-__version__ = "0.1.0"
 __all__ = ["Adam", "AdamW", "BinaryCrossEntropy", "Dense", "DenseReLU", "Dropout", "History", "Loss", "MeanSquaredError",
            "Optimizer", "ReLU", "SGD", "Sequential", "SoftmaxCrossEntropy", "dense_backward", "dense_forward",
            "dense_relu_backward", "dense_relu_forward", "get_num_threads", "load", "profile", "relu_backward", "relu_forward",

@@ -94,8 +94,8 @@ def _warmup(parser):
 
 COMMANDS = {
     "demo": Command("Train a network on handwritten digits, check its gradients, time its steps.", _module("demo")),
-    "explain": Command("Show the chain rule on one neuron, number by number.", _module("explain")),
-    "plan": Command("Show which algorithm, blocks and threads each pass of a layer takes, and why.", _module("plan")),
+    "explain": Command("Show the chain rule on one neuron, number by number.", _module("cli.explain")),
+    "plan": Command("Show which algorithm, blocks and threads each pass of a layer takes, and why.", _module("cli.plan")),
     "profile": Command("Show where a step of a network on a large batch spends its time.", _module("profiler.command")),
     "config": Command("Print the CPU, instruction set, threads, cache folder and versions in use.", _config),
     "warmup": Command("Compile everything into the disk cache.", _warmup),

@@ -183,7 +183,7 @@ def training(dtype: np.dtype[Any], kinds: Iterable[Any], in_blocks: bool) -> tup
     """
     compiler.check_enabled("training")
     passes = {kind: _passes(_NUMBA_TYPE[kind], in_blocks) for kind in kinds}
-    units = [entry.training.train[_NUMBA_TYPE[dtype]], *chain(*passes.values())]
+    units = [entry.run.train[_NUMBA_TYPE[dtype]], *chain(*passes.values())]
     with notice.compiling(f"training steps for {dtype}"):
         link.bind(*(reversed(units) if in_blocks else units))
     return TRAIN[dtype], {kind: [unit.bound_address() for unit in units] for kind, units in passes.items()}

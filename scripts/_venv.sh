@@ -11,7 +11,7 @@ set_up() {
     [[ -x $python && -x $root/.venv/bin/pip ]] || make_venv     # venv installs pip last: without it .venv is not complete
     state=$(
         cksum < "$root/pyproject.toml"
-        grep __version__ "$root/fastbp/__init__.py"
+        grep __version__ "$root/fastbp/_version.py"
         "$python" --version
         echo "$root"
     )

@@ -272,7 +272,7 @@ def here(monkeypatch, root):
 def test_the_key_depends_on_the_source_in_any_folder(here, monkeypatch, package, folder):
     before, path = disk_cache.key(), package / FIRST[folder]
     path.write_bytes(path.read_bytes() + b"# edited")
-    monkeypatch.setattr(disk_cache, "_FILES", source.look(package))
+    monkeypatch.setattr(source, "FILES", source.look(package))
     here()
     assert disk_cache.key() != before
 
@@ -477,7 +477,8 @@ def test_a_folder_that_is_closed_meanwhile_is_no_problem(root, tmp_path):
         python = _cache_faults.plain_user(tmp_path)
     except _cache_faults.NotHere as reason:
         pytest.skip(str(reason))
-    code = "from fastbp._compile import disk_cache; disk_cache.folder().chmod(0); print(disk_cache.holds('plain', 'signature'), disk_cache.kept('name'))"
+    code = ("from fastbp._compile import disk_cache; disk_cache.folder().chmod(0); "
+            "print(disk_cache.holds('plain', 'signature'), disk_cache.kept('name'))")
     assert child.run(code, python=python, FASTBP_CACHE_DIR=str(root)) == (0, "False None\n", "")
 
 

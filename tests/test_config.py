@@ -46,7 +46,8 @@ def test_it_compiles_nothing_and_starts_no_threads():
     code = """
 from numba.core import event
 with event.install_recorder("numba:compile") as recorder:
-    from fastbp.cli import config; from fastbp._runtime import threads
+    from fastbp._runtime import threads
+    from fastbp.cli import config
     config.show_config()
 assert not recorder.buffer
 assert threads.layer() == "not started"

@@ -21,7 +21,7 @@ AVX512 = ",".join(f"+{name}" for name in ("avx2", "fma", "avx512f", "avx512bw", 
 RUN = """
 import sys
 import pytest
-from fastbp._runtime import cpu
+from fastbp._runtime import cpu as _cpu
 _cpu.request_amx = lambda: True         # as it would be on a CPU that has it: where there is none, that code is only read
 assert _cpu.instruction_set() == sys.argv[1], f"compiles for {_cpu.instruction_set()}, not for {sys.argv[1]}"
 sys.exit(pytest.main(["-q", "-x", "-p", "no:cacheprovider", *sys.argv[2:]]))

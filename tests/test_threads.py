@@ -70,7 +70,7 @@ def told():
 def report(*values):
     print(json.dumps(values))
 
-from fastbp._runtime import cpu, state, threading_layer, threads
+from fastbp._runtime import cpu, state, threading_layer, threads as _threads
 """
 
 

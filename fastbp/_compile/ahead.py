@@ -18,7 +18,7 @@ KINDS = "pack", "backward", "mask"
 _KINDS_OF = {"forward": KINDS, "backward": KINDS, "train": (*KINDS, "loss", "update"),
              "dinputs": ("pack", "mask", "loss", "update", "full")}
 
-_CODE = "import sys; sys.path[:] = {path!r}; from fastbp import _link; _link.compile_ahead({names!r})"
+_CODE = "import sys; sys.path[:] = {path!r}; from fastbp._compile import link; link.compile_ahead({names!r})"
 
 _helpers = {}                   # by the name of the type
 

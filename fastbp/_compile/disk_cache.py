@@ -4,8 +4,8 @@ Numba's own cache notices an edited function only in the file that it is in, and
 folder's name is a digest of everything that compiled code depends on, this package's source included, so a file in it
 is never stale; it is written under another name and then renamed, so a reader sees all of it or none, without a lock.
 
-To read a file is to run what is in it, so a folder that others can write is not used (_compile/trust.py), nor is any where Python
-may run something else than the source (_files/source.py).
+To read a file is to run what is in it, so a folder that others can write is not used (trust.py), nor is any where Python may
+run something else than the source (_files/source.py).
 """
 import hashlib
 import itertools
@@ -136,7 +136,7 @@ def _digest(path, payload):
 def _open():
     """(folder, None) or (None, why there is none)."""
     try:
-        source.check_unedited(_FILES)
+        source.check_unedited(source.FILES)
         root = trust.folder(_root())
         _check_compiled(root)
         is_new = not (root / key()).exists()
@@ -158,10 +158,10 @@ def _open():
 
 def _check_compiled(root):
     """Raise Outdated if a .pyc file is. That none is takes long to see, and is noted in the cache."""
-    compiled = source.compiled_digest(_FILES)
+    compiled = source.compiled_digest(source.FILES)
     note = root / hashlib.sha256(f"{key()} {compiled}".encode()).hexdigest()[:32]
     if compiled and _read(note) is None:
-        source.check_compiled(_FILES)
+        source.check_compiled(source.FILES)
         _write(note, b"")
 
 
@@ -199,15 +199,9 @@ def _delete_unused(root):
 def key() -> str:
     """A digest of all that the compiled code depends on."""
     flags = {name: repr(getattr(config, name, None)) for name in _FLAGS}
-    facts = (source.digest(_FILES), llvm.get_process_triple(), cpu.target(), cpu.has_amx(), flags, sys.version,
+    facts = (source.digest(source.FILES), llvm.get_process_triple(), cpu.target(), cpu.has_amx(), flags, sys.version,
              numba.__version__, llvmlite.__version__, numpy.__version__)
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
-
-
-# Now, before any kernel is imported, and not on first use: what is edited afterwards must not pass for what this process runs.
-_FILES = {}
-with suppress(OSError):
-    _FILES = source.look()
 
 
 def _number_functions():

@@ -1,7 +1,7 @@
 """What a user sees while something is compiled: a line on standard error if it takes long, and a short traceback of Ctrl-C.
 
-There is no helper thread for it, which would make a forked child compute on one thread (_runtime/threads.py). Instead the clock is
-looked at from within: before each unit and each kernel.
+There is no helper thread for it, which would make a forked child compute on one thread (_runtime/threads.py). Instead the
+clock is looked at from within: before each unit and each kernel.
 """
 import os
 import sys

@@ -12,7 +12,10 @@ from importlib.util import MAGIC_NUMBER, cache_from_source, source_hash
 from pathlib import Path
 from typing import NamedTuple
 
-_PACKAGE = Path(__file__).parent
+_PACKAGE = Path(__file__).parents[1]
+
+# The folders of the package whose files kernels are made from, and what compiles and keeps them.
+_FOLDERS = "_arrays", "_compile", "_files", "_runtime", "kernels"
 _HEADER_BYTES = 16
 _32_BITS = 0xFFFFFFFF
 
@@ -29,8 +32,8 @@ class Outdated(Exception):
 
 
 def look(package: Path = _PACKAGE) -> dict[str, File]:
-    """The files now, by their paths in the package: kernels/ and the private modules beside it. Raises OSError."""
-    paths = sorted([*package.glob("_*.py"), *package.glob("kernels/**/*.py")])
+    """Return the files now, by their paths in the package. Raises OSError."""
+    paths = sorted(path for folder in _FOLDERS for path in package.glob(f"{folder}/**/*.py"))
     if not paths:
         raise FileNotFoundError(f"{package} holds no Python source")
     return {path.relative_to(package).as_posix(): _file(path) for path in paths}
@@ -88,3 +91,9 @@ def _is_run(compiled, source, status):
         is_checked = flags & 2
         return not is_checked or of_source == source_hash(source)
     return of_source == struct.pack("<2L", int(status.st_mtime) & _32_BITS, status.st_size & _32_BITS)
+
+
+# The files when this module was imported, before any kernel: what is edited later must not pass for what this process runs.
+FILES: dict[str, File] = {}
+with suppress(OSError):
+    FILES = look()

@@ -16,8 +16,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from .._compile import disk_cache
-from .._files import source as _source
+from .._files.source import FILES, digest
 
 THREADS = 0                     # how many threads a step may use; 1 until a safe threading layer runs
 L1, L2, L3 = 1, 2, 3            # bytes of data cache: a core's own, a core's own, shared
@@ -52,7 +51,7 @@ def _block(symbol: str, source: str):
     return words
 
 
-words = _block(_SYMBOL, _source.digest(disk_cache._FILES))
+words = _block(_SYMBOL, digest(FILES))
 
 
 def forget_threads() -> None:

@@ -9,12 +9,12 @@ import numpy
 
 from .._compile import compiler, disk_cache
 from .._runtime import cpu, terminal, threads
+from .._version import __version__
 from ..kernels import blocking
 
 
 def describe() -> dict[str, str]:
     """Versions, machine, tiles and blocking, threads and cache, by name. Compiles nothing and starts no threads."""
-    from .. import __version__
     caches = ", ".join(f"{name.upper()} {size >> 10} KiB" for name, size in cpu.caches()._asdict().items())
     return {
         "fastbp": __version__,

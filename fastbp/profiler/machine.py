@@ -12,12 +12,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-import fastbp
-
 from .. import functional
 from .._arrays import operands
 from .._compile import disk_cache
 from .._runtime import cpu
+from .._runtime import threads as process_threads
 from ..kernels import blocking
 from ..kernels.gemm import peak
 
@@ -60,7 +59,7 @@ def ceilings(dtype: str, threads: int, anew: bool = False) -> Ceilings:
 
 def report(dtype: str, threads: int) -> None:
     """Measure the Ceilings and print them as JSON, in the other process."""
-    fastbp.set_num_threads(threads)
+    process_threads.set_num_threads(threads)
     kind = functional._NUMBA_TYPE[dtype if dtype == operands.BFLOAT16 else np.dtype(dtype)]
     print(json.dumps([_product_peak() if blocking.by_amx(kind) else _peak(kind, threads), _bandwidth(threads)]))
 
@@ -81,7 +80,7 @@ def _product_peak():
     for n in SQUARES:
         x = np.ones((n, n), np.float32)
         out = np.empty_like(x)
-        seconds = _fastest(lambda i, x=x, out=out: fastbp.dense_forward(x, x, out=out, precision=operands.BFLOAT16), 1)
+        seconds = _fastest(lambda i, x=x, out=out: functional.dense_forward(x, x, out=out, precision=operands.BFLOAT16), 1)
         best = max(best, 2 * n ** 3 / seconds)
     return best
 

@@ -33,8 +33,9 @@ disk_cache._write = write
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     results = {name: _cache_work.work(name) for name in sys.argv[2:]}
-print(json.dumps({"results": results, "folder": disk_cache.folder() and str(disk_cache.folder()), "problem": disk_cache.problem(),
-                  "written": [name for name in written if "-" in name], "warnings": [str(w.message) for w in caught]}))
+print(json.dumps({"results": results, "folder": disk_cache.folder() and str(disk_cache.folder()),
+                  "problem": disk_cache.problem(), "written": [name for name in written if "-" in name],
+                  "warnings": [str(w.message) for w in caught]}))
 """
 
 # The code of a process that writes the files of one folder to another, again and again, until it is killed.
