@@ -7,7 +7,7 @@ from numba import cfunc, types
 
 import fastbp
 from fastbp._compile import link
-from fastbp.kernels.schedule.arena import fetch_add, load
+from fastbp.kernels.schedule.atomic import fetch_add, load
 from fastbp.kernels.schedule.queue import REGION_BYTES, TASK, add, barrier, begin, run_queue
 from fastbp.kernels.schedule.records import read
 

@@ -39,18 +39,18 @@ class Inactive(Benchmark):
 
     def prepare(self):
         try:
-            from fastbp.kernels.schedule import arena, trace
+            from fastbp.kernels.schedule import atomic, trace
         except ImportError:
             raise NotImplementedError("this commit has no profiles") from None
 
         def adding(counter, count):
             for _ in range(count):
-                arena.fetch_add(counter.ctypes.data, 1)
+                atomic.fetch_add(counter.ctypes.data, 1)
 
         def looking(counter, count):
             for _ in range(count):
                 begun = trace.begin()
-                arena.fetch_add(counter.ctypes.data, 1)
+                atomic.fetch_add(counter.ctypes.data, 1)
                 trace.finish(begun, 0, 0, 0, 0)
 
         counter = np.zeros(1, np.int64)

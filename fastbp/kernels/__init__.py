@@ -1,1 +1,1 @@
-"""Compiled loops: from the register tile (tile.py) up to one training step of a dense layer (dense.py)."""
+"""Compiled loops: from the register tile (tile.py) up to the training of a network (training.py)."""

@@ -1,7 +1,7 @@
-"""The units for Python: on arrays of any layout, read-only or not, aligned or not.
+"""Compiled functions that Python calls: on arrays of any layout, read-only or not, aligned or not.
 
-An operand that may be missing comes with a number: 0 where it is, and then any array stands in its place. The caller must
-have made sure of the arrays' dtype and number of dimensions, which nobody checks here.
+An operand that may be missing comes with a flag. If the flag is 0, the operand is missing, and any array stands in its place.
+The caller must have checked the dtype and the number of dimensions of each array: nothing here does.
 """
 from functools import cache
 
@@ -15,27 +15,38 @@ from .matrix import matrix, only_if
 from .simd.tile import BFLOAT16
 from .train import losses, run, step
 
+# The Numba type of flags and of the number of an activation.
 _FLAG = types.intp
 
 
 def dense_of(dtype):
-    """The module with the units of a Numba float type, or of BFLOAT16."""
+    """Return the module with the units of a Numba float type, or of BFLOAT16."""
     return bfloat16 if dtype is BFLOAT16 else passes
 
 
 def _array(dtype, ndim):
+    """Return the Numba type of arrays of a dtype and any layout."""
     return types.Array(types.float32 if dtype is BFLOAT16 else dtype, ndim, "A", readonly=True, aligned=False)
 
 
 def _bound(unit):
-    """Its address, in compiled code. Bound before that is compiled, so that another process can be at work meanwhile."""
+    """Bind a unit, and return the function that gives its address in compiled code.
+
+    It is bound before that code is compiled: meanwhile another process can compile something else.
+    """
     unit.bind()
     return unit.address
 
 
 @cache
 def forward(dtype):
-    """forward(x, weights, biases, has_biases, y, saved, has_saved, activation) on 2-D arrays; returns a status."""
+    """Return the function of a layer's forward pass, which takes 2-D arrays.
+
+    (x, weights, biases, has_biases, y, saved, has_saved, activation) -> status
+
+    It computes y (M, N) from x (M, K), weights (K, N) and biases (1, N). `saved` (M, N) is what the activation keeps for its
+    derivative.
+    """
     unit, a = _bound(dense_of(dtype).forward[dtype]), _array(dtype, 2)
 
     def entry(x, weights, biases, has_biases, y, saved, has_saved, activation):
@@ -47,7 +58,13 @@ def forward(dtype):
 
 @cache
 def backward(dtype):
-    """backward(dvalues, saved, has_saved, x, weights, dinputs, has_dinputs, dweights, dbiases, activation) -> status."""
+    """Return the function of a layer's backward pass, which takes 2-D arrays.
+
+    (dvalues, saved, has_saved, x, weights, dinputs, has_dinputs, dweights, dbiases, activation) -> status
+
+    It computes dinputs (M, K), dweights (K, N) and dbiases (1, N) from dvalues and saved (M, N), x (M, K)
+    and weights (K, N).
+    """
     unit, a = _bound(dense_of(dtype).backward[dtype]), _array(dtype, 2)
 
     def entry(dvalues, saved, has_saved, x, weights, dinputs, has_dinputs, dweights, dbiases, activation):
@@ -60,7 +77,10 @@ def backward(dtype):
 
 @cache
 def elementwise(dtype):
-    """relu(dvalues, z, out) on 1-D contiguous arrays of one length; returns a status."""
+    """Return the function (dvalues, z, out) -> status of a ReLU's backward pass. Its forward pass is that of (z, z, out).
+
+    It takes contiguous 1-D arrays of one size.
+    """
     unit, a = relu.relu[dtype].address, _array(dtype, 1)
 
     def entry(dvalues, z, out):
@@ -72,7 +92,7 @@ def elementwise(dtype):
 
 @cache
 def train(dtype):
-    """train(address of a Training, batches); returns a status."""
+    """Return the function (address of a Training, batches) -> status, which trains that many batches."""
     unit = _bound(run.train[dtype])
 
     def entry(job, batches):
@@ -82,7 +102,7 @@ def train(dtype):
 
 
 def _of_record(units, name):
-    """A function of a dtype: function(address of a record), by a unit of these; it returns a status."""
+    """Return the function of a dtype that returns the function (address of a record) -> status of its unit."""
     @cache
     def build(dtype):
         unit = units[dtype].address
@@ -95,4 +115,8 @@ def _of_record(units, name):
     return build
 
 
-optimize, loss = _of_record(step.step, "optimize"), _of_record(losses.run_all, "loss")     # an Update, a Loss
+# The update of parameters; its record is an Update.
+optimize = _of_record(step.step, "optimize")
+
+# The loss of a batch and its gradient; its record is a Loss.
+loss = _of_record(losses.run_all, "loss")

@@ -1,4 +1,4 @@
-"""A matrix in memory, as compiled code passes it around: an address, sizes, and strides in bytes."""
+"""Matrices in memory, as compiled code passes them around: an address, sizes, and strides in bytes."""
 from typing import NamedTuple
 
 from llvmlite import ir
@@ -14,28 +14,36 @@ from .schedule.records import replace
 class Matrix(NamedTuple):
     """A matrix of any layout."""
 
-    data: int                   # the address of the first element; 0: there is no matrix
+    data: int                   # the address of the first element, or 0: there is no matrix
     rows: int
     cols: int
     row_step: int               # bytes from one row to the next
     col_step: int               # bytes from one column to the next
 
 
+# The Matrix in the place of an operand that is missing.
 NO_MATRIX = Matrix(data=0, rows=0, cols=0, row_step=0, col_step=0)
 
+# LLVM's type of an address, a size or a stride.
 _WORD = ir.IntType(64)
+
+# The Numba type of a Matrix.
 MATRIX = types.NamedUniTuple(types.intp, 5, Matrix)
 
-# The signature of units for a forward pass: (x, weights, biases, y, saved, activation, most threads) -> status.
+# The signature of a unit for a forward pass: (x, weights, biases, y, saved, activation, most threads) -> status.
 FORWARD = types.intp(*[MATRIX] * 5, types.intp, types.intp)
 
-# The same for a backward pass: (dvalues, saved, x, weights, dinputs, dweights, dbiases, activation, most threads) -> status.
+# The signature of a unit for a backward pass:
+# (dvalues, saved, x, weights, dinputs, dweights, dbiases, activation, most threads) -> status.
 BACKWARD = types.intp(*[MATRIX] * 7, types.intp, types.intp)
 
 
 @intrinsic
 def matrix(typing_context, array):
-    """Return the Matrix of a 2-D array; a 1-D array is one row, None no matrix. A stride that is never used is contiguous."""
+    """Return the Matrix of a 2-D array. A 1-D array is one row, and None is no matrix.
+
+    If no two columns exist, the stride from one to the next is the bytes of an element, so that rows count as contiguous.
+    """
     def generate(context, builder, signature, args):
         return _matrix(context, builder, array, args[0])
     return MATRIX(array), generate
@@ -43,7 +51,7 @@ def matrix(typing_context, array):
 
 @intrinsic
 def matrices(typing_context, arrays):
-    """Return the Matrix of each array in a tuple."""
+    """Return the Matrix of each array in a tuple. Raises TypingError for anything but a tuple."""
     if not isinstance(arrays, types.BaseTuple):
         raise TypingError(f"{arrays} was passed, expected a tuple of arrays, as tuple(network.parameters())")
 
@@ -55,7 +63,7 @@ def matrices(typing_context, arrays):
 
 def _matrix(context, builder, array, value):
     """Return the LLVM value of the Matrix of an array of that Numba type."""
-    from numba.np.arrayobj import make_array  # here, as it takes 0.03 s to import
+    from numba.np.arrayobj import make_array  # imported here, as that takes 0.03 s
 
     if isinstance(array, types.NoneType | types.Omitted):
         return context.make_tuple(builder, MATRIX, [_WORD(0)] * 5)
@@ -64,47 +72,47 @@ def _matrix(context, builder, array, value):
     if array.ndim == 1:
         shape, strides = [_WORD(1), *shape], [builder.mul(shape[0], struct.itemsize), *strides]
     one_column = builder.icmp_signed("<=", shape[1], _WORD(1))
-    empty = builder.icmp_signed("==", shape[0], _WORD(0))                 # NumPy gives it strides of 0
+    empty = builder.icmp_signed("==", shape[0], _WORD(0))                 # NumPy gives an empty array strides of 0
     col_step = builder.select(builder.or_(one_column, empty), struct.itemsize, strides[1])
     return context.make_tuple(builder, MATRIX, [builder.ptrtoint(struct.data, _WORD), *shape, strides[0], col_step])
 
 
 @intrinsic
 def keep(typing_context, array):
-    """Keep an array alive up to here: a Matrix holds its address only."""
+    """Keep an array alive up to this call: a Matrix holds only its address."""
     return types.void(array), lambda context, builder, signature, args: context.get_dummy_value()
 
 
 @kernel
 def only_if(given, matrix):
-    """Return the Matrix, or none if `given` is 0."""
+    """Return the Matrix, or no matrix if `given` is 0."""
     return replace(matrix, data=matrix.data if given != 0 else 0)
 
 
 @formula
 def transposed(matrix):
-    """Return the transpose of a Matrix, in place."""
+    """Return the transpose of a Matrix; nothing is copied."""
     return Matrix(data=matrix.data, rows=matrix.cols, cols=matrix.rows, row_step=matrix.col_step, col_step=matrix.row_step)
 
 
 @kernel
 def from_row(matrix, i, rows):
-    """Return `rows` rows of a Matrix, the first of them i."""
+    """Return the Matrix of `rows` rows of a Matrix, from row i on."""
     return replace(matrix, data=matrix.data + i * matrix.row_step, rows=rows)
 
 
 @kernel
 def from_col(matrix, j):
-    """Return the columns of a Matrix from the j-th on."""
+    """Return the Matrix of the columns of a Matrix, from column j on."""
     return replace(matrix, data=matrix.data + j * matrix.col_step, cols=matrix.cols - j)
 
 
 @kernel
 def whole_rows(rows, cols, row_step, itemsize, width):
-    """Return from how many of a matrix's rows `width` elements may be read at a column with `cols` left.
+    """Return how many rows of a matrix, the first ones, may be read `width` elements long from a column with `cols` left.
 
-    Beyond the end of a row lies the next one. Reading that, and not using it, takes half the time of finding out for each
-    vector which part of it is the row's.
+    Beyond the end of a row lies the next row. Reading part of it and not using that takes half the time of finding out for
+    each vector which part of it belongs to the row.
     """
     if cols >= width:
         return rows
@@ -127,7 +135,7 @@ def last_byte(matrix, itemsize):
 
 @kernel
 def overlap(a, b, itemsize):
-    """Return whether two matrices have bytes in common between their first and their last."""
+    """Return whether the bytes from the first to the last of two matrices overlap; those of no elements never do."""
     if a.data == 0 or b.data == 0 or a.rows * a.cols == 0 or b.rows * b.cols == 0:
         return False
     return first_byte(a) <= last_byte(b, itemsize) and first_byte(b) <= last_byte(a, itemsize)

@@ -26,7 +26,7 @@ from ..._compile.compiler import inlined
 from .. import blocking
 from ..matrix import MATRIX
 from ..simd import tile
-from ..simd.arithmetic import clamped, magnitude, polynomial, times_power, where_above, with_sign
+from ..simd.arithmetic import clamped, magnitude, mask, polynomial, times_power, where_above, with_sign
 
 NAMES = "identity", "relu", "leaky_relu", "sigmoid", "tanh", "gelu"
 IDENTITY, RELU, LEAKY_RELU, SIGMOID, TANH, GELU = range(len(NAMES))
@@ -142,7 +142,7 @@ activate = link.units("activate", types.intp(types.intp, MATRIX, MATRIX), _build
 def passed_back(kind, dvalues, saved):
     """Return dvalues * dy/dz, all tiles. The ReLU's 0 is assigned, so that an inf there becomes 0."""
     if kind == RELU:
-        return tile.mask(dvalues, saved)
+        return mask(dvalues, saved)
     if kind == LEAKY_RELU:
         return where_above(saved, 0.0, dvalues, LEAK * dvalues)
     if kind == SIGMOID:

@@ -10,6 +10,7 @@ from ..schedule.arena import acquire, release
 from ..schedule.queue import REGION_BYTES, TASK, run
 from ..schedule.records import read
 from ..simd import tile
+from ..simd.arithmetic import mask
 
 # Elements of a task.
 CHUNK = 1 << 15
@@ -35,7 +36,7 @@ def _build_chunk(dtype):
             offset = i * tile.itemsize(row)
             dvalues = tile.load(row, job.dvalues + offset, 0, 1, end - i)
             z = tile.load(row, job.z + offset, 0, 1, end - i)
-            tile.store(tile.mask(dvalues, z), job.out + offset, 0, 1, end - i)
+            tile.store(mask(dvalues, z), job.out + offset, 0, 1, end - i)
         return link.OK
 
     return relu_chunk

@@ -10,7 +10,7 @@ from .. import blocking
 from ..elementwise import activations
 from ..schedule.queue import TASK
 from ..schedule.records import read
-from ..simd import tile
+from ..simd import products, tile
 from .problem import GemmProblem, activate_block, block_of
 
 
@@ -46,13 +46,14 @@ def multiply(machine, shape, problem, i_start, i_end, j_start, j_end):
     block = blocking.dot_block(machine, columns, problem.depth * size)
     for j_block in range(j_start, j_end, block):                            # B (block, K)
         for i in range(i_start, i_end, height):                             # A (MR, K)
-            a, a_offsets = problem.a + i * problem.a_row_step, tile.row_offsets(shape, problem.a_row_step, i_end - i)
+            a, a_offsets = problem.a + i * problem.a_row_step, products.row_offsets(shape, problem.a_row_step, i_end - i)
             for j in range(j_block, min(j_block + block, j_end), columns):  # C (MR, columns)
-                b, b_offsets = problem.b + j * problem.b_col_step, tile.column_offsets(shape, problem.b_col_step, j_end - j)
+                b, b_offsets = problem.b + j * problem.b_col_step, products.column_offsets(shape, problem.b_col_step, j_end - j)
                 acc = tile.zeros(shape)
                 for p in range(0, problem.depth, tile.lanes(shape)):
-                    acc = tile.inner(acc, a + p * size, a_offsets, b + p * size, b_offsets, problem.depth - p)
-                tile.store_sums(acc, problem.c + i * problem.c_row_step + j * size, problem.c_row_step, i_end - i, j_end - j)
+                    acc = products.dot(acc, a + p * size, a_offsets, b + p * size, b_offsets, problem.depth - p)
+                c = problem.c + i * problem.c_row_step + j * size
+                products.store_sums(acc, c, problem.c_row_step, i_end - i, j_end - j)
     if problem.bias != 0 or problem.relu != 0:
         finish(shape, problem, i_start, i_end, j_start, j_end)
 

@@ -23,7 +23,7 @@ from .. import blocking
 from ..elementwise import activations
 from ..schedule.queue import TASK
 from ..schedule.records import read
-from ..simd import tile
+from ..simd import products, tile
 from . import amx, packing
 from .packing import copied_tile_bytes, row_edge_rows
 from .problem import PACKED, GemmProblem, activate_block, block_of, epilogue, prefetch_share, scratch_bytes
@@ -129,7 +129,7 @@ def _row_tiles(is_unpacked, has_chains):
     def row_tiles(shape, problem, scratch, copied, i_start, i_end, j, p, p_end, b, b_step, is_packed):
         """Compute the tiles of rows i_start … i_end in one micropanel. Chains are added up in C, which stays in L1."""
         height, width, size, depth = tile.height(shape), tile.width(shape), tile.itemsize(shape), p_end - p
-        rows = tile.in_registers(tile.multiples(shape, problem.a_row_step))
+        rows = products.in_registers(products.multiples(shape, problem.a_row_step))
         chain = blocking.even_block(depth, blocking.CHAIN, blocking.UNROLL) if has_chains else depth
         a, copy = problem.a + i_start * problem.a_row_step + p * size, scratch
         c = problem.c + i_start * problem.c_row_step + j * size
@@ -159,7 +159,7 @@ def _row_tiles(is_unpacked, has_chains):
     def multiplied(shape, steps, a, rows, copy, in_place, b, b_step, is_packed):
         """Return a tile of A B, of A in place or copied, and of B in a micropanel or in place."""
         height, width, size = tile.height(shape), tile.width(shape), tile.itemsize(shape)
-        acc, copied_rows = tile.zeros(shape), tile.multiples(shape, size)
+        acc, copied_rows = tile.zeros(shape), products.multiples(shape, size)
         if not is_unpacked and in_place:
             return microkernel(acc, steps, a, rows, size, b, width * size)
         if not is_unpacked or is_packed:
@@ -174,11 +174,11 @@ def microkernel(acc, depth, a, rows, a_step, b, b_step):
     """Return acc + A B. Steps that are constants where this is inlined are constants in its loop."""
     for _ in range(depth // blocking.UNROLL):
         for _ in range(blocking.UNROLL):
-            acc = tile.rank1(acc, a, rows, b)                                   # acc (MR, NR) += A (MR, 1) B (1, NR)
+            acc = products.rank1(acc, a, rows, b)                               # acc (MR, NR) += A (MR, 1) B (1, NR)
             a += a_step
             b += b_step
     for _ in range(depth % blocking.UNROLL):
-        acc = tile.rank1(acc, a, rows, b)
+        acc = products.rank1(acc, a, rows, b)
         a += a_step
         b += b_step
     return acc

@@ -14,6 +14,7 @@ from ..matrix import Matrix
 from ..schedule.arena import ALIGNMENT
 from ..schedule.records import replace
 from ..simd import tile
+from ..simd.arithmetic import add_row, relu
 from ..simd.vector import CACHE_LINE
 
 # In place of the distance of two rows of B: B is packed. No distance has this value, though one may be 0.
@@ -155,7 +156,7 @@ def epilogue(acc, problem, c, rows, j, p, p_end):
         acc = acc + tile.load(acc, c, problem.c_row_step, rows, cols)
     if p_end >= problem.depth:
         if problem.bias != 0:
-            acc = tile.add_row(acc, problem.bias + j * tile.itemsize(acc))
+            acc = add_row(acc, problem.bias + j * tile.itemsize(acc))
         if problem.relu != 0:
-            acc = tile.relu(acc)
+            acc = relu(acc)
     tile.store(acc, c, problem.c_row_step, rows, cols)

@@ -12,7 +12,7 @@ from ..._compile import link
 from ..._compile.compiler import kernel
 from ..simd.vector import CACHE_LINE
 from . import tbb, team, trace
-from .arena import fetch_add, load
+from .atomic import fetch_add, load
 from .records import put_word, read, replace, write
 
 # The most jobs in a queue: as many as bfloat16.py needs.

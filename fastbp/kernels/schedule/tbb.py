@@ -1,10 +1,12 @@
-"""The way into a threading layer and out of it, for a kernel that calls its threads (_runtime/threads.py says why).
+"""The way into a threading layer and out of it, for a kernel that calls other threads (_runtime/threads.py says why it matters).
 
-A thread is known to TBB from its first use of it until its own end, and as long as it is, TBB's threads cannot be ended before
-a fork. tbb::finalize makes TBB forget the thread that calls it, unless that is in the middle of something of TBB's, and does
-nothing else while Numba has a handle of its own. To be forgotten and known again takes 1.6 us. The thread that started TBB
-remains known, as Numba ends TBB's threads where that one forks. So does the main thread, of which Linux tells TBB the stack's
-size only after 600 us.
+TBB knows a thread from the thread's first use of TBB until the thread ends. While it knows another thread than the one that
+forks, TBB cannot end its own threads before the fork. tbb::finalize makes TBB forget the thread that calls it, unless that
+thread is inside a TBB call; it does nothing else as long as Numba holds a handle of its own. Forgetting a thread and meeting it
+again takes 1.6 us.
+
+Two threads remain known. One is the thread that started TBB: Numba ends TBB's threads when that one forks. The other is the
+main thread: when TBB meets it, it asks Linux for the size of its stack, which takes 600 us.
 """
 from llvmlite import ir
 from numba import types
@@ -14,15 +16,18 @@ from numba.extending import intrinsic
 from ..._compile.compiler import kernel
 from ..._runtime import state
 from . import trace
-from .arena import fetch_add, load
+from .atomic import fetch_add, load
 
+# LLVM's type of a state word.
 _WORD = ir.IntType(64)
-_FINALIZE_NOTHROWING = 1        # the mode of tbb::finalize(handle, std::nothrow)
+
+# The mode in which tbb::finalize returns false instead of raising: that of finalize(handle, std::nothrow).
+_FINALIZE_NOTHROWING = 1
 
 
 @kernel
 def enter():
-    """Return whether this thread may call others, and must `leave` then: not while the process forks."""
+    """Return whether this thread may call other threads, which it may not while the process forks. If so, it must `leave`."""
     fetch_add(state.address(state.INSIDE), 1)
     if load(state.address(state.FORKING)) == 0:
         return True
@@ -32,7 +37,7 @@ def enter():
 
 @kernel
 def leave():
-    """Be done with other threads, and make TBB forget this one."""
+    """End the use of other threads that `enter` allowed, and make TBB forget this thread."""
     thread = trace.thread()
     if state.word(state.TBB_FINALIZE) != 0 and thread != state.word(state.TBB_OWNER) and thread != state.word(state.MAIN):
         _forget()
@@ -41,7 +46,7 @@ def leave():
 
 @intrinsic
 def _forget(typing_context):
-    """Attach a handle of TBB's and finalize it."""
+    """Attach a TBB handle and finalize it."""
     def generate(context, builder, signature, args):
         def call(word, result, *arguments):
             function = ir.FunctionType(result, [argument.type for argument in arguments])

@@ -19,7 +19,7 @@ from ..._compile.compiler import kernel
 from ..._runtime import state as _state
 from ..simd.vector import CACHE_LINE
 from . import trace
-from .arena import exchange, fetch_add, load
+from .atomic import exchange, fetch_add, load
 from .records import layout, offset, put_word, write
 
 

@@ -15,7 +15,7 @@ from ..._compile import link
 from ..._compile.compiler import inlined, kernel
 from ..._runtime import state
 from ..simd.vector import CACHE_LINE
-from .arena import copy, exchange, fetch_add, load
+from .atomic import copy, exchange, fetch_add, load
 from .records import FIELD_BYTES, offset, record_type, write
 
 # The kinds of events that are not tasks.

@@ -1,7 +1,7 @@
-"""Arithmetic of tiles, element by element: `+ - * /` of two tiles, or of a tile and a number, and a few functions.
+"""Arithmetic of tiles: `+ - * /` of two tiles or of a tile and a number, and functions of each element.
 
-So a formula reads in a kernel as it does in NumPy. A product and a sum may become one FMA. Comparisons are with a number,
-and choose between two tiles: `where_above(t, 0, a, b)`.
+A formula reads in a kernel as it does in NumPy. A product and a sum may become one FMA. A comparison is with a number, and
+chooses between two tiles: `where_above(t, 0, a, b)`.
 """
 import operator
 
@@ -13,13 +13,17 @@ from numba.core.typing.templates import AbstractTemplate, infer_global, signatur
 from numba.extending import intrinsic
 
 from .tile import BYTES, TileType, join, split
-from .vector import I64, at, const, splat, sum_of_lanes, take, valid_lanes
+from .vector import I64, at, const, load_vector, splat, sum_of_lanes, take, valid_lanes
 
+# LLVM's flag that lets a product and a sum become one FMA.
 _CONTRACT = ("contract",)
-_MANTISSA = {4: (23, 127), 8: (52, 1023)}           # bits of it, and the bias of the exponent, for an element of so many bytes
+
+# Bits of the mantissa, and bias of the exponent, by the bytes of an element.
+_MANTISSA = {4: (23, 127), 8: (52, 1023)}
 
 
 def _operator(function, instruction):
+    """Make a Python operator of tiles, or of a tile and a number, an LLVM instruction of each vector."""
     @infer_global(function)
     class _Template(AbstractTemplate):
         def generic(self, args, kws):
@@ -38,7 +42,7 @@ def _operator(function, instruction):
 
 
 def _vectors(context, builder, t, kind, value):
-    """The vectors of a tile, or a number in all lanes of as many."""
+    """Return the vectors of a tile, or, for a number, as many vectors with the number in every lane."""
     if isinstance(kind, TileType):
         return split(builder, t, value)
     return [splat(builder, t.vec, context.cast(builder, value, kind, t.dtype))] * (t.rows * t.vecs)
@@ -50,40 +54,31 @@ for _function, _instruction in ((operator.add, "fadd"), (operator.sub, "fsub"), 
 
 
 def _of_each(b, t, tile, function):
+    """Return the tile of a function of each vector."""
     return join(b, t, [function(v) for v in split(b, t, tile)])
 
 
 def _llvm(b, t, name, *vectors):
+    """Call LLVM's intrinsic of that name on vectors."""
     function = ir.FunctionType(t.vec, [t.vec] * len(vectors))
     return b.call(cgutils.get_or_insert_function(b.module, function, f"llvm.{name}.v{t.lanes}f{t.size * 8}"), vectors)
 
 
 @intrinsic
-def filled(typing_context, shape, value):
-    """A tile of that shape with a number everywhere."""
-    t = TileType(shape.shape)
-
-    def generate(c, b, sig, args):
-        return join(b, t, _vectors(c, b, t, value, args[1]))
-
-    return t(shape, value), generate
-
-
-@intrinsic
 def sqrt(typing_context, tile):
-    """The square root, correctly rounded."""
+    """Return the square roots, correctly rounded."""
     return tile(tile), lambda c, b, sig, args: _of_each(b, tile, args[0], lambda v: _llvm(b, tile, "sqrt", v))
 
 
 @intrinsic
 def magnitude(typing_context, tile):
-    """The absolute value."""
+    """Return the absolute values."""
     return tile(tile), lambda c, b, sig, args: _of_each(b, tile, args[0], lambda v: _llvm(b, tile, "fabs", v))
 
 
 @intrinsic
 def with_sign(typing_context, tile, other):
-    """The magnitude of the first with the sign of the second."""
+    """Return the magnitudes of the first tile with the signs of the second."""
     def generate(c, b, sig, args):
         pairs = zip(*(split(b, tile, a) for a in args), strict=True)
         return join(b, tile, [_llvm(b, tile, "copysign", x, y) for x, y in pairs])
@@ -93,7 +88,10 @@ def with_sign(typing_context, tile, other):
 
 @intrinsic
 def where_above(typing_context, tile, bound, above, otherwise):
-    """`above` where an element is greater than a number, else, also where it is NaN, `otherwise`; these may be numbers."""
+    """Return `above` where an element is greater than `bound`, a number, else, and for a NaN, `otherwise`.
+
+    `above` and `otherwise` are tiles or numbers.
+    """
     t = tile
 
     def generate(c, b, sig, args):
@@ -105,7 +103,7 @@ def where_above(typing_context, tile, bound, above, otherwise):
 
 @intrinsic
 def clamped(typing_context, tile, least, most):
-    """Between two numbers; a NaN stays a NaN."""
+    """Return the elements limited to the numbers from `least` to `most`; a NaN stays a NaN."""
     t = tile
 
     def generate(c, b, sig, args):
@@ -120,18 +118,51 @@ def clamped(typing_context, tile, least, most):
 
 
 @intrinsic
-def larger(typing_context, tile, other):
-    """The larger of two elements; of a NaN and a number one of them."""
-    def generate(c, b, sig, args):
-        pairs = zip(*(split(b, tile, a) for a in args), strict=True)
-        return join(b, tile, [b.select(b.fcmp_ordered(">", x, y), x, y) for x, y in pairs])
+def add_row(typing_context, tile, address):
+    """Return the tile with the row vector at `address` (the biases) added to each of its rows."""
+    t = tile
 
-    return tile(tile, tile), generate
+    def generate(c, b, sig, args):
+        tile, address = args
+        row = [load_vector(b, t, address, j * t.lanes * t.size) for j in range(t.vecs)]
+        return join(b, t, [b.fadd(v, row[k % t.vecs]) for k, v in enumerate(split(b, t, tile))])
+
+    return t(t, BYTES), generate
+
+
+def _stopped(b, t, z):
+    """Return where a ReLU stops the gradient: where z <= 0. A NaN passes, as that is false for it."""
+    return b.fcmp_ordered("<=", z, ir.Constant(t.vec, None))
+
+
+@intrinsic
+def relu(typing_context, tile):
+    """Return max(element, 0); a NaN stays a NaN."""
+    t = tile
+
+    def generate(c, b, sig, args):
+        zero = ir.Constant(t.vec, None)
+        return join(b, t, [b.select(_stopped(b, t, v), zero, v) for v in split(b, t, args[0])])
+
+    return t(t), generate
+
+
+@intrinsic
+def mask(typing_context, dvalues, z):
+    """Return 0 where z <= 0, else dvalues. The 0 is assigned, not multiplied by, so that an inf becomes 0."""
+    t = dvalues
+
+    def generate(c, b, sig, args):
+        zero = ir.Constant(t.vec, None)
+        pairs = zip(*(split(b, t, a) for a in args), strict=True)
+        return join(b, t, [b.select(_stopped(b, t, z), zero, d) for d, z in pairs])
+
+    return t(t, t), generate
 
 
 @intrinsic
 def within(typing_context, tile, cols, value):
-    """The first `cols` columns of a tile of one row, and a number in the others."""
+    """Return the first `cols` columns of a tile of one row, with a number in the others."""
     t = tile
 
     def generate(c, b, sig, args):
@@ -144,7 +175,7 @@ def within(typing_context, tile, cols, value):
 
 @intrinsic
 def total(typing_context, tile):
-    """The sum of all elements, a number."""
+    """Return the sum of all elements, a number."""
     t = tile
 
     def generate(c, b, sig, args):
@@ -158,7 +189,7 @@ def total(typing_context, tile):
 
 @intrinsic
 def highest(typing_context, tile):
-    """The largest element, a number."""
+    """Return the largest element, a number."""
     t = tile
 
     def generate(c, b, sig, args):
@@ -176,9 +207,9 @@ def highest(typing_context, tile):
 
 @intrinsic
 def times_power(typing_context, tile, exponents):
-    """tile * 2**n, where an element of `exponents` is n + 1.5 * 2**(bits of the mantissa), so that n is in its last bits.
+    """Return tile * 2**n, where an element of `exponents` is n + 1.5 * 2**(bits of the mantissa): so n is in its last bits.
 
-    In two steps, of half of n each: 2**n itself may be no number where the result is one.
+    It multiplies twice, by 2 to the power of each half of n: 2**n may overflow or underflow where the result does not.
     """
     t = tile
     bits, bias = _MANTISSA[t.size]
@@ -204,7 +235,7 @@ def times_power(typing_context, tile, exponents):
 
 @intrinsic
 def polynomial(typing_context, tile, coefficients):
-    """c[0] + c[1] x + c[2] x**2 + …, for a tuple of numbers, by Horner's rule."""
+    """Return c[0] + c[1] x + c[2] x**2 + … for a tuple c of numbers, by Horner's rule."""
     t = tile
 
     def generate(c, b, sig, args):
@@ -223,7 +254,7 @@ def polynomial(typing_context, tile, coefficients):
 
 @intrinsic
 def number(typing_context, address):
-    """The float64 at an address."""
+    """Return the float64 at an address."""
     def generate(c, b, sig, args):
         return b.load(at(b, args[0], const(0), ir.DoubleType()), align=1)
 
@@ -232,7 +263,7 @@ def number(typing_context, address):
 
 @intrinsic
 def put_number(typing_context, address, value):
-    """Write a float64."""
+    """Write a float64 to an address."""
     def generate(c, b, sig, args):
         b.store(args[1], at(b, args[0], const(0), ir.DoubleType()), align=1)
         return c.get_dummy_value()
@@ -242,11 +273,11 @@ def put_number(typing_context, address, value):
 
 @intrinsic
 def kept(typing_context, tile, key, index, least, factor):
-    """The elements times a factor, at random places, and 0 at the others.
+    """Return the elements times a factor in random places, and 0 in the others: a dropout.
 
-    The e-th element, counted from `index`, is kept if the first 63 bits of a random number are `least` or more. That is the
-    e-th of the stream that begins at `key` (SplitMix64: Steele, Lea and Flood, Fast splittable pseudorandom number
-    generators, OOPSLA 2014), so it depends on nothing else.
+    The elements are numbered from `index` on. Element e is kept if the first 63 bits of random number e are `least` or more.
+    These are the random numbers of the stream that begins at `key`, and depend on nothing else (SplitMix64: Steele, Lea and
+    Flood, Fast splittable pseudorandom number generators, OOPSLA 2014).
     """
     t = tile
     words = ir.VectorType(I64, t.lanes)

@@ -1,43 +1,47 @@
-"""SIMD vectors in LLVM IR: what tile.py builds its operations from.
+"""SIMD vectors in LLVM IR: the pieces that tile.py, products.py and arithmetic.py build their operations from.
 
-`b` is the IR builder; `t` is a tile's type, of which `vec` (the vector type), `elem`, `lanes` and `size` (bytes of an
-element) count here. No address needs alignment.
+The functions emit IR. `b` is the IR builder. `t` is a TileType, of which four fields are used here: `vec` (the vector's LLVM
+type), `elem` (the element's LLVM type), `lanes` and `size` (bytes of an element). No address needs alignment.
 """
 from llvmlite import ir
 from numba.core import cgutils
 
+from ..._arrays.memory import CACHE_LINE
 from ..._runtime import cpu
 
-I1, I8, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 32, 64))
-CACHE_LINE = 64
+# LLVM's integer types.
+I8, I32, I64 = (ir.IntType(bits) for bits in (8, 32, 64))
+
+# Bytes of an AVX-512 vector. It fills a cache line.
+AVX512_BYTES = CACHE_LINE
 
 
 def const(n):
-    """An integer as wide as an address."""
+    """Return a constant as wide as an address."""
     return ir.Constant(I64, n)
 
 
 def at(b, address, offset, ty):
-    """A pointer to a `ty` at an address plus an offset, both integers."""
+    """Return a pointer to a `ty` at an address plus an offset, both integers."""
     return b.inttoptr(b.add(address, offset), ty.as_pointer())
 
 
 def splat(b, ty, scalar):
-    """A vector with the scalar in every lane."""
+    """Return a vector with the scalar in every lane."""
     undef = ir.Constant(ty, ir.Undefined)
     one = b.insert_element(undef, scalar, ir.Constant(I32, 0))
     return b.shuffle_vector(one, undef, ir.Constant(ir.VectorType(I32, ty.count), [0] * ty.count))
 
 
 def load_vector(b, t, address, offset=0):
-    """The vector at an address plus a constant offset."""
+    """Return the vector at an address plus a constant offset."""
     return b.load(at(b, address, const(offset), t.vec), align=1)
 
 
 def muladd(b, t):
-    """A function (x, y, z) -> x * y + z: one FMA where the CPU has it and two operations where it does not.
+    """Return a function (x, y, z) -> x * y + z: one FMA if the CPU has it, else two instructions.
 
-    `llvm.fma` would call the C library there.
+    `llvm.fma` would call the C library on a CPU without FMA.
     """
     signature = ir.FunctionType(t.vec, [t.vec] * 3)
     function = cgutils.get_or_insert_function(b.module, signature, f"llvm.fmuladd.v{t.lanes}f{t.size * 8}")
@@ -45,7 +49,7 @@ def muladd(b, t):
 
 
 class _BFloat(ir.types.Type):
-    """llvmlite has no name for LLVM's bfloat."""
+    """LLVM's type bfloat, for which llvmlite has no name."""
 
     def _to_string(self):
         return "bfloat"
@@ -57,9 +61,12 @@ class _BFloat(ir.types.Type):
         return hash(_BFloat)
 
 
-def dot(b, t):
-    """A function (x, y, z) -> z + x[0] * y[0] + x[1] * y[1], lane by lane, of pairs of bfloat16 in the place of a float32."""
-    if cpu.has_bfloat16_dot() and t.lanes * t.size == CACHE_LINE:
+def pair_muladd(b, t):
+    """Return a function (x, y, z) -> z + x[0] * y[0] + x[1] * y[1], where each lane of x and y is a pair of bfloat16.
+
+    It is one instruction if the CPU has that, else two FMAs.
+    """
+    if cpu.has_bfloat16_dot() and t.lanes * t.size == AVX512_BYTES:
         pairs = ir.VectorType(_BFloat(), 2 * t.lanes)
         signature = ir.FunctionType(t.vec, [t.vec, pairs, pairs])
         function = cgutils.get_or_insert_function(b.module, signature, "llvm.x86.avx512bf16.dpbf16ps.512")
@@ -73,46 +80,51 @@ def dot(b, t):
 
 
 def _bits(t):
+    """Return the type of a vector's lanes as 32-bit integers."""
     return ir.VectorType(I32, t.lanes)
 
 
 def _each(t, number):
+    """Return a vector of 32-bit integers with the number in every lane."""
     return ir.Constant(_bits(t), [number] * t.lanes)
 
 
 def _first(b, t, pairs):
-    """The first number of each pair, as float32: bfloat16 is its upper half."""
+    """Return the first number of each pair as float32. A bfloat16 is the upper half of a float32."""
     return b.bitcast(b.shl(b.bitcast(pairs, _bits(t)), _each(t, 16)), t.vec)
 
 
 def _second(b, t, pairs):
+    """Return the second number of each pair as float32."""
     return b.bitcast(b.and_(b.bitcast(pairs, _bits(t)), _each(t, 0xFFFF0000)), t.vec)
 
 
 def pair(b, t, x, y):
-    """Two vectors of float32, rounded to bfloat16, as one of pairs."""
+    """Round two vectors of float32 to bfloat16, and return the vector of their pairs."""
     first, second = (_rounded(b, t, v) for v in (x, y))
     return b.bitcast(b.or_(b.lshr(first, _each(t, 16)), b.and_(second, _each(t, 0xFFFF0000))), t.vec)
 
 
 def _rounded(b, t, x):
-    """The bits of float32 whose upper half is the nearest bfloat16, the even one of two; a NaN becomes a quiet one."""
+    """Return the bits of float32 whose upper half is the nearest bfloat16, ties to even. A NaN becomes a quiet NaN."""
     bits = b.bitcast(x, _bits(t))
     odd = b.and_(b.lshr(bits, _each(t, 16)), _each(t, 1))
-    nearest = b.add(bits, b.add(odd, _each(t, 0x7FFF)))
-    return b.select(b.fcmp_unordered("uno", x, x), b.or_(bits, _each(t, 0x400000)), nearest)
+    nearest = b.add(bits, b.add(odd, _each(t, 0x7FFF)))         # a tie is rounded up if the last kept bit is odd
+    quiet = b.or_(bits, _each(t, 0x400000))
+    return b.select(b.fcmp_unordered("uno", x, x), quiet, nearest)
 
 
 def valid_lanes(b, t, cols, j):
-    """The mask of those lanes of the j-th vector of a row that lie within `cols` columns."""
+    """Return the mask of the lanes of a row's j-th vector that lie within the first `cols` columns of the row."""
     lanes = ir.VectorType(I32, t.lanes)
     index = ir.Constant(lanes, [j * t.lanes + i for i in range(t.lanes)])
     width = const((j + 1) * t.lanes)
-    cols = b.select(b.icmp_signed("<", cols, width), cols, width)               # before it loses its upper half
+    cols = b.select(b.icmp_signed("<", cols, width), cols, width)               # then 32 bits hold it
     return b.icmp_signed("<", index, splat(b, lanes, b.trunc(cols, I32)))
 
 
 def _masked(b, t, name, returns, arguments):
+    """Call LLVM's masked load or store of a vector."""
     signature = ir.FunctionType(returns, [a.type for a in arguments])
     suffix = f"v{t.lanes}f{t.size * 8}.p0"
     typed = "" if t.vec.as_pointer().is_opaque else f"v{t.lanes}f{t.size * 8}"
@@ -121,19 +133,20 @@ def _masked(b, t, name, returns, arguments):
 
 
 def masked_load(b, t, pointer, mask):
-    """The lanes of the mask, and 0 in the others, which are not read."""
+    """Return the vector at a pointer with 0 in the lanes outside the mask, which are not read."""
     return _masked(b, t, "load", t.vec, [pointer, ir.Constant(I32, 1), mask, ir.Constant(t.vec, None)])
 
 
 def store_part(b, t, source, target, cols):
-    """Copy the first `cols` columns, fewer than all, of a tile's row at one address to another; `cols` is no constant.
+    """Copy the first `cols` columns of a tile's row from one address to another. `cols` is less than the row, and no constant.
 
-    AVX-512 has a masked store for it. That of AVX2 takes some 20 cycles on AMD's CPUs, and older ones have none: there
-    the row is copied in vectors, or in the largest power of two that it has, and the last piece ends where the row does.
+    AVX-512 has a masked store for this. AVX2's masked store takes some 20 cycles on AMD's CPUs, and older instruction sets
+    have none. There the columns are copied in pieces: vectors, or, if they do not fill one, the largest power of two that they
+    fill. The last piece ends with the last column, and may overlap the one before.
     """
-    if t.lanes * t.size == CACHE_LINE:
+    if t.lanes * t.size == AVX512_BYTES:
         for j in range(t.vecs):
-            vector, pointer = load_vector(b, t, source, j * CACHE_LINE), at(b, target, const(j * CACHE_LINE), t.vec)
+            vector, pointer = load_vector(b, t, source, j * AVX512_BYTES), at(b, target, const(j * AVX512_BYTES), t.vec)
             _masked(b, t, "store", ir.VoidType(), [vector, pointer, ir.Constant(I32, 1), valid_lanes(b, t, cols, j)])
         return
     lanes = t.lanes
@@ -147,7 +160,7 @@ def store_part(b, t, source, target, cols):
 
 
 def _copy_pieces(b, t, source, target, cols, lanes):
-    """Copy `cols` columns, between `lanes` and twice as many or a whole row, in pieces of `lanes`."""
+    """Copy `cols` columns in pieces of `lanes` columns: at least one piece, and less than two, unless a piece is a vector."""
     ty = ir.VectorType(t.elem, lanes) if lanes > 1 else t.elem
 
     def copy(col):
@@ -163,22 +176,22 @@ def _copy_pieces(b, t, source, target, cols, lanes):
 
 
 def take(b, vector, lanes):
-    """The vector of those lanes."""
+    """Return the vector of the lanes with these numbers."""
     lanes = list(lanes)
     order = ir.Constant(ir.VectorType(I32, len(lanes)), lanes)
     return b.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), order)
 
 
 def fetch_line(b, pointer):
-    """Ask for a cache line."""
+    """Prefetch the cache line of a pointer."""
     typed = "" if pointer.type.is_opaque else "i8"
     signature = ir.FunctionType(ir.VoidType(), [pointer.type, I32, I32, I32])
     function = cgutils.get_or_insert_function(b.module, signature, f"llvm.prefetch.p0{typed}")
-    b.call(function, [pointer, I32(0), I32(3), I32(1)])         # to read, into all caches, data
+    b.call(function, [pointer, I32(0), I32(3), I32(1)])         # for reading, into all caches, data
 
 
 def sum_of_lanes(b, vector):
-    """The sum of the lanes, by halves."""
+    """Return the sum of the lanes, by adding one half of them to the other until one is left."""
     while vector.type.count > 1:
         half = vector.type.count // 2
         vector = b.fadd(take(b, vector, range(half)), take(b, vector, range(half, 2 * half)))

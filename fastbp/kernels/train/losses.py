@@ -18,7 +18,8 @@ from ..._compile import link
 from ..._compile.compiler import inlined, kernel
 from .. import blocking
 from ..elementwise.activations import exponentials, functions
-from ..schedule.arena import acquire, load, release
+from ..schedule.arena import acquire, release
+from ..schedule.atomic import load
 from ..schedule.queue import REGION_BYTES, TASK, run
 from ..schedule.records import layout, read, write
 from ..simd import tile

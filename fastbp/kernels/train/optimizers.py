@@ -17,7 +17,7 @@ from ..._compile import link
 from ..._compile.compiler import kernel
 from .. import blocking
 from ..gemm.problem import GemmProblem
-from ..schedule.arena import load
+from ..schedule.atomic import load
 from ..schedule.queue import TASK
 from ..schedule.records import layout, read, replace, write
 from ..schedule.trace import Call

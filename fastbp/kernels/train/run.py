@@ -12,7 +12,8 @@ from ..._compile.compiler import kernel
 from .. import blocking
 from ..gemm import loops
 from ..schedule import team
-from ..schedule.arena import acquire, load, release
+from ..schedule.arena import acquire, release
+from ..schedule.atomic import load
 from ..schedule.queue import REGION_BYTES, run, run_with_team
 from ..schedule.records import read, replace, write
 from ..simd.arithmetic import number

@@ -11,7 +11,8 @@ from ..elementwise import dropout
 from ..elementwise.activations import GELU, IDENTITY
 from ..elementwise.dropout import Dropout
 from ..matrix import NO_MATRIX, Matrix
-from ..schedule.arena import acquire, copy, load, release
+from ..schedule.arena import acquire, release
+from ..schedule.atomic import copy, load
 from ..schedule.queue import REGION_BYTES, TASK, run
 from ..schedule.records import put_word, read, replace, write
 from ..simd import tile

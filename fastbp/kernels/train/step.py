@@ -11,7 +11,8 @@ from ..._compile import link
 from ..._compile.compiler import kernel
 from .. import blocking
 from ..schedule import trace
-from ..schedule.arena import COUNTING, acquire, copy, load, release, take
+from ..schedule.arena import COUNTING, acquire, release, take
+from ..schedule.atomic import copy, load
 from ..schedule.queue import REGION_BYTES, run
 from ..schedule.records import put_word, read, replace, write
 from . import dweights, finite, optimizers

@@ -1,0 +1,125 @@
+"""Products of tiles: the rank-1 update of the microkernel, dot products of rows, and the offsets of the rows they read."""
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from .tile import BYTES, join, split
+from .vector import I64, at, const, load_vector, masked_load, muladd, pair_muladd, splat, sum_of_lanes, valid_lanes
+
+
+@intrinsic
+def rank1(typing_context, tile, a, offsets, b_row):
+    """Return tile[i, :] + A[i] * B[:], with A[i] at a + offsets[i] and a contiguous B at b_row."""
+    t = tile
+
+    def generate(c, b, sig, args):
+        tile, a, offsets, b_row = args
+        fma, acc = pair_muladd(b, t) if t.has_pairs else muladd(b, t), split(b, t, tile)
+        row = [load_vector(b, t, b_row, j * t.lanes * t.size) for j in range(t.vecs)]
+        for i in range(t.rows):
+            scalar = splat(b, t.vec, b.load(at(b, a, b.extract_value(offsets, i), t.elem), align=1))
+            for j in range(t.vecs):
+                acc[i * t.vecs + j] = fma(scalar, row[j], acc[i * t.vecs + j])
+        return join(b, t, acc)
+
+    return t(t, BYTES, types.UniTuple(BYTES, t.rows), BYTES), generate
+
+
+@intrinsic
+def dot(typing_context, tile, a, a_offsets, b_address, b_offsets, count):
+    """Return tile[i, j] + A[i, :] * B[j, :], lane by lane: store_sums adds the lanes up.
+
+    Row i of A is at a + a_offsets[i], row j of B at b_address + b_offsets[j]. Only `count` of the lanes are read if that is
+    fewer than all.
+    """
+    t = tile
+
+    def generate(c, b, sig, args):
+        tile, a, a_offsets, b_address, b_offsets, count = args
+        fma, acc = muladd(b, t), split(b, t, tile)
+        out = cgutils.alloca_once(b, t.array)
+
+        def update(read):
+            right = [read(at(b, b_address, b.extract_value(b_offsets, j), t.vec)) for j in range(t.vecs)]
+            parts = []
+            for i in range(t.rows):
+                left = read(at(b, a, b.extract_value(a_offsets, i), t.vec))
+                parts += [fma(left, right[j], acc[i * t.vecs + j]) for j in range(t.vecs)]
+            b.store(join(b, t, parts), out)
+
+        with b.if_else(b.icmp_signed(">=", count, const(t.lanes)), likely=True) as (full, edge):
+            with full:
+                update(lambda pointer: b.load(pointer, align=1))
+            with edge:
+                mask = valid_lanes(b, t, count, 0)
+                update(lambda pointer: masked_load(b, t, pointer, mask))
+        return b.load(out)
+
+    return t(t, BYTES, types.UniTuple(BYTES, t.rows), BYTES, types.UniTuple(BYTES, t.vecs), BYTES), generate
+
+
+@intrinsic
+def row_offsets(typing_context, shape, row_stride, rows):
+    """Return the offsets of a tile's rows. Those past the valid rows repeat the last valid one, so that they can be read."""
+    return _offsets(shape, shape.rows)
+
+
+@intrinsic
+def column_offsets(typing_context, shape, column_stride, cols):
+    """Return the offsets of the `vecs` columns of a tile of dot products, those past the valid columns as in row_offsets."""
+    return _offsets(shape, shape.vecs)
+
+
+def _offsets(shape, count):
+    """Return the signature and the generator of an intrinsic of (shape, stride, valid) that returns `count` offsets."""
+    def generate(c, b, sig, args):
+        _, stride, valid = args
+        last = b.sub(valid, const(1))
+        offsets = [b.mul(b.select(b.icmp_signed("<", const(k), valid), const(k), last), stride) for k in range(count)]
+        return c.make_tuple(b, sig.return_type, offsets)
+
+    return types.UniTuple(BYTES, count)(shape, BYTES, BYTES), generate
+
+
+@intrinsic
+def multiples(typing_context, shape, step):
+    """Return (0, step, 2 step, …), one for each row of a tile."""
+    def generate(c, b, sig, args):
+        return c.make_tuple(b, sig.return_type, [b.mul(args[1], const(i)) for i in range(shape.rows)])
+
+    return types.UniTuple(BYTES, shape.rows)(shape, BYTES), generate
+
+
+@intrinsic
+def in_registers(typing_context, numbers):
+    """Return the numbers unchanged: an optimisation barrier.
+
+    LLVM no longer knows how they were computed. From `multiples` it would derive a dozen addresses and count each of them up
+    in the loop, which is more than there are registers.
+    """
+    def generate(c, b, sig, args):
+        identity = ir.FunctionType(I64, [I64])
+        kept = [b.asm(identity, "", "=r,0", [b.extract_value(args[0], i)], False) for i in range(numbers.count)]
+        return c.make_tuple(b, sig.return_type, kept)
+
+    return numbers(numbers), generate
+
+
+@intrinsic
+def store_sums(typing_context, tile, address, row_stride, rows, cols):
+    """Write the sum of the lanes of vector (i, j) as element (i, j) of a rows x cols matrix at `address`."""
+    t = tile
+
+    def generate(c, b, sig, args):
+        tile, address, stride, rows, cols = args
+        vectors = split(b, t, tile)
+        for i in range(t.rows):
+            for j in range(t.vecs):
+                valid = b.and_(b.icmp_signed("<", const(i), rows), b.icmp_signed("<", const(j), cols))
+                with b.if_then(valid):
+                    pointer = at(b, address, b.add(b.mul(stride, const(i)), const(j * t.size)), t.elem)
+                    b.store(sum_of_lanes(b, vectors[i * t.vecs + j]), pointer, align=1)
+        return c.get_dummy_value()
+
+    return types.void(t, *[BYTES] * 4), generate
