@@ -1,31 +1,38 @@
-"""Arrays in memory: how they are made, and the gate through which their addresses go to compiled code.
+"""The making of arrays, and the one gate through which their addresses go to compiled code.
 
-Compiled code knows an address and trusts it. So whoever hands one over says what it expects to find there, and `address`
-raises before anything runs if the array is anything else: another package may have changed NumPy's defaults, a pickle or a
-memory map may have brought back memory that cannot be written, a user may have assigned something else. For the same reason
-every array is made with its dtype. (Arrays themselves go to compiled code in functional.py alone, after the same questions.)
+Compiled code trusts the address that it gets. So whoever hands over an address says what should be there, and `address` raises
+before anything runs if the array is something else. That happens if another package has changed NumPy's defaults, if a pickle
+or a memory map has brought back read-only memory, or if a user has assigned something else. For the same reason every array is
+made with an explicit dtype. (Only functional.py hands arrays themselves to compiled code, after the same checks.)
 """
 from collections.abc import Sequence
 from ctypes import addressof, c_char
 
 import numpy as np
 
+# The size of a cache line, in bytes.
 CACHE_LINE = 64
-ALIGNED_BYTES = 1 << 16         # From this size on, finding an aligned address takes less time than it saves.
+
+# The bytes from which on an array is aligned. From this size on, finding an aligned address takes less time than it saves.
+ALIGNED_BYTES = 1 << 16
+
+# The dtype of the integers that compiled code reads.
 INTEGER = np.dtype(np.int64)
+
+# The dtype of the numbers that compiled code reads beside a record.
 FLOAT = np.dtype(np.float64)
 
 
 class _Memory(np.ndarray):
     """The memory of a large array.
 
-    It is of another class than the array, so that a view of the array holds the array, and not this in its place: a layer
-    sees who holds its results.
+    Its class is not the array's, so that a view of the array refers to the array and not to this memory: a layer counts the
+    references to its results.
     """
 
 
 def empty(shape: tuple[int, int], dtype: np.dtype) -> np.ndarray:
-    """Return a new array; a large one begins with a cache line: a vector that lies in two takes twice the time."""
+    """Return a new array. A large one begins at a cache line: a vector that lies across two of them takes twice the time."""
     size = shape[0] * shape[1] * dtype.itemsize
     if size < ALIGNED_BYTES:
         return np.empty(shape, dtype)
@@ -34,7 +41,7 @@ def empty(shape: tuple[int, int], dtype: np.dtype) -> np.ndarray:
 
 
 def shuffled(rng: np.random.Generator, count: int) -> np.ndarray:
-    """Return the numbers from 0 and below `count` in the order of rng.permutation(count), which makes an array by np.arange."""
+    """Return rng.permutation(count), but from an array of our own: NumPy's method makes one by np.arange, with its defaults."""
     order = np.arange(count, dtype=INTEGER)
     rng.shuffle(order)
     return order
@@ -48,11 +55,11 @@ def is_room(array: object, shape: tuple[int, int], dtype: np.dtype) -> bool:
 def address(name: str, array: np.ndarray, dtype: np.dtype, count: int, *, written: bool = False) -> int:
     """Return the address of an array's first element, for compiled code that reads `count` elements one after another.
 
-    written: whether compiled code writes there, too. Raises TypeError for what is no ndarray of that dtype, ValueError for
-    another number of elements, for another order than C's, and for read-only memory that would be written.
+    written: whether compiled code also writes there. Raises TypeError unless it is an ndarray of that dtype. Raises ValueError
+    for another number of elements, for an order other than C, and for read-only memory that would be written.
     """
     if type(array) is np.ndarray and array.dtype is dtype and array.size == count and array.flags.carray and count:
-        return addressof(c_char.from_buffer(array))     # a quarter of the time of NumPy's dictionary
+        return addressof(c_char.from_buffer(array))     # a quarter of the time of __array_interface__
     _check(name, array, dtype, written)
     if array.size != count:
         raise ValueError(f"{name} has {array.size} elements, expected {count}")
@@ -62,21 +69,21 @@ def address(name: str, array: np.ndarray, dtype: np.dtype, count: int, *, writte
 
 
 def address_of_rows(name: str, array: np.ndarray, dtype: np.dtype, shape: tuple[int, int]) -> tuple[int, int]:
-    """Return the address of a matrix that is read, and the bytes from one row to the next.
+    """Return the address of a matrix that compiled code reads, and the bytes from one row to the next.
 
-    The elements of a row follow one another, and no row comes before the one above it. Raises as `address`.
+    The elements of a row must be contiguous, and no row may come before the one above it. Raises as `address`.
     """
     _check(name, array, dtype, False)
     if array.shape != shape:
         raise ValueError(f"{name} has shape {array.shape}, expected {shape}")
-    step = array.strides[0] if len(array) > 1 else shape[1] * array.itemsize       # that of a single row may be anything
+    step = array.strides[0] if len(array) > 1 else shape[1] * array.itemsize       # the stride of a single row may be anything
     if not has_contiguous_rows(array) or step < 0:
         raise ValueError(f"{name} has strides {array.strides}, expected rows without gaps, the first one first")
     return _pointer(array), step
 
 
 def address_of_order(name: str, order: np.ndarray, rows: int) -> int:
-    """Return the address of `rows` row numbers, each from 0 and below `rows`, that a kernel gathers by; raises as `address`."""
+    """Return the address of `rows` row numbers, each from 0 to `rows` - 1, that a kernel gathers by. Raises as `address`."""
     found = address(name, order, INTEGER, rows)
     if rows and not 0 <= order.min() <= order.max() < rows:
         raise ValueError(f"{name} has numbers from {order.min()} to {order.max()}, expected 0 to {rows - 1}")
@@ -84,12 +91,12 @@ def address_of_order(name: str, order: np.ndarray, rows: int) -> int:
 
 
 def has_contiguous_rows(array: np.ndarray) -> bool:
-    """Return whether the elements of each row of a 2-D array follow one another."""
+    """Return whether the elements of each row of a 2-D array are contiguous."""
     return len(array) == 0 or array.shape[1] <= 1 or array.strides[1] == array.itemsize
 
 
 def overlapping(arrays: Sequence[np.ndarray]) -> tuple[int, int] | None:
-    """Return the numbers of two arrays with memory in common, the lower first; None if there are none."""
+    """Return the indices of two arrays that share memory, the lower one first, or None if no arrays do."""
     spans = sorted((*_span(array), i) for i, array in enumerate(arrays) if array.size)
     for k, (_, end, i) in enumerate(spans):
         for start, _, j in spans[k + 1:]:
@@ -101,6 +108,7 @@ def overlapping(arrays: Sequence[np.ndarray]) -> tuple[int, int] | None:
 
 
 def _check(name, array, dtype, written):
+    """Raise TypeError unless it is an ndarray of that dtype, and ValueError if it would be written and is read-only."""
     if not isinstance(array, np.ndarray):
         raise TypeError(f"{name} is of type {type(array).__name__}, expected a numpy.ndarray of {dtype}")
     if array.dtype != dtype:
@@ -114,7 +122,7 @@ def _pointer(array):
 
 
 def _span(array):
-    """Return the addresses of the first byte of an array, and of the one after its last."""
+    """Return the address of an array's first byte, and the address after its last byte."""
     if array.flags.c_contiguous:
         start = _pointer(array)
         return start, start + array.nbytes
@@ -122,7 +130,7 @@ def _span(array):
 
 
 def _share(a, b):
-    """Return whether two arrays whose spans overlap share an element; where that takes long to find out, they may."""
+    """Return whether two arrays whose spans overlap share an element, and True where that takes too long to find out."""
     if a.flags.c_contiguous and b.flags.c_contiguous:
         return True
     try:

@@ -1,6 +1,6 @@
-"""Checks and conversions of what a user passes: every operand becomes an ndarray of one float dtype, or an error.
+"""Checks and conversions of what a user passes: every operand becomes an ndarray of one float dtype, or raises an error.
 
-Nothing is computed before everything has been checked. An error names the argument, what it was and what was expected.
+Everything is checked before anything is computed. An error names the argument, what it was and what was expected.
 """
 import sys
 import warnings
@@ -11,14 +11,16 @@ import numpy as np
 from .._runtime import cpu
 from .memory import empty, has_contiguous_rows
 
+# The dtypes that kernels compute with, the narrower one first.
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
-# A precision, not a dtype. Not to be compared with one by ==: NumPy, which knows no dtype of that name, loses a
-# KeyboardInterrupt that comes within the comparison.
+
+# The precision that multiplies float32 arrays as bfloat16. It is not a dtype; do not compare it with one by ==, because NumPy
+# knows no dtype of that name and loses a KeyboardInterrupt that comes during the comparison.
 BFLOAT16 = "bfloat16"
 
 
 def is_lazy(value):
-    """Whether it is a Dask array, of which there are none before the user has imported Dask."""
+    """Return whether `value` is a Dask array. There is none before the user has imported Dask, so this does not import it."""
     dask_array = sys.modules.get("dask.array")
     return dask_array is not None and isinstance(value, dask_array.Array)
 
@@ -26,7 +28,7 @@ def is_lazy(value):
 def as_array(name, value):
     """Return `value` as an ndarray of real numbers in native byte order; raise TypeError for anything else.
 
-    A masked array is refused: what is computed from it would count the masked numbers, too.
+    A masked array is refused, because the masked numbers would count in the computation.
     """
     if type(value) is not np.ndarray and _is_masked(value):
         raise TypeError(f"{name} is a masked array, expected one without a mask: {name}.filled(0) puts 0 in the masked places")
@@ -40,20 +42,23 @@ def as_array(name, value):
 
 
 def _is_masked(value):
-    """Return whether it is a masked array, or a sequence that begins with one."""
+    """Return whether `value` is a masked array, or a sequence that begins with one."""
     if isinstance(value, list | tuple) and value:
         value = value[0]
     return isinstance(value, np.ma.MaskedArray)
 
 
 def float_dtype(*arrays):
-    """The dtype that NumPy's promotion gives, at least float32: integers alone become float64."""
+    """Return the dtype of NumPy's promotion, but at least float32. Integers alone become float64."""
     dtype = np.result_type(*arrays)
     return np.dtype(np.float64) if dtype.kind != "f" else max(dtype, FLOATS[0])
 
 
 def multiplied(dtype, precision):
-    """What multiplies arrays of that dtype at that precision: the dtype itself, or "bfloat16"."""
+    """Return the type in which arrays of that dtype are multiplied at that precision: the dtype itself, or "bfloat16".
+
+    Raises ValueError for a precision that the dtype does not have.
+    """
     if precision is None:
         return dtype
     if precision == BFLOAT16 and dtype == FLOATS[0]:
@@ -67,26 +72,27 @@ def multiplied(dtype, precision):
 
 @cache
 def _warn_if_not_faster():
+    """Warn once in a process if this CPU has no instructions that multiply bfloat16."""
     if not cpu.has_bfloat16_dot() and not cpu.has_amx():
         warnings.warn("precision 'bfloat16' is not faster here: this CPU multiplies no bfloat16, so float32 is rounded to it",
                       RuntimeWarning, stacklevel=5)
 
 
 def as_rows(name, array):
-    """A 2-D array; one sample, 1-D, becomes one row."""
+    """Return a 2-D array as it is, and one sample, 1-D, as a single row. Raises ValueError for other dimensions."""
     if array.ndim not in (1, 2):
         raise ValueError(f"{name} has shape {array.shape}, expected (batch, n) or one sample (n,)")
     return array[np.newaxis] if array.ndim == 1 else array
 
 
 def check_shape(name, array, expected, because):
-    """ValueError unless `array` has the shape `expected`."""
+    """Raise ValueError unless `array` has the shape `expected`."""
     if array.shape != expected:
         raise ValueError(f"{name} has shape {array.shape}, expected {expected}: {because}")
 
 
 def check_weights(inputs, weights):
-    """ValueError unless (batch, n_inputs) inputs can be multiplied with the weights."""
+    """Raise ValueError unless inputs (batch, n_inputs) can be multiplied with weights (n_inputs, n_neurons)."""
     if weights.ndim != 2:
         raise ValueError(f"weights has shape {weights.shape}, expected (n_inputs, n_neurons)")
     if inputs.shape[1] != weights.shape[0]:
@@ -95,7 +101,7 @@ def check_weights(inputs, weights):
 
 
 def as_biases(biases, n_neurons):
-    """Biases (n_neurons,) or (1, n_neurons) as (1, n_neurons)."""
+    """Return biases (n_neurons,) or (1, n_neurons) as (1, n_neurons). Raises ValueError for another shape."""
     rows = biases[np.newaxis] if biases.ndim == 1 else biases
     if rows.shape != (1, n_neurons):
         raise ValueError(f"biases has shape {biases.shape}, expected (1, {n_neurons}) or ({n_neurons},): "
@@ -104,7 +110,7 @@ def as_biases(biases, n_neurons):
 
 
 def check_out(name, out, shape, dtype):
-    """`out` is None, or a writeable ndarray of that shape and dtype."""
+    """Raise TypeError or ValueError unless `out` is None, or a writeable ndarray of that shape and dtype."""
     if out is None:
         return
     if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
@@ -118,31 +124,34 @@ def check_out(name, out, shape, dtype):
 
 
 def with_contiguous_rows(array):
-    """The 2-D array itself, or a copy whose rows are contiguous."""
+    """Return the 2-D array itself if its rows are contiguous, else a copy with contiguous rows."""
     return array if has_contiguous_rows(array) else np.ascontiguousarray(array)
 
 
 def with_contiguous_lines(array):
-    """The 2-D array itself, or a copy, so that its rows or its columns are contiguous."""
+    """Return the 2-D array itself if its rows or its columns are contiguous, else a copy with contiguous rows."""
     return array if array.strides[0] == array.itemsize else with_contiguous_rows(array)
 
 
 def as_factors(inputs, weights, precision):
-    """inputs and weights laid out as the kernels take them: for bfloat16 by rows, else inputs by rows or by columns."""
+    """Return inputs and weights in a layout that the kernels take.
+
+    For bfloat16 the rows of both are contiguous. Otherwise the rows or columns of inputs are, and weights may have any layout.
+    """
     if precision == BFLOAT16:
         return with_contiguous_rows(inputs), with_contiguous_rows(weights)
     return with_contiguous_lines(inputs), weights
 
 
 def result(out, shape, dtype, operands):
-    """Where a kernel may write: `out` itself, unless its rows are not contiguous or it overlaps an operand."""
+    """Return the array for a kernel to write: `out`, or a new one if out's rows have gaps or it overlaps an operand."""
     if out is None or not has_contiguous_rows(out) or any(np.may_share_memory(out, a) for a in operands if a is not None):
         return empty(shape, dtype)
     return out
 
 
 def deliver(computed, out):
-    """The result in the user's `out`, if there is one."""
+    """Return the result, after copying it to the user's `out` if there is one."""
     if out is None or out is computed:
         return computed
     np.copyto(out, computed)

@@ -1,8 +1,8 @@
-"""A second process, which compiles part of the units that a step needs while this one compiles the rest.
+"""A second process that compiles some of the units that a step needs, while this process compiles the others.
 
-Numba compiles under one lock, on one core. So where nothing is in the disk cache yet, this process starts another one for
-the units of KINDS, and waits for each of them before it takes it from the cache. What does not come from there, for whatever
-reason, it compiles itself. A user who asked for one thread gets no second process.
+Numba compiles under one lock, so on one core. If the disk cache is still empty, this process starts a helper process for the
+units of KINDS. Before it uses one of these units, it waits until the helper has written it to the cache. If a unit does not
+arrive, for whatever reason, this process compiles it itself. A user who asked for one thread gets no helper process.
 """
 import os
 import subprocess
@@ -13,18 +13,24 @@ from pathlib import Path
 from .._runtime import sigint, threads
 from . import disk_cache
 
-# About half of the work for a first gradient, and for a first training step, in the order in which these ask for them.
+# The kinds of units that the helper compiles for a forward or backward pass, in the order in which a first gradient needs them.
+# They are about half of the work of compiling it.
 KINDS = "pack", "backward", "mask"
+
+# The kinds of units that the helper compiles, by the kind of the unit that this process was asked for. They are about half of
+# the work for a first training step, too, in the order in which that needs them.
 _KINDS_OF = {"forward": KINDS, "backward": KINDS, "train": (*KINDS, "loss", "update"),
              "dinputs": ("pack", "mask", "loss", "update", "full")}
 
+# The program of the helper process.
 _CODE = "import sys; sys.path[:] = {path!r}; from fastbp._compile import link; link.compile_ahead({names!r})"
 
-_helpers = {}                   # by the name of the type
+# The helper processes of this process, by the name of the type whose units they compile.
+_helpers = {}
 
 
 class _Helper:
-    """A process that compiles the units of these names, and says so of each."""
+    """A process that compiles the units of these names, and reports each finished one."""
 
     def __init__(self, names):
         self.names = set(names)
@@ -54,7 +60,11 @@ class _Helper:
 
 
 def start(unit, units):
-    """Have those of the units compiled that a pass or a training step needs, if its own is not compiled yet: once a type."""
+    """Start a helper for a pass or a training step whose own unit is not compiled yet.
+
+    unit is the unit of that pass or step, and units are all that there are: the helper compiles those of its type that the pass
+    or step needs. Each type gets one helper.
+    """
     if unit.kind not in _KINDS_OF or unit.dtype in _helpers or unit.is_compiled() or not _is_possible():
         return
     names = [u.name for kind in _KINDS_OF[unit.kind] for u in units if (u.kind, u.dtype) == (kind, unit.dtype) and u is not unit
@@ -65,12 +75,15 @@ def start(unit, units):
 
 
 def _is_possible():
-    """Whether there is a core and a cache that it can write for it, and a Python: an embedded one is another program."""
+    """Return whether a helper can work: there is a second core, a writable cache, and a Python that can be started.
+
+    In a program that embeds Python, sys.executable is that program.
+    """
     return threads.wanted() > 1 and disk_cache.is_writable() and "python" in Path(sys.executable or "").name
 
 
 def is_expected(name):
-    """Whether the unit is still to come from another process."""
+    """Return whether a helper process is still to deliver the unit."""
     return any(name in helper.names for helper in _helpers.values())
 
 
@@ -81,11 +94,11 @@ def wait(name):
 
 
 def stop():
-    """End the other processes, as compiling was interrupted. They are started again when they are needed."""
+    """End the helper processes, because compiling was interrupted. They are started again when they are needed."""
     with sigint.defer_sigint():
         while _helpers:
             _helpers.popitem()[1].stop()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_helpers.clear)          # they write to the parent
+    os.register_at_fork(after_in_child=_helpers.clear)          # the parent's helpers report to the parent

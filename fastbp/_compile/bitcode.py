@@ -1,7 +1,7 @@
-"""How Numba compiles a kernel: to code that others link and inline, and no further.
+"""A Numba compiler for kernels that stops at LLVM code, which callers link and inline.
 
-Numba would optimise each function and turn it into machine code, and do so again within every function that calls it. Of a
-kernel only the latter is ever run: leaving out the former is a quarter of the time that everything takes to compile.
+Numba would optimise each function and turn it into machine code, and then do so again within every function that calls it. A
+kernel only ever runs within its callers. Leaving out its own machine code saves a quarter of the whole time of compiling.
 """
 from numba import _dynfunc
 from numba.core import compiler
@@ -13,13 +13,13 @@ from . import notice
 
 
 class _Bitcode(JITCodeLibrary):
-    """LLVM code, as it was generated, to be linked into other libraries."""
+    """A library of LLVM code as it was generated, to be linked into other libraries."""
 
     def _optimize_functions(self, ll_module):
         ll_module.data_layout = self._codegen._data_layout
 
     def _optimize_final_module(self):
-        """Only of what LLVM is told to inline: left as it is, it makes inner loops up to 1.3 times slower."""
+        """Optimise only a kernel that LLVM is told to inline: without this, inner loops are up to 1.3 times slower."""
         if self.is_inlined:
             passes, builder = self._codegen._module_pass_manager(loop_vectorize=False, slp_vectorize=False, opt=3, cost="cheap")
             passes.run(self._final_module, builder)
@@ -31,7 +31,7 @@ class _Bitcode(JITCodeLibrary):
 
 @register_pass(mutates_CFG=True, analysis_only=False)
 class _Lowering(NativeLowering):
-    """Numba's own, but into a _Bitcode, and with the address 0 for whoever would call it from Python."""
+    """Numba's lowering pass, but into a _Bitcode, and with 0 as the address of the function that Python would call."""
 
     _name = "fastbp_kernel_lowering"
 
@@ -52,7 +52,7 @@ class _Lowering(NativeLowering):
 
 
 class Compiler(compiler.CompilerBase):
-    """Numba's passes, but for the last."""
+    """Numba's pipeline of passes with the last one replaced by _Lowering."""
 
     def define_pipelines(self):
         pipeline = compiler.DefaultPassBuilder.define_nopython_pipeline(self.state)

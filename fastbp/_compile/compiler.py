@@ -1,11 +1,11 @@
-"""Numba policy: the flags of every compiled function, and how one is compiled for a fixed signature and kept on disk.
+"""The way fastbp uses Numba: the flags of every compiled function, and compiling for a fixed signature with the disk cache.
 
-contract   a product and a sum may become one FMA; nothing else of `fastmath`, which would lose NaNs
-numpy      a division by zero gives inf, as in NumPy
-nogil      other Python threads run while a kernel does
+nogil       Other Python threads run while a kernel runs.
+error_model "numpy": a division by zero gives inf, as in NumPy.
+fastmath    "contract" alone: a product and a sum may become one FMA. The rest of `fastmath` would lose NaNs.
 
-NUMBA_DISABLE_JIT=1 is for debugging: Numba's decorators return the plain Python functions then. Kernels cannot run as such, so
-reference.py computes in their place, and what has no reference says so.
+NUMBA_DISABLE_JIT=1 is for debugging: Numba's decorators then return plain Python functions. Kernels cannot run as plain Python,
+so reference.py computes in their place. A function without a reference raises Disabled.
 """
 import os
 from collections.abc import Iterator
@@ -19,17 +19,20 @@ from numba.core.typing.templates import infer_global
 from .._runtime import sigint
 from . import bitcode, disk_cache, notice
 
+# The flags of every function that fastbp compiles; the module's docstring explains them.
 FLAGS = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}, "boundscheck": False}
 
-# A kernel is called by compiled code only. The wrappers that others need would be a third of the time to compile it.
+# The further flags of kernels. Only compiled code calls them, so they need no wrappers, which would be a third of the time that
+# compiling takes.
 _BARE = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
-# Whether reference.py computes. It is read once: numba.config.DISABLE_JIT of later on is for the user's own functions.
+# Whether reference.py computes instead of kernels. It is read once: a later change of numba.config.DISABLE_JIT concerns the
+# user's own functions only.
 DISABLED = bool(config.DISABLE_JIT)
 
 
 class Disabled(RuntimeError):
-    """NUMBA_DISABLE_JIT is 1, and what was asked for needs compiled code."""
+    """An error for what needs compiled code while NUMBA_DISABLE_JIT is 1."""
 
 
 def check_enabled(what: str) -> None:
@@ -40,7 +43,7 @@ def check_enabled(what: str) -> None:
 
 @contextmanager
 def _compiling() -> Iterator[None]:
-    """Have Numba compile within the block, also after the user has set numba.config.DISABLE_JIT."""
+    """Make Numba compile within the block, even if the user has set numba.config.DISABLE_JIT since."""
     asked, config.DISABLE_JIT = config.DISABLE_JIT, 0
     try:
         yield
@@ -49,32 +52,34 @@ def _compiling() -> Iterator[None]:
 
 
 def kernel(function, **options):
-    """Decorator of a function that other compiled functions call."""
+    """Decorate a function that other compiled functions call."""
     if DISABLED:
         return function
     with _compiling():
         dispatcher = njit(**FLAGS, **_BARE, pipeline_class=bitcode.Compiler, **options)(function)
     template = dispatcher.get_call_template
-    # Numba would compile it again for each integer that a caller passes as a literal.
+    # Without this, Numba would compile the function again for each integer that a caller passes as a literal.
     dispatcher.get_call_template = lambda arguments, keywords: template(tuple(map(types.unliteral, arguments)), keywords)
     return dispatcher
 
 
-inlined = partial(kernel, forceinline=True)       # by LLVM, into an inner loop
+# The decorator of a kernel that LLVM inlines into an inner loop.
+inlined = partial(kernel, forceinline=True)
 
 
 def formula(function):
-    """Decorator of a function of integers and records that compiled code and Python call alike, such as a size or a choice.
+    """Decorate a function of integers and records, such as a size or a choice, that both compiled code and Python call.
 
-    Python keeps the function as it is; compiled code finds the kernel in its place.
+    Python calls the function as it is; compiled code calls a kernel made from it.
     """
     if not DISABLED:
-        function.kernel = kernel(function)                              # Numba's type does not keep it alive
+        function.kernel = kernel(function)                              # keeps the kernel alive, which Numba's type does not
         infer_global(function, types.Dispatcher(function.kernel))
     return function
 
 
 def _compile(function, signature, name, **options):
+    """Return Numba's result of compiling the function for that signature, from the disk cache if it is there."""
     check_enabled(name)
     with notice.compiling(f"the kernel {name}"), sigint.defer_sigint(), global_compiler_lock, _compiling():
         dispatcher = njit(**FLAGS, **options)(function)
@@ -84,7 +89,7 @@ def _compile(function, signature, name, **options):
 
 
 def entry(function, signature, name):
-    """The C function behind `function`, to be called from Python.
+    """Return the C function behind `function`, to be called from Python.
 
     It skips Numba's dispatcher, which would look up the types of all arguments: the caller must have checked them.
     """
@@ -92,12 +97,12 @@ def entry(function, signature, name):
 
 
 def native(function, signature, name, parallel=False):
-    """The address of `function` with the C calling convention."""
+    """Return the address of `function`, compiled with the C calling convention."""
     compiled = _compile(function, signature, name, parallel=parallel, no_cpython_wrapper=True)
     return compiled.library.get_pointer_to_function(compiled.fndesc.llvm_cfunc_wrapper_name)
 
 
 if hasattr(os, "register_at_fork"):
-    # No fork while another thread compiles: the child would wait for ever on a lock that nobody holds there.
+    # A fork waits while another thread compiles: the child would wait for ever on a lock that none of its threads can release.
     os.register_at_fork(before=global_compiler_lock.acquire, after_in_parent=global_compiler_lock.release,
                         after_in_child=global_compiler_lock.release)

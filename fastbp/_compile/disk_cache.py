@@ -1,11 +1,11 @@
-"""Compiled functions on disk, one file per function and signature.
+"""A disk cache of compiled functions, with one file for each function and signature.
 
-Numba's own cache notices an edited function only in the file that it is in, and its processes share an index. Here the
-folder's name is a digest of everything that compiled code depends on, this package's source included, so a file in it
-is never stale; it is written under another name and then renamed, so a reader sees all of it or none, without a lock.
+Numba's own cache notices an edit only in the file of the cached function itself, and its processes share an index. Here, the
+folder's name is a digest of everything that compiled code depends on, which includes this package's source. So no file in it is
+ever stale. A file is written under another name and then renamed, so a reader sees the whole file or none, without a lock.
 
-To read a file is to run what is in it, so a folder that others can write is not used (trust.py), nor is any where Python may
-run something else than the source (_files/source.py).
+Whoever reads a file runs its content. So the cache is not used if others can write to its folder (trust.py), or if Python may
+run something other than the source (_files/source.py).
 """
 import hashlib
 import itertools
@@ -33,37 +33,48 @@ from .._files import atomic, source
 from .._runtime import cpu
 from . import trust
 
+# The names of the cache's folders and notes: key() or another digest of its length.
 _KEY = re.compile("[0-9a-f]{32}")
+
+# The bytes of the digest at the start of each file.
 _DIGEST_BYTES = 32
+
+# The settings of Numba that change the code that it compiles.
 _FLAGS = ("OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "BOUNDSCHECK", "DEBUGINFO_DEFAULT", "USING_SVML")
-_MOST_BYTES = 1 << 26           # of a file: none has reached 1 MB
+
+# The largest file that is read, in bytes. No file has reached 1 MB.
+_MOST_BYTES = 1 << 26
+
+# The age in seconds at which an unused folder is deleted: 30 days.
 _SECONDS_UNUSED = 30 * 24 * 3600
-_SECONDS_ABANDONED = 3600       # no writer takes so long for a file
+
+# The age in seconds at which a temporary file counts as abandoned. No writer takes this long for a file.
+_SECONDS_ABANDONED = 3600
 
 
 def attach(dispatcher, name: str) -> None:
-    """Let `dispatcher.compile(signature)` load from the cache or save to it; `name` is for this function alone."""
+    """Make `dispatcher.compile(signature)` load from the cache or save to it. No other function may have the same `name`."""
     dispatcher._cache = _DiskCache(name)
 
 
 def holds(name: str, signature) -> bool:
-    """Whether there is a file of that name and signature."""
+    """Return whether the cache has a file for that name and signature."""
     path = _DiskCache(name).path(signature)
     return path is not None and os.path.isfile(path)
 
 
 def folder() -> Path | None:
-    """The folder of this package's compiled code, or None if there is none."""
+    """Return the folder of this package's compiled code, or None if there is none."""
     return _open()[0]
 
 
 def problem() -> str | None:
-    """Why folder() is None."""
+    """Return why folder() is None, or None if there is a folder."""
     return _open()[1]
 
 
 def is_writable() -> bool:
-    """Return whether compiled code is kept for other processes: there is a folder, and this user may write to it."""
+    """Return whether this process can keep compiled code for others: there is a folder, and this user may write to it."""
     return folder() is not None and os.access(folder(), os.W_OK)
 
 
@@ -74,13 +85,13 @@ def keep(name: str, content: bytes) -> None:
 
 
 def kept(name: str) -> bytes | None:
-    """What was kept under that name; None if it is not there, or not whole."""
+    """Return the content of a file that keep() wrote, or None if the file is missing or damaged."""
     content = None if folder() is None else _read(folder() / name)
     return None if content is None else bytes(content)
 
 
 class _DiskCache(caching.NullCache):
-    """What Numba's dispatcher asks of a cache."""
+    """A cache with the methods that Numba's dispatcher calls."""
 
     def __init__(self, name):
         self._name = name
@@ -94,7 +105,7 @@ class _DiskCache(caching.NullCache):
         payload = path and _read(path)
         if not payload:
             return None
-        # All that compiled code links to. Numba's own cache refreshes the whole context, which takes 0.2 s.
+        # This is all that compiled code links to. Numba's own cache refreshes the whole context, which takes 0.2 s.
         rtsys.initialize(target_context)
         return compiler.CompileResult._rebuild(target_context, *pickle.loads(payload))
 
@@ -110,7 +121,7 @@ class _DiskCache(caching.NullCache):
 
 
 def _read(path):
-    """The payload of a file, or None if it is not there, not whole, not this user's or was written under another name."""
+    """Return the payload of a file, or None if the file is missing, damaged, not this user's, or has been renamed."""
     try:
         content = trust.read(path, _MOST_BYTES)
     except OSError:
@@ -122,19 +133,20 @@ def _read(path):
 
 
 def _write(path, payload):
-    """Write the file, or nothing if that is not possible."""
+    """Write the file, or leave things as they are if that is not possible."""
     with suppress(OSError):
         atomic.write_private(path, _digest(path, payload), payload)
 
 
 def _digest(path, payload):
+    """Return a digest of the payload and of the file's name."""
     identity = hashlib.sha256(f"{path.parent.name}/{path.name}".encode()).digest()
     return hashlib.blake2b(payload, digest_size=_DIGEST_BYTES, key=identity).digest()
 
 
 @cache
 def _open():
-    """(folder, None) or (None, why there is none)."""
+    """Return (folder, None), or (None, the reason why there is no folder)."""
     try:
         source.check_unedited(source.FILES)
         root = trust.folder(_root())
@@ -147,7 +159,7 @@ def _open():
     except OSError as error:
         return None, str(error)
     with suppress(OSError):
-        os.utime(path)                  # in use: see _delete_unused
+        os.utime(path)                  # marks the folder as used, for _delete_unused
         if is_new:
             _delete_unused(root)
     for folder in (root, path):
@@ -157,7 +169,7 @@ def _open():
 
 
 def _check_compiled(root):
-    """Raise Outdated if a .pyc file is. That none is takes long to see, and is noted in the cache."""
+    """Raise Outdated if a .pyc file is outdated. This check is slow, so the cache keeps a note when all files passed it."""
     compiled = source.compiled_digest(source.FILES)
     note = root / hashlib.sha256(f"{key()} {compiled}".encode()).hexdigest()[:32]
     if compiled and _read(note) is None:
@@ -166,6 +178,7 @@ def _check_compiled(root):
 
 
 def _root():
+    """Return the folder that holds the folders of all versions. Raises FileNotFoundError if there is no home folder for it."""
     chosen = os.environ.get("FASTBP_CACHE_DIR")
     if chosen:
         path = os.path.expanduser(chosen)
@@ -178,7 +191,7 @@ def _root():
         base = "~/Library/Caches"
     else:
         base = os.environ.get("XDG_CACHE_HOME", "")
-        base = base if os.path.isabs(base) else "~/.cache"      # as the XDG specification says of a relative path
+        base = base if os.path.isabs(base) else "~/.cache"      # the XDG specification: ignore a relative path
     path = Path(os.path.expanduser(base), "fastbp")
     if not path.is_absolute():
         raise FileNotFoundError("this user has no home folder")
@@ -186,7 +199,7 @@ def _root():
 
 
 def _delete_unused(root):
-    """Delete what other versions left behind."""
+    """Delete the folders and notes that other versions left behind and that have not been used for _SECONDS_UNUSED."""
     for path in root.iterdir():
         if _KEY.fullmatch(path.name) and path.stat().st_mtime < time.time() - _SECONDS_UNUSED:
             if path.is_dir():
@@ -197,7 +210,7 @@ def _delete_unused(root):
 
 @cache
 def key() -> str:
-    """A digest of all that the compiled code depends on."""
+    """Return a digest of everything that the compiled code depends on."""
     flags = {name: repr(getattr(config, name, None)) for name in _FLAGS}
     facts = (source.digest(source.FILES), llvm.get_process_triple(), cpu.target(), cpu.has_amx(), flags, sys.version,
              numba.__version__, llvmlite.__version__, numpy.__version__)
@@ -205,10 +218,10 @@ def key() -> str:
 
 
 def _number_functions():
-    """Let Numba number the functions that it compiles from a random start.
+    """Make Numba number the functions that it compiles from a random start.
 
-    It counts from 1 in each process, and the number is all that tells the symbols of two closures of one function
-    apart. From the files of two processes, one would call the other's code.
+    Numba counts from 1 in each process, and the symbols of two closures of one function differ only in that number. If files
+    came from two processes that count alike, one closure would call the other's code.
     """
     bytecode.FunctionIdentity._unique_ids = itertools.count(secrets.randbits(60))
 

@@ -1,13 +1,15 @@
 """Units: functions that are compiled once and called by address.
 
-Numba compiles a function again inside every function that calls it, so a register tile below six calls would be compiled
-six times, and once more in each @njit function of a user. Instead the large pieces are units. The address of a compiled
-unit stands in the process's state words, and code that calls the unit reads it there. So a user's cached function holds
-no copy of a kernel that may have changed since, only the number of a word.
+Numba compiles a function again inside every function that calls it. A register tile with six callers would be compiled six
+times, and once more in each @njit function of a user. So the large pieces are units. The address of a compiled unit stands in
+the process's state words, and code that calls the unit reads it there. A user's cached function therefore holds only the number
+of a word, not a copy of a kernel that may have changed since.
 
-A unit takes integers, or tuples of them, and returns a status: OK, NO_MEMORY, REFUSED where its operands do not fit, or
-UNBOUND and more, where it needs a unit that is not compiled yet, since few need it: then `bind_needed` and call again. It
-raises nothing: it has no Python frame.
+A lazy unit is one that few calls need, so it is compiled only when a call needs it.
+
+A unit takes integers, or tuples of integers, and returns a status. It raises nothing, because it has no Python frame. The
+status is OK, NO_MEMORY, REFUSED, or a request: UNBOUND plus the number of a lazy unit that is not compiled yet. On a request,
+Python calls `bind_needed` and then the unit again.
 """
 from functools import cached_property, partial
 
@@ -19,25 +21,48 @@ from numba.extending import intrinsic
 from .._runtime import sigint, state, threads
 from . import ahead, compiler, disk_cache, notice
 
-OK, NO_MEMORY, REFUSED, UNBOUND = range(4)
+# The status of a unit that has done its work.
+OK = 0
 
-# The words of the units. Functions in users' caches rely on them: when they or a unit's signature change, change ABI.
+# The status of a unit that found no memory for its workspace.
+NO_MEMORY = 1
+
+# The status of a unit that cannot take its operands as they lie in memory.
+REFUSED = 2
+
+# The first request; a request is this plus the number of the unit that is needed.
+UNBOUND = 3
+
+# The version of the units' numbers and signatures, on which functions in users' caches rely. Increase it when either changes.
 ABI = 10
+
+# The kinds of units that there are for each type.
 _KINDS = ("forward", "backward", "pack", "gemm", "full", "column_edge", "unpacked", "dot", "mask", "sum", "fused_rows", "fused",
           "relu", "relu_chunk", "round", "transposed_rows", "transposed", "naive_forward", "naive_backward", "skinny_forward",
           "activate", "loss", "losses", "update", "optimize", "dropout", "train", "steps", "shard", "dinputs", "norms")
+
+# The names of the types that units compute with.
 _TYPES = "float32", "float64", "bfloat16"
+
+# The names of all units, in the order of their numbers and so of their words.
 _NAMES = ("spread", "team", "clock", "record", *(f"{kind}-{dtype}" for kind in _KINDS for dtype in _TYPES))
+
+# The units by name.
 _units = {}
-_queue = None                   # the units that are yet to be bound, while one is
+
+# The units that still have to be compiled before the current binding is complete; None while nothing is being bound.
+_queue = None
 
 
 class Unit:
-    """A function to compile: `build()` returns the Python function. `address()` is its address, in compiled code.
+    """A function to compile, and what compiled code needs to call it.
 
-    Of a rare one it is 0 until that is bound, which the status `unbound()` asks for, as does `call_rare(arguments)`. It is a
-    constant: another thread may bind the unit between two looks at its address.
-    `complete()` is the address after all rare units of the type have been bound, for code that cannot come back to Python.
+    build: returns the Python function. rare: whether the unit is lazy.
+
+    Compiled code calls `address()` for the unit's address; that of a lazy unit is 0 until the unit is bound. `unbound()`
+    returns the request for the unit. It is a constant, as another thread may bind the unit between two reads of its address.
+    `call_rare(arguments)` calls a lazy unit, or returns the request if the unit is not bound. `complete()` returns the address
+    after all lazy units of the type have been bound. It is for code that cannot return to Python to have a request served.
     """
 
     def __init__(self, kind, dtype, signature, build, parallel=False, rare=False):
@@ -50,31 +75,34 @@ class Unit:
 
     @cached_property
     def call_rare(self):
+        """Return call_rare(arguments) for compiled code."""
         address, unbound = self.address, self.unbound
         return compiler.kernel(lambda arguments: call(address(), arguments) if address() != 0 else unbound())
 
     def bind(self):
-        """Compile the unit and those that it calls, or read them from the disk cache, unless that is done."""
+        """Compile the unit and those that it calls, or read them from the disk cache, unless they are bound."""
         bind(self)
 
     def bound_address(self):
-        """Its address, after binding it, in Python."""
+        """Bind the unit and return its address, to Python."""
         self.bind()
         return state.words[self._word]
 
     def is_compiled(self):
+        """Return whether the unit is in the disk cache."""
         return disk_cache.holds(self.name, self._signature)
 
     def compile(self):
-        """Return the unit's address, from the cache if it is there. Its callees are put in the queue.
+        """Return the unit's address, from the disk cache if it is there, and put the units that it calls in the queue.
 
-        A parallel unit is compiled for one thread where there is no threading layer, which it would start.
+        A parallel unit would start a threading layer. Where there is no safe one, it is compiled for one thread.
         """
         parallel = self._parallel and threads.start()
         name = self.name if parallel == self._parallel else f"{self.name}-serial"
         return compiler.native(self._build(), self._signature, name, parallel)
 
     def _address(self, complete):
+        """Return address() for compiled code, or complete()."""
         @intrinsic
         def address(typing_context):
             def generate(context, builder, signature, args):
@@ -86,33 +114,35 @@ class Unit:
         return address
 
 
+# The Numba types of the arrays that kernels compute.
 FLOATS = types.float32, types.float64
 
 
 def units(kind, signature, build, dtypes=FLOATS, rare=False):
-    """A unit for each of some types: build(dtype) returns its Python function."""
+    """Return a unit for each of the types, {dtype: unit}; build(dtype) returns its Python function."""
     return {dtype: Unit(kind, dtype, signature, partial(build, dtype), rare=rare) for dtype in dtypes}
 
 
-def bind(*some):
-    """Compile these units and those that they call, or read them from the disk cache, where that is not done."""
+def bind(*wanted):
+    """Compile these units and those that they call, or read them from the disk cache, unless they are bound."""
     with global_compiler_lock:
-        some = [unit for unit in some if not state.words[unit._word]]
+        missing = [unit for unit in wanted if not state.words[unit._word]]
         if _queue is not None:
-            _queue.extend(some)
-        elif some:
-            with notice.compiling(f"the kernel {some[0].name}"):
-                _bind_all(some)
+            _queue.extend(missing)
+        elif missing:
+            with notice.compiling(f"the kernel {missing[0].name}"):
+                _bind_all(missing)
 
 
-def _bind_all(some):
-    """Bind units and all that they call: last what another process compiles, and no address before all of them are known.
+def _bind_all(missing):
+    """Bind these units and all that they call.
 
-    The addresses of rare units come last, as other threads may call one as soon as it is there, and it calls the others.
+    Units that another process compiles come last. No address is published before all are known. The addresses of lazy units are
+    published last, because other threads may call a lazy unit as soon as its address is there, and it calls the others.
     """
     global _queue
     threads.prepare()
-    compiled, _queue = {}, some
+    compiled, _queue = {}, missing
     try:
         while _queue:
             unit = min(_queue, key=lambda unit: ahead.is_expected(unit.name))
@@ -130,7 +160,7 @@ def _bind_all(some):
 
 
 def compile_ahead(names):
-    """Compile these units for another process, without those that they call; print the name of each that is done."""
+    """Compile these units for another process, but not the units that they call. Print the name of each when it is done."""
     global _queue
     _queue = []
     for name in names:
@@ -139,26 +169,26 @@ def compile_ahead(names):
 
 
 def bind_rare(dtype):
-    """Bind all units of a Numba float type that are only compiled when they are needed."""
+    """Bind all lazy units of a Numba float type."""
     for unit in list(_units.values()):
         if unit.rare and unit.dtype == dtype:
             unit.bind()
 
 
 def bound():
-    """{address: unit} of those that are bound."""
+    """Return the units that are bound, by address."""
     return {state.words[unit._word]: unit for unit in _units.values() if state.words[unit._word]}
 
 
 def bind_needed(status):
-    """Bind the unit that a status of UNBOUND or more asks for."""
+    """Bind the unit that a request asks for: a status of UNBOUND or more."""
     name = _NAMES[status - UNBOUND]
     with notice.compiling(f"the kernel {name}, which such sizes need"):
         _units[name].bind()
 
 
 def _status(number):
-    """A function of compiled code that returns a constant."""
+    """Return a function for compiled code that returns this number, as a constant."""
     @intrinsic
     def status(typing_context):
         return types.intp(), lambda context, builder, signature, args: ir.Constant(ir.IntType(64), number)
@@ -166,7 +196,11 @@ def _status(number):
 
 
 def _bind(name, abi, complete):
-    """Numba calls this, too, when it loads a function that calls a unit from a disk cache, in a new process."""
+    """Bind a unit that compiled code calls, and all lazy units of its type if `complete`.
+
+    Numba calls this when it compiles a caller of the unit, and when a new process loads a caller from a disk cache. Raises
+    ImportError if the caller was compiled for other units.
+    """
     if abi != ABI or name not in _units:
         raise ImportError(f"a cached function was compiled for another fastbp (it calls {name} of ABI {abi}, this one has "
                           f"ABI {ABI}): delete Numba's cache files of the module that holds the function")
@@ -177,7 +211,7 @@ def _bind(name, abi, complete):
 
 @intrinsic
 def call(typing_context, address, arguments):
-    """Call the unit at an address with a tuple, of integers or named tuples of integers; returns its status."""
+    """Call the unit at an address with a tuple of integers or of named tuples of integers, and return its status."""
     def generate(context, builder, signature, args):
         values = [builder.extract_value(args[1], i) for i in range(len(arguments))]
         function = ir.FunctionType(ir.IntType(64), [v.type for v in values])

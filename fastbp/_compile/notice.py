@@ -1,7 +1,7 @@
-"""What a user sees while something is compiled: a line on standard error if it takes long, and a short traceback of Ctrl-C.
+"""Notices to the user during compilation: a line on standard error if it takes long, and a short traceback after Ctrl-C.
 
-There is no helper thread for it, which would make a forked child compute on one thread (_runtime/threads.py). Instead the
-clock is looked at from within: before each unit and each kernel.
+A helper thread for this would make a forked child compute on one thread (_runtime/threads.py). So the compiling thread itself
+looks at the clock, before each unit and each kernel.
 """
 import os
 import sys
@@ -12,13 +12,15 @@ from contextlib import suppress
 from .._runtime import stderr
 from . import ahead, disk_cache
 
-_SECONDS = 1.0                  # of compiling before it is said
+# The seconds of compiling after which the user is told.
+_SECONDS = 1.0
 
-_local = threading.local()      # .session: the compiling() that this thread is in, or None
+# The state of each thread. `session` is the outermost compiling() that the thread is in, or None.
+_local = threading.local()
 
 
 class compiling:
-    """The compilation of something, as a context. What is nested in it is part of it."""
+    """A context around the compilation of something. A nested one is part of the outer one."""
 
     def __init__(self, what: str):
         self.what = what
@@ -33,14 +35,14 @@ class compiling:
         if self._is_nested:
             return
         _local.session = None
-        if kind is KeyboardInterrupt:                                   # the same one, without what happened within
-            ahead.stop()                                               # in a terminal they got it, too
+        if kind is KeyboardInterrupt:                                   # goes on, without the compiler's frames
+            ahead.stop()                                               # the terminal sent Ctrl-C to the helper processes, too
             error.args = f"compiling {self.what} was interrupted; the next call goes on with it",
             error.__cause__ = error.__context__ = error.__traceback__ = None
 
 
 def look(is_sure: bool = False) -> None:
-    """Say what is compiled, once, if that takes long already, or is sure to."""
+    """Tell the user once what is being compiled, if it has taken long already or surely will."""
     session = getattr(_local, "session", None)
     if session is not None and not session.is_said and (is_sure or time.monotonic() - session.start > _SECONDS):
         session.is_said = True
@@ -48,6 +50,7 @@ def look(is_sure: bool = False) -> None:
 
 
 def _say(what):
+    """Print the line, unless FASTBP_QUIET is set or nobody watches standard error."""
     if os.environ.get("FASTBP_QUIET", "0") not in ("", "0") or not stderr.is_watched():
         return
     if disk_cache.is_writable():
@@ -58,5 +61,5 @@ def _say(what):
     with suppress(OSError, ValueError):
         if tqdm is None:
             print(line, file=sys.stderr, flush=True)
-        else:                                               # above a progress bar; without its lock, which a fork may have lost
+        else:                                               # above a progress bar; its lock may be lost after a fork
             tqdm.tqdm.write(line, file=sys.stderr, nolock=True)

@@ -1,36 +1,41 @@
-"""Folders and files that nobody but this user can have put code in.
+"""Private folders and files, where nobody but this user can have put code.
 
-To read compiled code is to run it, and a digest beside it tells damage from health, not friend from foe: whoever can write
-the file can write its digest. What protects is who can write: the folder is this user's and only the user can write to it,
-and so it is with every folder on the way there, links included, since who can write to a folder can rename what is in it and
-put something else in its place. It is what sshd's StrictModes asks of a home folder. Allowed is what costs nothing:
+Whoever reads compiled code runs it. A digest beside it shows damage, but not who wrote it: whoever can write the file can write
+its digest. So the protection is in who can write. The folder belongs to this user, and nobody else can write to it. The same
+holds for every folder on the path to it, links included, because whoever can write to a folder can rename what is in it and put
+something else in its place. sshd's StrictModes asks the same of a home folder. These exceptions add no risk:
 
     root, who can do anything
-    a sticky folder, like /tmp: there nobody renames what is another's
-    the home folder's owner, its group if that can write there, and all above it: Python and the shell take code from it anyway
-    a group that has this user's name, and only this user in it
+    a sticky folder, like /tmp, where users cannot rename each other's files
+    the home folder's owner, its group if that can write there, and all folders above: Python and the shell run code from there
+    a group that has this user's name, and only this user as a member
 
-Not seen are access lists that the mode does not show, as NFSv4 and macOS have them, and Windows is not asked: there a user's
-own folders are private.
+Access lists that a file's mode does not show, as NFSv4 and macOS have them, are not checked. On Windows nothing is checked,
+because a user's own folders are private there.
 """
 import os
 import stat
 from contextlib import suppress
 from pathlib import Path
 
+# The bits of a mode that let the group or everybody write.
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
-_MOST_LINKS = 40                # as Linux has it
+
+# The most links that are followed in one path: Linux's own limit.
+_MOST_LINKS = 40
+
+# Whether files have POSIX owners and modes here.
 _POSIX = os.name == "posix"
 
 
 class Unsafe(Exception):
-    """Another user could put code there."""
+    """An error for a folder where another user could put code."""
 
 
 def folder(path: Path) -> Path:
-    """Make the folder, unless it is there, and see that it is private; returns it without links in its path.
+    """Make the folder unless it exists, check that it is private, and return it without links in its path.
 
-    Raises Unsafe, and OSError where it cannot be made.
+    Raises Unsafe if it is not private, and OSError if it cannot be made.
     """
     for missing in reversed([path, *path.parents]):
         if not missing.is_dir():
@@ -46,7 +51,7 @@ def folder(path: Path) -> Path:
 
 
 def read(path: Path, most: int) -> bytes | None:
-    """The content of a file, unless it is no regular one, of more than `most` bytes, or another user could have written it.
+    """Return a file's content, or None if it is not regular, has more than `most` bytes, or others could have written it.
 
     Raises OSError.
     """
@@ -57,12 +62,15 @@ def read(path: Path, most: int) -> bytes | None:
 
 
 def _open(path, flags):
-    """No link, which could lead to a file that this user has, but has from others; and no wait for the writer of a pipe."""
+    """Open the file without following a link and without waiting for the writer of a pipe.
+
+    A link could lead to a file that belongs to this user but whose content came from others.
+    """
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
 
 
 class _Trust:
-    """Who and what can run code as this user without a cache."""
+    """The users, groups and folders that can make this user run their code even without a cache."""
 
     def __init__(self):
         home = Path(os.path.expanduser("~"))
@@ -75,7 +83,7 @@ class _Trust:
                 self.groups.add(status.st_gid)
 
     def check(self, path, status):
-        """Raise Unsafe if others can put something else in the place of what is at `path` or, of a folder, in it."""
+        """Raise Unsafe if others can replace what is at `path` or, if that is a folder, what is in it."""
         if path in self.folders:
             return
         if status.st_uid not in self.users:
@@ -86,7 +94,7 @@ class _Trust:
 
 
 def _own_group():
-    """This user's first group, if it is of the user's name and nobody else is in it."""
+    """Yield this user's primary group if it has the user's name and nobody else is in it."""
     import grp
     import pwd
     with suppress(KeyError):
@@ -97,7 +105,7 @@ def _own_group():
 
 
 def _followed(path, trust, links):
-    """The path with its links followed, each part of it checked before what is beyond."""
+    """Return the path with its links followed. Each part is checked before the parts after it. Raises Unsafe."""
     for part in [*reversed(path.parents), path]:
         status = part.lstat()
         trust.check(part, status)

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Atomic writing of files: a file appears whole or not at all."""
 import os
 import re
 import secrets
@@ -11,13 +11,14 @@ from pathlib import Path
 
 from . import regular
 
+# The names of temporary files, as _write makes them.
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}")
 
 
 def write(path: str | os.PathLike, *parts: bytes) -> None:
-    """Write a file, in place of one that was there: with its permissions and, if `path` is a link, where that points.
+    """Write a file in place of an old one, whose permissions it keeps. If `path` is a link, replace the file that it leads to.
 
-    Raises OSError, and then what was there is as before. A crash, of the machine too, leaves the old file or the new one.
+    Raises OSError; then the old file is as it was. A crash, even of the machine, leaves either the old file or the new one.
     """
     def take_over(temporary):
         with suppress(FileNotFoundError):
@@ -25,17 +26,17 @@ def write(path: str | os.PathLike, *parts: bytes) -> None:
 
     path = Path(os.path.realpath(path))
     with suppress(FileNotFoundError):
-        regular.check(path, os.stat(path))             # or /dev/null would be replaced
+        regular.check(path, os.stat(path))             # else /dev/null would be replaced
     try:
         _write(path, parts, 0o666, take_over)
     except OSError as error:
-        if error.filename is not None:                  # the temporary file's, which nobody knows
+        if error.filename is not None:                  # name the user's path, not the temporary file
             error.filename, error.filename2 = os.fspath(path), None
         raise
 
 
 def write_private(path: Path, *parts: bytes) -> None:
-    """Write a file that only this user can write or read, in place of whatever had the name, be it a link or another's.
+    """Write a file that only this user can read or write. It replaces whatever had that name: a link, or another user's file.
 
     Raises OSError, as write() does.
     """
@@ -43,7 +44,7 @@ def write_private(path: Path, *parts: bytes) -> None:
 
 
 def delete_abandoned(folder: Path, seconds: float) -> None:
-    """Delete what writers that were killed left in the folder so many seconds ago. Raises OSError."""
+    """Delete temporary files that are older than that, which killed writers left in the folder. Raises OSError."""
     with os.scandir(folder) as entries:
         for entry in entries:
             if _TEMPORARY.fullmatch(entry.name) and entry.stat(follow_symlinks=False).st_mtime < time.time() - seconds:
@@ -54,11 +55,11 @@ def _write(path: Path, parts, mode: int, prepare: Callable[[Path], None] = lambd
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         with open(temporary, "xb", opener=partial(os.open, mode=mode)) as file:
-            prepare(temporary)                          # while there is nothing in it for others to read
+            prepare(temporary)                          # before there is anything in it to read
             for part in parts:
                 file.write(part)
             file.flush()
-            os.fsync(file.fileno())                     # or the name could reach the disk before what it stands for
+            os.fsync(file.fileno())                     # else the name could reach the disk before the content
         os.replace(temporary, path)
     except BaseException:
         with suppress(OSError):

@@ -1,6 +1,7 @@
-"""Named arrays and a JSON object in one file: what `save` of a network writes and `load` reads.
+"""Files that hold named arrays and a JSON object. A network's `save` writes them, and `load` reads them.
 
-Reading runs nothing that is in a file: neither format is read with pickle. What is not as write() writes it is refused.
+Reading never runs code from a file, as neither format is read with pickle. A file that differs from what write() writes is
+refused.
 """
 import io
 import json
@@ -17,33 +18,62 @@ import numpy as np
 
 from . import atomic, regular
 
-_ABOUT = "fastbp"                               # the entry with the JSON; what marks a file as this package's
-_RESERVED = (_ABOUT, "__metadata__")            # the second is where safetensors has its entries
+# The entry that holds the JSON object. It marks a file as this package's.
+_ABOUT = "fastbp"
+
+# The names that an array cannot have. safetensors keeps its own entries under the second one.
+_RESERVED = (_ABOUT, "__metadata__")
+
+# The dtypes that an array may have.
 _DTYPES = (np.float32, np.float64)
-_MOST_ABOUT = 1 << 20                           # characters, of 10,000 layers: JSON takes up to 30 times its size in memory
-_MOST_HEADER = 4 * _MOST_ABOUT                  # with the names and shapes of as many layers' arrays
-_MOST_NPY_HEADER = 1000                         # characters
-_MOST_EMPTY = 1 << 24                           # of a dimension beside one of 0: what there are no bytes for costs memory later
+
+# The most characters of the JSON object, enough for 10,000 layers. JSON takes up to 30 times its size in memory.
+_MOST_ABOUT = 1 << 20
+
+# The most bytes of a safetensors header, which also has the names and shapes of the arrays of that many layers.
+_MOST_HEADER = 4 * _MOST_ABOUT
+
+# The most characters of an .npy header.
+_MOST_NPY_HEADER = 1000
+
+# The largest dimension of an array without elements, which has another dimension of 0. No bytes in the file stand behind such a
+# dimension, but it costs memory later.
+_MOST_EMPTY = 1 << 24
+
+# The most characters of an error's message that are shown.
 _MOST_SHOWN = 1000
+
+# The most characters of an .npy header that are shown in a message.
 _MOST_HEADER_SHOWN = 200
-_TENSORS = {"F32": np.dtype(np.float32), "F64": np.dtype(np.float64)}       # what safetensors calls them
+
+# The names of dtypes in safetensors.
+_TENSORS = {"F32": np.dtype(np.float32), "F64": np.dtype(np.float64)}
+
+# The dtypes by their codes in an .npy header.
 _NPY = {dtype.str: dtype for dtype in map(np.dtype, _DTYPES)}
+
+# The first bytes of an .npy file of version (1, 0).
 _NPY_MAGIC = b"\x93NUMPY\1\0"
-# An .npy header as NumPy writes it, of one array of numbers or of texts.
+
+# The pattern of an .npy header as NumPy writes it, for one array of numbers or of texts.
 _NPY_HEADER = re.compile(r"{'descr': '(?P<dtype>[<>|=][A-Za-z]\d*)', 'fortran_order': (?P<fortran>True|False), "
                          r"'shape': \((?P<shape>|\d+,|\d+(?:, \d+)+)\), } *\n")
-_LOCAL_HEADER = struct.Struct("<26xHH")         # of an entry in an archive: at its end are the lengths of two fields after it
-_END_OF_DIRECTORY = 22                          # bytes
+
+# The header before an entry of an archive. It ends with the lengths of the two fields that follow it.
+_LOCAL_HEADER = struct.Struct("<26xHH")
+
+# The bytes of the record that ends an archive's directory.
+_END_OF_DIRECTORY = 22
 
 
 def write(path: str | os.PathLike, arrays: dict[str, np.ndarray], about: dict) -> None:
-    """Write a .safetensors or .npz file, by the suffix of `path`, in place of one that was there.
+    """Write a .safetensors or .npz file, according to the suffix of `path`, in place of one that was there.
 
-    arrays: of float32 or float64, of any layout. about: what JSON can hold, so its tuples are read as lists.
+    arrays: float32 or float64, in any layout. about: anything that JSON can hold; tuples come back as lists.
 
-    Raises ValueError for another suffix, for an array named "fastbp" or "__metadata__" or with a NUL, for one of no elements
-    with a dimension above 16,777,216, and for JSON of more than a million characters, TypeError for another dtype and for what
-    JSON cannot hold, and OSError if the file cannot be written. What was there is then as before.
+    Raises ValueError for another suffix, for an array whose name is "fastbp" or "__metadata__" or contains a NUL, for an array
+    without elements that has a dimension above 16,777,216, and for JSON of more than a million characters. Raises TypeError for
+    another dtype and for what JSON cannot hold. Raises OSError if the file cannot be written; then an old file is as before.
     """
     pack, _ = _format(path)
     contiguous = {name: _checked(name, array) for name, array in arrays.items()}
@@ -51,12 +81,13 @@ def write(path: str | os.PathLike, arrays: dict[str, np.ndarray], about: dict) -
 
 
 def read(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict]:
-    """The (arrays, about) of a file that write() wrote, the arrays in the order of their names.
+    """Return (arrays, about) from a file that write() wrote, with the arrays in the order of their names.
 
-    A file may come from anybody: nothing in it is run, and memory is taken only for what is really there, a few times its size.
+    A file may come from anybody. Nothing in it is run, and reading takes only a few times the memory of the data that are
+    there.
 
-    Raises ValueError for a suffix other than .safetensors and .npz, and for a file that is damaged or not of fastbp, and
-    OSError, such as FileNotFoundError, if it cannot be read at all or is not a regular file.
+    Raises ValueError for a suffix other than .safetensors and .npz, and for a file that is damaged or not of fastbp. Raises
+    OSError, such as FileNotFoundError, if the file cannot be read or is not a regular file.
     """
     _, unpack = _format(path)
     content = regular.read(path)
@@ -65,7 +96,7 @@ def read(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict]:
         about = None if text is None else json.loads(_limited(text, _MOST_ABOUT), object_pairs_hook=_unique)
     except (ImportError, MemoryError):
         raise
-    except Exception as error:      # damage can raise anything: of zipfile, of NumPy, safetensors and json
+    except Exception as error:      # a damaged file can raise any error of zipfile, NumPy, safetensors and json
         reason = shown(f"{type(error).__name__}: {error}")
         raise ValueError(f"{path} is damaged or not a file of fastbp: {reason}") from error
     if text is None:
@@ -76,13 +107,13 @@ def read(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict]:
 
 
 def shown(message: str) -> str:
-    """A message with words of a file in it, which could be of any length and steer a terminal, in one that is neither."""
+    """Return a message that quotes a file in a form that is safe to print: not too long, and without terminal controls."""
     start = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message[:_MOST_SHOWN])
     return start + "..." * (len(message) > _MOST_SHOWN)
 
 
 def _format(path):
-    """The functions (pack, unpack) of that suffix."""
+    """Return the functions (pack, unpack) for the suffix of the path. Raises ValueError for an unknown one."""
     suffix = Path(path).suffix
     if suffix.lower() not in _FORMATS:
         raise ValueError(f"path is '{os.fspath(path)}', with the suffix '{suffix}', expected {' or '.join(_FORMATS)}")
@@ -90,8 +121,8 @@ def _format(path):
 
 
 def _checked(name, array):
-    """The array as both formats store it: safetensors asks for C order."""
-    if name in _RESERVED or "\0" in name:       # a name in an archive ends at a NUL
+    """Return the array in C order, which safetensors needs. Raises ValueError or TypeError if it cannot be stored."""
+    if name in _RESERVED or "\0" in name:       # zipfile cuts a name at a NUL
         raise ValueError(f"an array is named {name!r}, expected a name without NUL, other than {' and '.join(_RESERVED)}")
     array = np.asarray(array, order="C")
     if array.dtype not in _DTYPES:
@@ -101,7 +132,7 @@ def _checked(name, array):
 
 
 def _check_shape(name, shape):
-    """Raise ValueError unless it is a tuple or list of integers from 0, and small where no bytes stand behind it."""
+    """Raise ValueError unless the shape has integers of 0 or more, and none above _MOST_EMPTY if one is 0."""
     if not all(type(n) is int and n >= 0 for n in shape):
         raise ValueError(f"{name} has shape {reprlib.repr(shape)}, expected integers of 0 or more")
     if 0 in shape and max(shape) > _MOST_EMPTY:
@@ -109,13 +140,14 @@ def _check_shape(name, shape):
 
 
 def _limited(text, most):
+    """Return the text, or raise ValueError if it is longer than `most`."""
     if len(text) > most:
         raise ValueError(f"JSON has {len(text):,} characters, expected at most {most:,}")
     return text
 
 
 def _unique(pairs):
-    """A JSON object, in which a name that is there twice could mean one thing here and another elsewhere."""
+    """Return a JSON object as a dictionary. Raises ValueError for a name that is there twice, as readers would differ on it."""
     named = dict(pairs)
     if len(named) != len(pairs):
         raise ValueError("a JSON object has a name twice")
@@ -123,7 +155,8 @@ def _unique(pairs):
 
 
 def _pack_safetensors(arrays, text):
-    from safetensors.numpy import save  # here, since `import fastbp` has to be fast
+    """Return the content of a .safetensors file."""
+    from safetensors.numpy import save  # here, because `import fastbp` has to be fast
 
     content = save(arrays, metadata={_ABOUT: text})
     _header(content)
@@ -131,9 +164,11 @@ def _pack_safetensors(arrays, text):
 
 
 def _unpack_safetensors(content):
+    """Return (arrays, text of the JSON), or ({}, None) if the file is not of fastbp."""
     from safetensors.numpy import load
 
-    # safetensors gives the metadata of a path only, and that file may be another one by now.
+    # The safetensors package reads metadata only from a path, where another file may be by now. So this parses the header
+    # itself.
     header = json.loads(_header(content), object_pairs_hook=_unique)
     text = header.pop("__metadata__", {}).get(_ABOUT)
     if text is None:
@@ -146,12 +181,16 @@ def _unpack_safetensors(content):
 
 
 def _header(content):
+    """Return the header of a .safetensors file as text. Raises ValueError if it is too long."""
     size = int.from_bytes(content[:8], "little")
     return _limited(content[8:8 + min(size, _MOST_HEADER + 1)], _MOST_HEADER).decode()
 
 
 def _pack_npz(arrays, text):
-    """What numpy.savez writes, whose own arguments are names that an array cannot have, and which pickles in NumPy 2.0."""
+    """Return the content of an .npz file, as numpy.savez writes it.
+
+    numpy.savez itself is not used: no array can have the name of one of its arguments, and in NumPy 2.0 it pickles.
+    """
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, array in {**arrays, _ABOUT: np.array(text)}.items():
@@ -161,7 +200,11 @@ def _pack_npz(arrays, text):
 
 
 def _unpack_npz(content):
-    """Not with numpy.load, which notices damage only in an entry that it reads to the end, and takes what is no array."""
+    """Return (arrays, text of the JSON), or ({}, None) if the file is not of fastbp.
+
+    numpy.load is not used: it notices damage only in an entry that it reads to the end, and it accepts entries that are no
+    arrays.
+    """
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         _check_entries(archive, content)
         entries = {entry.filename.removesuffix(".npy"): archive.read(entry) for entry in archive.infolist()}
@@ -172,13 +215,14 @@ def _unpack_npz(content):
 
 
 def _check_entries(archive, content):
-    """Each byte belongs to one entry or to the directory at the end, as numpy.savez writes them, and nothing is compressed.
+    """Raise ValueError unless each byte belongs to one entry, or to the directory at the end, and nothing is compressed.
 
-    So no entry is larger than it is in the file, and no program finds other entries in it than this one.
+    numpy.savez writes such files. So no entry takes more memory than it takes in the file, and every program finds the same
+    entries in it.
     """
     names, end = set(), 0
     for entry in archive.infolist():
-        name = entry.orig_filename                      # filename ends at a NUL
+        name = entry.orig_filename                      # entry.filename is cut at a NUL
         if name != entry.filename or not name.endswith(".npy") or name in names:
             raise ValueError(f"an entry is named {name!r}, expected a name of its own that ends with '.npy'")
         if stat.S_IFMT(entry.external_attr >> 16) not in (0, stat.S_IFREG):
@@ -196,7 +240,7 @@ def _check_entries(archive, content):
 
 
 def _array(name, content):
-    """Return the array of an .npy file, after checking that all that its header promises is there."""
+    """Return the array of an .npy file. Raises ValueError unless the file has all the bytes that its header promises."""
     code, is_fortran, shape, start = _npy_header(name, content)
     if code not in _NPY:
         raise ValueError(f"{name} has dtype {code!r}, expected float32 or float64")
@@ -209,7 +253,7 @@ def _array(name, content):
 
 
 def _text(content):
-    """Return the text of an .npy file."""
+    """Return the text of an .npy file. Raises ValueError unless the file holds one text, and nothing else."""
     code, _, shape, start = _npy_header(_ABOUT, content)
     count, there = int(code[2:]) if code[1] == "U" else -1, len(content) - start
     if shape or 4 * count != there:
@@ -219,10 +263,10 @@ def _text(content):
 
 
 def _npy_header(name, content):
-    """Return (dtype's code, whether in Fortran order, shape, where the data begin) of an .npy file.
+    """Return (the dtype's code, whether it is in Fortran order, the shape, the byte where the data begin) of an .npy file.
 
-    NumPy's own reader evaluates what a header says, and makes any dtype and the memory for any shape before it looks what is
-    there; fastbp has no use for a header that NumPy does not write.
+    Raises ValueError for any header that NumPy does not write. NumPy's own reader is not used: it evaluates the header, and it
+    makes any dtype, and the memory for any shape, before it looks whether the data are there.
     """
     if content[:8] != _NPY_MAGIC:
         raise ValueError(f"{name} is not an .npy file of version (1, 0)")
@@ -235,4 +279,5 @@ def _npy_header(name, content):
     return found["dtype"], found["fortran"] == "True", tuple(map(int, re.findall(r"\d+", found["shape"]))), end
 
 
+# The functions (pack, unpack) by the suffix of a file.
 _FORMATS = {".safetensors": (_pack_safetensors, _unpack_safetensors), ".npz": (_pack_npz, _unpack_npz)}

@@ -1,8 +1,8 @@
-"""The Python files that kernels are made from, and whether Python runs what they say.
+"""The Python files that kernels are made from, and checks that Python runs what is in them.
 
-Python runs a module's .pyc file in place of the source if that still has the size and the second of change that it had when
-the .pyc file was made, or with unchecked .pyc files always. So it does not notice every edit. What is compiled then must not
-be kept as if it came from the source that is there now.
+Python runs a module's .pyc file instead of the source if the source still has the size and the modification time, in seconds,
+that it had when the .pyc file was made; an unchecked .pyc file is always run. So Python does not notice every edit. Code that
+was compiled from an old .pyc file must not be cached as if it came from the present source.
 """
 import hashlib
 import marshal
@@ -12,27 +12,32 @@ from importlib.util import MAGIC_NUMBER, cache_from_source, source_hash
 from pathlib import Path
 from typing import NamedTuple
 
+# The folder of this package.
 _PACKAGE = Path(__file__).parents[1]
 
-# The folders of the package whose files kernels are made from, and what compiles and keeps them.
+# The folders of the package that kernels are made from, and that compile and keep them.
 _FOLDERS = "_arrays", "_compile", "_files", "_runtime", "kernels"
+
+# The bytes of a .pyc file's header (PEP 552).
 _HEADER_BYTES = 16
+
+# The bits that a .pyc file keeps of a source's size and modification time.
 _32_BITS = 0xFFFFFFFF
 
 
 class File(NamedTuple):
-    """A source, and the .pyc file that Python runs in its place, empty where it compiles the source."""
+    """The content of a source file, and of the .pyc file that Python runs in its place."""
 
     source: bytes
-    compiled: bytes
+    compiled: bytes             # empty if Python compiles the source
 
 
 class Outdated(Exception):
-    """Python may run other code than there is in the source."""
+    """An error for a source that may differ from the code that Python runs."""
 
 
 def look(package: Path = _PACKAGE) -> dict[str, File]:
-    """Return the files now, by their paths in the package. Raises OSError."""
+    """Read the files as they are now, and return them by path in the package. Raises OSError."""
     paths = sorted(path for folder in _FOLDERS for path in package.glob(f"{folder}/**/*.py"))
     if not paths:
         raise FileNotFoundError(f"{package} holds no Python source")
@@ -40,7 +45,7 @@ def look(package: Path = _PACKAGE) -> dict[str, File]:
 
 
 def digest(files: dict[str, File]) -> str:
-    """Of the names and sources: the same wherever the package is, and whatever .pyc files there are."""
+    """Return a digest of the names and sources. It does not depend on the package's place or on .pyc files."""
     digest = hashlib.sha256()
     for name, file in files.items():
         digest.update(f"{name} {len(file.source)}\n".encode() + file.source)
@@ -48,13 +53,13 @@ def digest(files: dict[str, File]) -> str:
 
 
 def compiled_digest(files: dict[str, File]) -> str:
-    """Of the .pyc files that Python runs; "" if there are none."""
+    """Return a digest of the .pyc files that Python runs, or "" if there are none."""
     compiled = {name: File(file.compiled, b"") for name, file in files.items() if file.compiled}
     return digest(compiled) if compiled else ""
 
 
 def check_unedited(before: dict[str, File], package: Path = _PACKAGE) -> None:
-    """Raise Outdated if a source is not as it was then. Raises OSError if one cannot be read."""
+    """Raise Outdated if a source is not as it was `before`. Raises OSError if one cannot be read."""
     now = look(package)
     for name in sorted(before.keys() | now.keys()):
         if name not in before or name not in now or now[name].source != before[name].source:
@@ -62,7 +67,7 @@ def check_unedited(before: dict[str, File], package: Path = _PACKAGE) -> None:
 
 
 def check_compiled(files: dict[str, File], package: Path = _PACKAGE) -> None:
-    """Raise Outdated if a .pyc file holds other code than its source. That compiles them all, which takes 0.2 s."""
+    """Raise Outdated if a .pyc file holds other code than its source. This compiles all sources, which takes 0.2 s."""
     for name, file in files.items():
         path = str(package / name)
         if file.compiled and _code(file) != compile(file.source, path, "exec", dont_inherit=True):
@@ -71,19 +76,20 @@ def check_compiled(files: dict[str, File], package: Path = _PACKAGE) -> None:
 
 
 def _code(file):
-    with suppress(EOFError, ValueError, TypeError):             # damaged: Python does not import it either
+    """Return the code object in a .pyc file, or None if the file is damaged."""
+    with suppress(EOFError, ValueError, TypeError):             # Python does not import a damaged file, either
         return marshal.loads(file.compiled[_HEADER_BYTES:])
 
 
 def _file(path):
     source, compiled = path.read_bytes(), b""
-    with suppress(OSError, NotImplementedError):                # there may be none, or a Python that makes none
+    with suppress(OSError, NotImplementedError):                # no .pyc file, or a Python that makes none
         compiled = Path(cache_from_source(path)).read_bytes()
     return File(source, compiled if _is_run(compiled, source, path.stat()) else b"")
 
 
 def _is_run(compiled, source, status):
-    """Whether Python runs the .pyc file: what importlib asks of its header (PEP 552)."""
+    """Return whether Python runs the .pyc file, by the checks of its header that importlib makes (PEP 552)."""
     flags, of_source = int.from_bytes(compiled[4:8], "little"), compiled[8:_HEADER_BYTES]
     if compiled[:4] != MAGIC_NUMBER:
         return False

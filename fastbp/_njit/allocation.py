@@ -1,7 +1,7 @@
 """New arrays in compiled code that serves users' own @njit functions.
 
-Numba knows np.empty by its name in NumPy, where another package may have put a function of its own by the time that fastbp's or
-a user's function is compiled. These arrays are made without asking NumPy.
+Numba finds np.empty by its name in NumPy. Another package may have replaced it there before fastbp's or a user's function is
+compiled. So these arrays are made without NumPy.
 """
 from functools import cache
 
@@ -12,13 +12,13 @@ from numba.extending import intrinsic
 
 @cache
 def allocator(dtype: types.Type, ndim: int):
-    """Return new(shape), for compiled code: a new array of that Numba type and shape in C order, with any numbers in it."""
+    """Return new(shape) for compiled code, which returns an uninitialized array of that Numba type and shape in C order."""
     kind = types.Array(dtype, ndim, "C")
 
     @intrinsic
     def new(typing_context, shape):
         def generate(context, builder, signature, args):
-            from numba.np.arrayobj import _empty_nd_impl  # here, as it takes 0.03 s to import
+            from numba.np.arrayobj import _empty_nd_impl  # here, because it takes 0.03 s to import
 
             sizes = cgutils.unpack_tuple(builder, args[0], ndim)
             return _empty_nd_impl(context, builder, kind, sizes)._getvalue()

@@ -1,9 +1,9 @@
-"""The functions of functional.py inside the user's own @njit functions: the same names, arguments and results.
+"""Numba overloads of the functions in functional.py, for the user's own @njit functions: same names, arguments and results.
 
-Each is a Numba overload. What the types alone decide (dtypes, one sample or a batch, whether there is an `out`) is decided
-when the user's function is compiled; then it is a check and a call of the same kernel. A dtype that must be promoted and
-an `out` that overlaps an input cost a copy; with an `out` of the right dtype nothing is allocated. (`precision` is keyword-only
-in Python; Numba 0.68 takes the last positional argument for a keyword-only one, so here it is an ordinary parameter.)
+Whatever the types alone decide (dtypes, one sample or a batch, whether there is an `out`) is decided when the user's function
+is compiled. At run time there is only a check and a call of the same kernel. A dtype that must be promoted costs a copy, and so
+does an `out` that overlaps an input. With an `out` of the right dtype nothing is allocated. (`precision` is keyword-only in
+Python. Numba 0.68 takes the last positional argument for a keyword-only one, so here it is an ordinary parameter.)
 """
 import numpy as np
 from numba import types
@@ -24,11 +24,12 @@ from .allocation import allocator
 
 
 def _is_none(argument):
+    """Return whether the argument is None, or the type of None."""
     return argument is None or isinstance(argument, types.NoneType | types.Omitted)
 
 
 def check_array(name, argument, dimensions=None):
-    """TypingError, with the name, unless the argument is an array of real numbers."""
+    """Raise TypingError unless the argument is an array of real numbers; dimensions: the ones that it may have."""
     expected = "an array" if dimensions is None else f"an array of {' or '.join(map(str, dimensions))} dimensions"
     if not isinstance(argument, types.Array) or (dimensions is not None and argument.ndim not in dimensions):
         raise TypingError(f"{name} is {argument}, expected {expected}")
@@ -37,6 +38,7 @@ def check_array(name, argument, dimensions=None):
 
 
 def _check_out(name, argument, dtype, ndim):
+    """Raise TypingError unless the argument is None, or a writeable array of that Numba dtype and number of dimensions."""
     if _is_none(argument):
         return
     if not isinstance(argument, types.Array) or argument.ndim != ndim or argument.dtype != dtype or not argument.mutable:
@@ -44,12 +46,12 @@ def _check_out(name, argument, dtype, ndim):
 
 
 def _float_type(*arrays):
-    """The Numba type of the result: NumPy's promotion, as in Python."""
+    """Return the Numba type of the result, by NumPy's promotion, as in Python."""
     return from_dtype(operands.float_dtype(*(as_dtype(a.dtype) for a in arrays)))
 
 
 def _units(dtype, precision):
-    """The module of kernels and the key of the units that multiply that type at that precision."""
+    """Return the module of kernels and the key of its units that multiply that type at that precision."""
     if not (_is_none(precision) or isinstance(precision, types.StringLiteral)):
         raise TypingError(f"precision is {precision}, expected a constant string or None")
     try:
@@ -59,7 +61,7 @@ def _units(dtype, precision):
     return (bfloat16, BFLOAT16) if multiplied is operands.BFLOAT16 else (passes, dtype)
 
 
-# ---- what the types decide, as small functions to be compiled into the caller
+# ---- Small functions that depend on the types alone, for compiling into the caller
 
 
 @register_jitable
@@ -68,7 +70,7 @@ def _itself(array):
 
 
 def _converter(array, dtype):
-    """array -> array of that dtype; itself where it has it, and None stays None."""
+    """Return array -> array of that dtype. An array that has the dtype already, or None, is returned as it is."""
     if _is_none(array) or array.dtype == dtype:
         return _itself
     kind = as_dtype(dtype)
@@ -76,12 +78,12 @@ def _converter(array, dtype):
 
 
 def _copier(array):
-    """array -> a new array in C order with the same numbers; None stays None."""
+    """Return array -> a copy of it in C order. None is returned as it is."""
     return _itself if _is_none(array) else register_jitable(lambda array: array.copy())
 
 
 def _provider(out, dtype):
-    """(out, rows, cols) -> out, or a new array where it is None."""
+    """Return (out, rows, cols) -> out, or a new array if out is None."""
     if not _is_none(out):
         return register_jitable(lambda out, rows, cols: out)
     new = allocator(dtype, 2)
@@ -90,7 +92,7 @@ def _provider(out, dtype):
 
 @register_jitable
 def _copy(source, target):
-    """target[:, :] = source, which Numba takes seconds to compile for the error message of shapes that differ."""
+    """Copy a matrix. Numba takes seconds to compile target[:, :] = source, for the error message about different shapes."""
     for i in range(source.shape[0]):
         for j in range(source.shape[1]):
             target[i, j] = source[i, j]
@@ -98,6 +100,7 @@ def _copy(source, target):
 
 @register_jitable
 def _check_forward(x, weights, biases, y):
+    """Raise ValueError unless the matrices fit: x (batch, n_inputs), weights, biases, and y, the `out`."""
     if x.cols != weights.rows:
         raise ValueError("inputs does not fit weights, expected inputs (batch, n_inputs) and weights (n_inputs, n_neurons)")
     if biases.data != 0 and (biases.rows != 1 or biases.cols != weights.cols):
@@ -108,12 +111,13 @@ def _check_forward(x, weights, biases, y):
 
 @register_jitable
 def _check_status(status):
-    if status != 0:
+    """Raise MemoryError unless a kernel has done its work."""
+    if status != link.OK:
         raise MemoryError("no memory for the workspace of a kernel")
 
 
 def _forward(inputs, weights, biases, out, activation, precision):
-    """The implementation of a forward function for these types."""
+    """Return implementation(inputs, weights, biases, out, precision) of a forward pass for these types."""
     check_array("inputs", inputs, (1, 2))
     check_array("weights", weights, (2,))
     if not _is_none(biases):
@@ -126,7 +130,7 @@ def _forward(inputs, weights, biases, out, activation, precision):
     copy_x, copy_w = _copier(inputs), _copier(weights)
 
     def implementation(inputs, weights, biases=None, out=None, precision=None):
-        _check_forward(matrix(inputs), matrix(weights), matrix(biases), matrix(out))    # first: what is raised frees nothing
+        _check_forward(matrix(inputs), matrix(weights), matrix(biases), matrix(out))    # first, as an exception frees nothing
         x, w, b = to_x(inputs), to_weights(weights), to_biases(biases)
         mx, mw, mb = matrix(x), matrix(w), matrix(b)
         y = provide(out, mx.rows, mw.cols)
@@ -159,12 +163,13 @@ def _dense_relu_forward(inputs, weights, biases=None, out=None, precision=None):
 
 
 @register_jitable
-def _check_backward(dvalues, z, x, weights, dinputs, dweights, dbiases):
+def _check_backward(dvalues, saved, x, weights, dinputs, dweights, dbiases):
+    """Raise ValueError unless the matrices fit: the operands of a backward pass, and dinputs, dweights, dbiases, its `out`."""
     if x.cols != weights.rows:
         raise ValueError("inputs does not fit weights, expected inputs (batch, n_inputs) and weights (n_inputs, n_neurons)")
     if dvalues.rows != x.rows or dvalues.cols != weights.cols:
         raise ValueError("dvalues does not fit inputs and weights, expected (batch, n_neurons)")
-    if z.data != 0 and (z.rows != x.rows or z.cols != weights.cols):
+    if saved.data != 0 and (saved.rows != x.rows or saved.cols != weights.cols):
         raise ValueError("output does not fit dvalues, expected (batch, n_neurons)")
     if dinputs.data != 0 and (dinputs.rows != x.rows or dinputs.cols != x.cols):
         raise ValueError("out: dinputs does not fit inputs, expected (batch, n_inputs)")
@@ -175,7 +180,7 @@ def _check_backward(dvalues, z, x, weights, dinputs, dweights, dbiases):
 
 
 def _parts(out):
-    """The three types in `out`, each of which may be None."""
+    """Return the three types in `out`, each of which may be None. Raises TypingError."""
     if _is_none(out):
         return None, None, None
     if not isinstance(out, types.BaseTuple) or len(out) != 3:
@@ -183,39 +188,42 @@ def _parts(out):
     return tuple(out)
 
 
-def _backward(dvalues, z, inputs, weights, out, precision):
-    """implementation(dvalues, z, inputs, weights, out) for these types; z may be None."""
+def _backward(dvalues, saved, inputs, weights, out, precision):
+    """Return implementation(dvalues, saved, inputs, weights, out) of a backward pass for these types.
+
+    saved: the output that ReLU has saved, or None for a layer without an activation.
+    """
     for name, argument, dimensions in (("dvalues", dvalues, (1, 2)), ("inputs", inputs, (1, 2)), ("weights", weights, (2,))):
         check_array(name, argument, dimensions)
-    if not _is_none(z):
-        check_array("output", z, (1, 2))
-    dtype = _float_type(*(a for a in (dvalues, z, inputs, weights) if not _is_none(a)))
+    if not _is_none(saved):
+        check_array("output", saved, (1, 2))
+    dtype = _float_type(*(a for a in (dvalues, saved, inputs, weights) if not _is_none(a)))
     parts = _parts(out)
     for name, argument in zip(("dinputs", "dweights", "dbiases"), parts, strict=True):
         _check_out(f"out: {name}", argument, dtype, 2)
     provide_dinputs, provide_dweights, provide_dbiases = (_provider(p, dtype) for p in parts)
     part = register_jitable((lambda out, i: None) if _is_none(out) else (lambda out, i: out[i]))
     kernels, key = _units(dtype, precision)
-    activation = IDENTITY if _is_none(z) else RELU
+    activation = IDENTITY if _is_none(saved) else RELU
     unit, new = kernels.backward[key].complete, allocator(dtype, 2)
-    to_d, to_z, to_x, to_w = (_converter(a, dtype) for a in (dvalues, z, inputs, weights))
-    copy_d, copy_z, copy_x, copy_w = (_copier(a) for a in (dvalues, z, inputs, weights))
+    to_d, to_y, to_x, to_w = (_converter(a, dtype) for a in (dvalues, saved, inputs, weights))
+    copy_d, copy_y, copy_x, copy_w = (_copier(a) for a in (dvalues, saved, inputs, weights))
 
-    def implementation(dvalues, z, inputs, weights, out):
-        _check_backward(matrix(dvalues), matrix(z), matrix(inputs), matrix(weights), matrix(part(out, 0)), matrix(part(out, 1)),
-                        matrix(part(out, 2)))           # first, as in _forward
-        d, y, x, w = to_d(dvalues), to_z(z), to_x(inputs), to_w(weights)
-        md, mz, mx, mw = matrix(d), matrix(y), matrix(x), matrix(w)
+    def implementation(dvalues, saved, inputs, weights, out):
+        _check_backward(matrix(dvalues), matrix(saved), matrix(inputs), matrix(weights), matrix(part(out, 0)),
+                        matrix(part(out, 1)), matrix(part(out, 2)))         # first, as in _forward
+        d, y, x, w = to_d(dvalues), to_y(saved), to_x(inputs), to_w(weights)
+        md, my, mx, mw = matrix(d), matrix(y), matrix(x), matrix(w)
         dinputs = provide_dinputs(part(out, 0), mx.rows, mx.cols)
         dweights = provide_dweights(part(out, 1), mw.rows, mw.cols)
         dbiases = provide_dbiases(part(out, 2), 1, mw.cols)
         mdi, mdw, mdb = matrix(dinputs), matrix(dweights), matrix(dbiases)
-        status = link.call(unit(), (md, mz, mx, mw, mdi, mdw, mdb, activation, MOST_THREADS))
+        status = link.call(unit(), (md, my, mx, mw, mdi, mdw, mdb, activation, MOST_THREADS))
         if status == link.REFUSED:
-            d_rows, y_rows, x_rows, w_rows = copy_d(d), copy_z(y), copy_x(x), copy_w(w)
-            md, mz, mx, mw = matrix(d_rows), matrix(y_rows), matrix(x_rows), matrix(w_rows)
+            d_rows, y_rows, x_rows, w_rows = copy_d(d), copy_y(y), copy_x(x), copy_w(w)
+            md, my, mx, mw = matrix(d_rows), matrix(y_rows), matrix(x_rows), matrix(w_rows)
             di, dw, db = new((mx.rows, mx.cols)), new((mw.rows, mw.cols)), new((1, mw.cols))
-            status = link.call(unit(), (md, mz, mx, mw, matrix(di), matrix(dw), matrix(db), activation, MOST_THREADS))
+            status = link.call(unit(), (md, my, mx, mw, matrix(di), matrix(dw), matrix(db), activation, MOST_THREADS))
             _copy(di, dinputs)
             _copy(dw, dweights)
             _copy(db, dbiases)
@@ -250,32 +258,35 @@ def _dense_relu_backward(dvalues, output, inputs, weights, out=None, precision=N
 
 @register_jitable
 def _masked(dvalues, z, result):
-    """result = dvalues where z lets it pass, else 0, for arrays of any layout and dtype."""
+    """Write dvalues to result, but 0 where z <= 0. The arrays may have any layout and dtype."""
     for index in np.ndindex(z.shape):
         result[index] = 0 if z[index] <= 0 else dvalues[index]
 
 
 @register_jitable
 def _copy_elements(source, target):
+    """Copy all elements of an array of any dimensions."""
     for index in np.ndindex(source.shape):
         target[index] = source[index]
 
 
 @register_jitable
 def _check_same_shape(dvalues, z):
+    """Raise ValueError unless both have the same shape."""
     if dvalues.shape != z.shape:
         raise ValueError("dvalues does not fit z, expected the same shape")
 
 
 @register_jitable
 def _check_result(out, z):
+    """Return `out`, or raise ValueError if its shape is not z's."""
     if out.shape != z.shape:
         raise ValueError("out does not fit z, expected the same shape")
     return out
 
 
 def _elementwise(dvalues, z, out):
-    """implementation(dvalues, z, out) for these types."""
+    """Return implementation(dvalues, z, out) of ReLU or its derivative for these types. With dvalues = z it is ReLU."""
     check_array("dvalues", dvalues, (z.ndim,))
     _check_out("out", out, dvalues.dtype, z.ndim)
     arrays = [a for a in (dvalues, z, out) if not _is_none(a)]
@@ -295,6 +306,7 @@ def _elementwise(dvalues, z, out):
 
 
 def _contiguous(provide, new, unit):
+    """Return the implementation that calls the unit, for arrays in C order of the unit's dtype."""
     def implementation(dvalues, z, out):
         _check_same_shape(dvalues, z)
         result = provide(out, z)

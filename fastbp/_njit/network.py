@@ -1,12 +1,13 @@
-"""A network as functions for the user's own @njit code: its parameters come and go as a tuple of arrays."""
+"""Functions of a network for the user's own @njit code. Its parameters come and go as a tuple of arrays."""
 from collections.abc import Callable
+from functools import wraps
 from typing import NamedTuple
 
 import numpy as np
 from llvmlite import ir
 from numba import config, njit, types
 from numba.core.errors import TypingError
-from numba.extending import intrinsic, overload
+from numba.extending import intrinsic, overload, register_jitable
 from numba.np.numpy_support import from_dtype
 
 from .._arrays.operands import BFLOAT16
@@ -27,18 +28,22 @@ from .interpreted import CLASSES, INPUTS, LABELS, NEGATIVE, PARAMETERS, SHARES, 
 
 
 class Jitted(NamedTuple):
-    """Functions compiled by Numba, to be called from Python or from @njit code.
+    """Two functions compiled by Numba, for calls from Python or from @njit code.
 
-    forward(parameters, x): the scores (rows, n_outputs) of x (rows, n_inputs).
-    value_and_gradient(parameters, x, y): (loss, gradients), the mean loss without penalty and dropout, and the gradients with
-    respect to the parameters, a tuple like them. y as the loss takes it: (rows,) integers or (rows, n_outputs).
-    parameters: tuple(network.parameters()), or arrays like them, of the network's dtype in this machine's byte order, of which
-    Numba does not tell another one in a tuple.
-    x and y may be of any dtype of real numbers. Both functions raise ValueError for shapes that do not fit, for classes that
-    the network has not, and for targets of BinaryCrossEntropy outside 0 to 1, before they compute anything; what is of another
-    type is refused when the caller is compiled, by Numba's TypingError. A function that calls them is compiled in each process:
-    they hold a network, and Numba's cache would not notice another one. Where Numba's JIT is disabled they are plain Python
-    functions, as are those that call them.
+    forward(parameters, x) returns the scores (rows, n_outputs) of x (rows, n_inputs). value_and_gradient(parameters, x, y)
+    returns (loss, gradients): the mean loss, without penalty and dropout, and a tuple of the gradients with respect to the
+    parameters.
+
+    parameters: tuple(network.parameters()), or arrays like them, of the network's dtype. They must be in this machine's byte
+    order: in a tuple, Numba does not notice another one. y: what the loss takes, (rows,) integers or (rows, n_outputs). x and y
+    may be of any dtype of real numbers.
+
+    Before they compute anything, both functions raise ValueError for shapes that do not fit, for classes that the network does
+    not have, and for targets of BinaryCrossEntropy outside 0 to 1. Arguments of other types are refused when the caller is
+    compiled, by Numba's TypingError.
+
+    A function that calls them is compiled in each process, because they hold a network, and Numba's cache would not notice that
+    another process has another network. If Numba's JIT is disabled, they and their callers are plain Python functions.
     """
 
     forward: Callable
@@ -46,7 +51,7 @@ class Jitted(NamedTuple):
 
 
 def jitted(network) -> Jitted:
-    """Sequential.jitted."""
+    """Return the functions of a network, as Sequential.jitted does."""
     network._require_loss("jitted")
     kind, plan = network.dtype, _plan(network)
     if compiler.DISABLED or config.DISABLE_JIT:
@@ -55,47 +60,61 @@ def jitted(network) -> Jitted:
 
 
 class _Plan(NamedTuple):
-    """Of each dense layer: where its weights are among the parameters, whether biases follow, its activation and its shape."""
+    """The facts of a network that its functions depend on. Every tuple has one item for each dense layer."""
 
-    weights: tuple[int, ...]
-    biased: tuple[bool, ...]
+    weights: tuple[int, ...]    # the index of the layer's weights among the parameters
+    biased: tuple[bool, ...]    # whether biases follow the weights there
     activations: tuple[int, ...]
-    shapes: tuple[tuple[int, int], ...]
-    rounded: bool
+    shapes: tuple[tuple[int, int], ...]     # of the weights: (n_inputs, n_neurons)
+    rounded: bool               # whether all layers multiply in bfloat16
 
 
 def _plan(network):
+    """Return the plan of a network. Raises ValueError if its layers have different precisions."""
     parts = [part for part in network._specs() if part.weights is not None]
     biased = tuple(part.biases is not None for part in parts)
     first = np.cumsum([0] + [1 + has for has in biased])
     precisions = {part.precision for part in parts}
     if len(precisions) > 1:
         raise ValueError("the layers have different precisions, expected one for a network that is to be jitted")
-    return _Plan(tuple(map(int, first[:-1])), biased, tuple(part.activation for part in parts),
-                 tuple(part.weights.shape for part in parts), precisions == {BFLOAT16})
+    return _Plan(weights=tuple(map(int, first[:-1])), biased=biased, activations=tuple(part.activation for part in parts),
+                 shapes=tuple(part.weights.shape for part in parts), rounded=precisions == {BFLOAT16})
 
 
 def _units(kind, plan):
+    """Return the addresses, as functions, of the units for the forward and the backward pass of a layer."""
     key = PAIRS if plan.rounded else from_dtype(kind)
     passes = dense_of(key)
     return passes.forward[key].complete, passes.backward[key].complete
 
 
+# The decorator of the functions that Numba compiles here.
 _compiled = njit(**compiler.FLAGS)
+
+
+def _by_types(choose):
+    """Decorate a function of Numba types that returns the implementation for them: compiled code calls it under its name."""
+    @wraps(choose)
+    def function(*arguments):
+        raise NotImplementedError
+
+    overload(function)(choose)
+    return function
 
 
 @intrinsic
 def _of_this_process(typing_context):
-    """Keep Numba from caching whatever calls this: a later process may have another network under the same names."""
+    """Keep Numba from caching any caller of this: a later process may have another network under the same names."""
     def generate(context, builder, signature, args):
         address = context.add_dynamic_addr(builder, 1, info="a network of fastbp")
-        builder.asm(ir.FunctionType(ir.VoidType(), [address.type]), "", "r", [address], True)      # so that it is not left out
+        builder.asm(ir.FunctionType(ir.VoidType(), [address.type]), "", "r", [address], True)      # else LLVM drops it
         return context.get_dummy_value()
     return types.void(), generate
 
 
 @_compiled
 def _check_status(status):
+    """Raise MemoryError or ValueError unless a unit has done its work."""
     if status == link.NO_MEMORY:
         raise MemoryError("no memory for the workspace of a kernel")
     if status != link.OK:
@@ -103,7 +122,7 @@ def _check_status(status):
 
 
 def _forward(kind, plan):
-    """forward(parameters, x) of a network."""
+    """Return the network's forward(parameters, x)."""
     layer, check = _layer(kind, plan), _check_parameters(kind, plan)
     inputs, layers, new = plan.shapes[0][0], len(plan.shapes), allocator(from_dtype(kind), 2)
 
@@ -119,8 +138,12 @@ def _forward(kind, plan):
 
 
 def _layer(kind, plan):
-    """layer(arrays, h, k, training): (y, slope) of layer k, from the Matrix of each array of parameters."""
-    weights, biased, activations, shapes, _ = plan
+    """Return layer(arrays, h, k, training), which returns (y, slope) of layer k.
+
+    arrays: the Matrix of each array of parameters. h: the layer's inputs (rows, n_inputs). slope: GELU's derivative, if
+    `training`; without training, and for other activations, it has no rows.
+    """
+    weights, biased, activations, shapes = plan.weights, plan.biased, plan.activations, plan.shapes
     unit, _ = _units(kind, plan)
     new = allocator(from_dtype(kind), 2)
 
@@ -139,8 +162,8 @@ def _layer(kind, plan):
 
 
 def _check_parameters(kind, plan):
-    """check(parameters): a fault, or none; what they are and how many is looked at when the caller is compiled."""
-    weights, biased, _, shapes, rounded = plan
+    """Return check(parameters), which returns a fault. The number and the types are checked when the caller is compiled."""
+    weights, biased, shapes, rounded = plan.weights, plan.biased, plan.shapes, plan.rounded
     layers, count, dtype, size = len(shapes), len(shapes) + sum(biased), from_dtype(kind), kind.itemsize
 
     @intrinsic
@@ -170,9 +193,9 @@ def _check_parameters(kind, plan):
 
 
 def _value_and_gradient(kind, plan, loss):
-    """value_and_gradient(parameters, x, y) of a network."""
-    weights, biased, activations, shapes, _ = plan
-    inputs, layers, outputs = shapes[0][0], len(shapes), shapes[-1][1]
+    """Return the network's value_and_gradient(parameters, x, y)."""
+    weights, biased, activations = plan.weights, plan.biased, plan.activations
+    inputs, layers, outputs = plan.shapes[0][0], len(plan.shapes), plan.shapes[-1][1]
     layer, check, evaluate = _layer(kind, plan), _check_parameters(kind, plan), _evaluate(kind, loss, outputs)
     check_y = {losses.SOFTMAX: _check_classes, losses.BINARY: _check_shares}.get(loss._kind, _check_numbers)
     _, unit = _units(kind, plan)
@@ -194,12 +217,12 @@ def _value_and_gradient(kind, plan, loss):
             h, w = activity[k], arrays[weights[k]]
             dinputs = new((h.shape[0] if k > 0 else 0, w.rows))
             dweights, dbiases = new((w.rows, w.cols)), new((1, w.cols))
-            s = slopes[k + 1] if activations[k] == GELU else activity[k + 1]
-            of_s, of_dinputs = only_if(activations[k] != IDENTITY, matrix(s)), only_if(k > 0, matrix(dinputs))
-            _check_status(link.call(unit(), (matrix(dvalues), of_s, matrix(h), w, of_dinputs, matrix(dweights),
+            saved = slopes[k + 1] if activations[k] == GELU else activity[k + 1]
+            m_saved, m_dinputs = only_if(activations[k] != IDENTITY, matrix(saved)), only_if(k > 0, matrix(dinputs))
+            _check_status(link.call(unit(), (matrix(dvalues), m_saved, matrix(h), w, m_dinputs, matrix(dweights),
                                               matrix(dbiases), activations[k], MOST_THREADS)))
             keep(dvalues)
-            keep(s)
+            keep(saved)
             keep(h)
             gradients[weights[k]] = dweights
             if biased[k]:
@@ -211,9 +234,9 @@ def _value_and_gradient(kind, plan, loss):
 
 
 def _as_tuple(count):
-    """as_tuple(gradients, parameters): a tuple of so many, each of as many dimensions as its parameters.
+    """Return as_tuple(gradients, parameters): a tuple of `count` gradients, each with as many dimensions as its parameters.
 
-    Compiled code makes a tuple only of items that are written out.
+    Compiled code makes a tuple only from items that are written out in the source.
     """
     names = {"shaped": _shaped}
     items = ", ".join(f"shaped(gradients[{i}], parameters[{i}])" for i in range(count))
@@ -221,12 +244,9 @@ def _as_tuple(count):
     return _compiled(names["as_tuple"])
 
 
+@_by_types
 def _shaped(gradient, parameters):
     """Return a gradient with as many dimensions as its parameters."""
-
-
-@overload(_shaped)
-def _overload_shaped(gradient, parameters):
     check_array("parameters", parameters, (1, 2))
     if parameters.ndim == 1:
         return lambda gradient, parameters: gradient.reshape(gradient.size)
@@ -234,7 +254,7 @@ def _overload_shaped(gradient, parameters):
 
 
 def _evaluate(kind, loss, outputs):
-    """evaluate(scores, y): the loss, of a y that was checked; the gradient takes the place of the scores."""
+    """Return evaluate(scores, y), which returns the loss and writes the gradient over the scores. y must have been checked."""
     unit, code, dtype = losses.run_all[from_dtype(kind)].complete, loss._kind, from_dtype(kind)
     gradient_factor, loss_factor = loss.factors(outputs)
     size, as_targets = kind.itemsize, _targets(dtype, outputs, code)
@@ -261,19 +281,16 @@ def _evaluate(kind, loss, outputs):
 
 
 def _targets(dtype, outputs, code):
-    """as_targets(y, rows): a copy of y as the kernel takes it: labels, or rows of the network's dtype."""
+    """Return as_targets(y, rows), which copies y to what the kernel takes: labels (int64), or rows of the network's dtype."""
     labels, table = allocator(types.int64, 1), allocator(dtype, 2)
-
-    def as_targets(y, rows):
-        """Return the copy."""
 
     def column(y, rows):
         targets = table((rows, 1))
         _copied(y, targets[:, 0])
         return targets
 
-    @overload(as_targets)
-    def overload_as_targets(y, rows):
+    @_by_types
+    def as_targets(y, rows):
         check_array("y", y, (1, 2))
         if code == losses.SOFTMAX and y.ndim == 1:
             return lambda y, rows: _copied(y, labels((rows,)))
@@ -282,12 +299,9 @@ def _targets(dtype, outputs, code):
     return as_targets
 
 
+@_by_types
 def _copied(source, target):
-    """Return the target, after copying a source of its shape into it."""
-
-
-@overload(_copied)
-def _overload_copied(source, target):
+    """Return the target, after copying a source of the same shape into it."""
     def of_one_dimension(source, target):
         for i in range(source.shape[0]):
             target[i] = source[i]
@@ -302,15 +316,16 @@ def _overload_copied(source, target):
     return of_one_dimension if source.ndim == 1 else of_two
 
 
-# ---- checks before anything is allocated, as Numba frees nothing of a function in which another one raises an error: so checks
-# return what is wrong, and the function that the user calls raises it
+# ---- Checks, which come before anything is allocated: if a called function raises an error, Numba frees nothing of its caller.
+# So the checks return a fault, and the function that the user calls raises the error.
 
+# The faults that a check can return; _raise has the message of each. _FINE means no fault.
 _FINE, _PARAMETERS, _GAPS, _X, _Y, _LABELS, _CLASS, _SHARE, _NEGATIVE = range(9)
 
 
 @njit(**compiler.FLAGS, inline="always")
 def _raise(fault):
-    """Raise ValueError for what is wrong, in the function that this is inlined into."""
+    """Raise ValueError for a fault, in the function that this is inlined into."""
     if fault == _PARAMETERS:
         raise ValueError(PARAMETERS)
     if fault == _GAPS:
@@ -329,62 +344,46 @@ def _raise(fault):
         raise ValueError(NEGATIVE)
 
 
+@_by_types
 def _check_x(x, cols):
-    """Return a fault unless x is (rows, cols), of real numbers."""
-
-
-@overload(_check_x)
-def _overload_check_x(x, cols):
+    """Return a fault unless x is (rows, cols)."""
     check_array("x", x, (2,))
     return lambda x, cols: _FINE if x.shape[1] == cols else _X
 
 
+@_by_types
 def _check_numbers(y, rows, outputs):
-    """Return a fault unless y is (rows, outputs), or (rows,) for one output, of real numbers."""
-
-
-@overload(_check_numbers)
-def _overload_check_numbers(y, rows, outputs):
+    """Return a fault unless y is (rows, outputs), or (rows,) for one output."""
     check_array("y", y, (1, 2))
-
     if y.ndim == 1:
         return lambda y, rows, outputs: _FINE if y.size == rows and outputs == 1 else _Y
     return lambda y, rows, outputs: _FINE if y.shape[0] == rows and y.shape[1] == outputs else _Y
 
 
-def _check_shares(y, rows, outputs):
-    """Return a fault unless y is as `_check_numbers` has it, of numbers from 0 to 1."""
+def _check_values(allows, fault):
+    """Return check(y, rows, outputs), which does what _check_numbers does and returns `fault` if a value is not allowed."""
+    allows = register_jitable(allows)
 
-
-@overload(_check_shares)
-def _overload_check_shares(y, rows, outputs):
     def check(y, rows, outputs):
-        fault = _check_numbers(y, rows, outputs)
-        if fault == _FINE:
+        found = _check_numbers(y, rows, outputs)
+        if found == _FINE:
             for value in y.flat:
-                if not (value >= 0 and value <= 1):
-                    return _SHARE
-        return fault
+                if not allows(value):
+                    return fault
+        return found
 
-    return check
-
-
-def _check_positive(y, rows, outputs):
-    """Return a fault unless y is as `_check_numbers` has it, of numbers from 0 on."""
-    fault = _check_numbers(y, rows, outputs)
-    if fault == _FINE:
-        for value in y.flat:
-            if value < 0:
-                return _NEGATIVE
-    return fault
+    return register_jitable(check)
 
 
+# The check of shares from 0 to 1, which also refuses NaN.
+_check_shares = _check_values(lambda value: value >= 0 and value <= 1, _SHARE)
+# The check of shares of 0 or more, which lets NaN pass.
+_check_positive = _check_values(lambda value: not value < 0, _NEGATIVE)
+
+
+@_by_types
 def _check_classes(y, rows, outputs):
-    """Return a fault unless y is (rows,) classes from 0 and below `outputs`, or (rows, outputs) of real numbers."""
-
-
-@overload(_check_classes)
-def _overload_check_classes(y, rows, outputs):
+    """Return a fault unless y is (rows,) classes from 0 to `outputs` - 1, or (rows, outputs) numbers of 0 or more."""
     check_array("y", y, (1, 2))
     if y.ndim == 2:
         return _check_positive

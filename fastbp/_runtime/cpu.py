@@ -1,4 +1,4 @@
-"""The machine: what Numba compiles for, caches and cores. All of it is found on demand, nothing at import."""
+"""The machine: the target that Numba compiles for, the caches and the cores. Importing this module looks nothing up."""
 import ctypes
 import os
 import platform
@@ -11,7 +11,8 @@ from typing import NamedTuple
 import llvmlite.binding as llvm
 from numba.core import codegen, config
 
-# Asked of LLVM instead of the list of features, because LLVM avoids the widest vectors of some CPUs.
+# A function that LLVM compiles to show which vectors it uses. The list of CPU features would not tell, because LLVM avoids the
+# widest vectors of some CPUs.
 _PROBE = """
 declare <16 x float> @llvm.fmuladd.v16f32(<16 x float>, <16 x float>, <16 x float>)
 define <16 x float> @probe(<16 x float> %a, <16 x float> %b, <16 x float> %c) {
@@ -22,18 +23,19 @@ define <16 x float> @probe(<16 x float> %a, <16 x float> %b, <16 x float> %c) {
 
 
 class Caches(NamedTuple):
-    """Bytes of data cache: a core's own first and second level, and the shared last one."""
+    """The sizes of the data caches, in bytes."""
 
-    l1: int
-    l2: int
-    l3: int
+    l1: int                     # a core's own
+    l2: int                     # a core's own
+    l3: int                     # shared by the cores
 
 
-DEFAULT_CACHES = Caches(32 << 10, 1 << 20, 8 << 20)
+# The sizes, in bytes, that are assumed where the system does not tell.
+DEFAULT_CACHES = Caches(l1=32 << 10, l2=1 << 20, l3=8 << 20)
 
 
 def target() -> tuple[str, str]:
-    """(CPU name, features) that Numba compiles for; it reads NUMBA_CPU_NAME and NUMBA_CPU_FEATURES."""
+    """Return (CPU name, features) that Numba compiles for. Numba reads NUMBA_CPU_NAME and NUMBA_CPU_FEATURES."""
     name = llvm.get_host_cpu_name() if config.CPU_NAME is None else config.CPU_NAME
     features = codegen.get_host_cpu_features() if config.CPU_FEATURES is None else config.CPU_FEATURES
     return name, features
@@ -41,7 +43,7 @@ def target() -> tuple[str, str]:
 
 @cache
 def instruction_set() -> str:
-    """"avx512", "avx2" (with FMA) or "baseline": the vectors that LLVM uses for that target."""
+    """Return the vectors that LLVM uses for the target: "avx512", "avx2" (with FMA) or "baseline"."""
     codegen.initialize_llvm()
     name, features = target()
     machine = llvm.Target.from_triple(llvm.get_process_triple()).create_target_machine(cpu=name, features=features)
@@ -53,14 +55,15 @@ def instruction_set() -> str:
 
 @cache
 def has_amx() -> bool:
-    """Whether there are tile registers that multiply bfloat16 (AMX), and Linux lets this process use them."""
+    """Return whether there are tile registers that multiply bfloat16 (AMX), and Linux lets this process use them."""
     return {"+amx-tile", "+amx-bf16"} <= set(target()[1].split(",")) and request_amx()
 
 
 def request_amx() -> bool:
-    """Ask Linux for the tile registers, for all threads of this process and its children; whether it grants them.
+    """Ask Linux for the tile registers, for all threads of this process and its children. Return whether it grants them.
 
-    Without that permission the first tile instruction kills the process: the registers enlarge what is saved of a thread.
+    Without that permission the first tile instruction kills the process. Linux asks for it because the registers enlarge the
+    state that it saves for each thread.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -70,12 +73,12 @@ def request_amx() -> bool:
 
 @cache
 def has_bfloat16_dot() -> bool:
-    """Whether there are dot products of bfloat16 (AVX512-BF16)."""
+    """Return whether the CPU has dot products of bfloat16 (AVX512-BF16)."""
     return instruction_set() == "avx512" and "+avx512bf16" in target()[1].split(",")
 
 
 def caches(devices: str = "/sys/devices/system/cpu") -> Caches:
-    """The data caches of a CPU that this process may use; DEFAULT_CACHES where the system does not tell."""
+    """Return the data caches of a CPU that this process may use; DEFAULT_CACHES where the system does not tell."""
     levels = {}
     for index in Path(devices).glob(f"cpu{min(affinity())}/cache/index*"):
         try:
@@ -85,16 +88,16 @@ def caches(devices: str = "/sys/devices/system/cpu") -> Caches:
         except (OSError, ValueError):
             continue
     l1, l2 = levels.get(1, DEFAULT_CACHES.l1), levels.get(2, DEFAULT_CACHES.l2)
-    return Caches(l1, l2, levels.get(3, l2 if levels else DEFAULT_CACHES.l3))
+    return Caches(l1=l1, l2=l2, l3=levels.get(3, l2 if levels else DEFAULT_CACHES.l3))
 
 
 def cores() -> int:
-    """How many CPUs this process may use at a time: its affinity and the quota of its control group."""
+    """Return how many CPUs this process may use at a time, by its affinity and the quota of its control group."""
     return min([len(affinity()), *quotas()])
 
 
 def quotas(proc: str = "/proc/self/cgroup", mount: str = "/sys/fs/cgroup") -> Iterator[int]:
-    """The CPU quotas of this process's control groups (version 1 or 2) and of those above, rounded up."""
+    """Yield the CPU quotas of this process's control groups (version 1 or 2) and of the groups above them, rounded up."""
     try:
         groups = Path(proc).read_text().splitlines()
     except OSError:
@@ -104,7 +107,7 @@ def quotas(proc: str = "/proc/self/cgroup", mount: str = "/sys/fs/cgroup") -> It
         if controllers and "cpu" not in controllers.split(","):
             continue
         root = Path(mount, "cpu") if controllers else Path(mount)
-        # In a container the path may be the host's, and only the root is there to read.
+        # In a container the path may be that of the host, and then only the root can be read.
         for folder in (PurePosixPath(path), *PurePosixPath(path).parents):
             try:
                 yield _quota(root / folder.relative_to("/"), 1 if controllers else 2)
@@ -113,7 +116,7 @@ def quotas(proc: str = "/proc/self/cgroup", mount: str = "/sys/fs/cgroup") -> It
 
 
 def _quota(folder, version):
-    """A group's quota in CPUs; ValueError or OSError if it has none."""
+    """Return a group's quota in CPUs. Raises ValueError or OSError if it has none."""
     if version == 1:
         quota, period = (int((folder / f"cpu.cfs_{name}_us").read_text()) for name in ("quota", "period"))
     else:
@@ -124,7 +127,7 @@ def _quota(folder, version):
 
 
 def model() -> str:
-    """The name of the CPU for people."""
+    """Return the CPU's name as people know it."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             key, _, value = line.partition(":")
@@ -136,7 +139,7 @@ def model() -> str:
 
 
 def affinity():
-    """The numbers of the CPUs that this process may run on."""
+    """Return the numbers of the CPUs that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return os.sched_getaffinity(0)
     return range(os.cpu_count() or 1)

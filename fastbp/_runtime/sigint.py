@@ -1,10 +1,11 @@
-"""Signals while something is done that must be done as a whole."""
+"""The deferring of signals while a block runs that must not be interrupted."""
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# The signals that programs handle, where the system has them; SIGCHLD and those of faults are not for stopping anything.
+# The numbers of the signals that programs use to stop or interrupt something, as far as the system has them. SIGCHLD and the
+# signals of faults are not among them.
 _STOPPING = tuple(int(getattr(signal, name)) for name in
                   ("SIGINT", "SIGTERM", "SIGALRM", "SIGVTALRM", "SIGPROF", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGXCPU",
                    "SIGBREAK") if hasattr(signal, name))
@@ -12,13 +13,13 @@ _STOPPING = tuple(int(getattr(signal, name)) for name in
 
 @contextmanager
 def defer_sigint() -> Iterator[None]:
-    """Let signals that come within the block, Ctrl-C or a program's own SIGALRM, have their effect at its end.
+    """Defer signals that arrive during the block, such as Ctrl-C or a program's own SIGALRM, until it ends.
 
-    Python calls a handler between any two instructions of the main thread, so also within Numba, where what it raises leaves
-    half-compiled functions behind, or is lost in a function that LLVM called. What compiled code does needs no such block: a
-    signal waits for its end.
+    Python calls a handler between any two instructions of the main thread, so also within Numba. An exception from a handler
+    would leave half-compiled functions behind there, or be lost in a function that LLVM called. Compiled code needs no such
+    block: Python calls handlers only after it has returned.
     """
-    if threading.current_thread() is not threading.main_thread():       # no handler runs here
+    if threading.current_thread() is not threading.main_thread():       # handlers run in the main thread only
         yield
         return
     handlers = {number: handler for number in _STOPPING if callable(handler := signal.getsignal(number))}

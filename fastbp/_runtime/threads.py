@@ -1,8 +1,8 @@
-"""How many threads a step may use, and whether it may use any.
+"""The number of threads that a step may use, and the handling of threads in a fork.
 
-A forked child is safe only with TBB, which ends its threads before a fork and starts them again after it; but only if no
-thread is known to TBB besides the forking one, and a thread is from its first use of TBB on. So one that has used TBB leaves
-it again (kernels/schedule/tbb.py), and a fork waits for those that use it just now.
+A forked child can use threads only with TBB, which ends its threads before a fork and starts them again afterwards. TBB does so
+only if it knows no thread but the forking one, and it knows a thread from the thread's first use of it on. So a thread leaves
+TBB after each use (kernels/schedule/tbb.py), and a fork waits for the threads that are using it.
 """
 import contextlib
 import ctypes
@@ -19,22 +19,26 @@ import numba
 from . import cpu, sigint, state, threading_layer
 from .threading_layer import SAFE, SERIAL
 
-MOST = 1 << 10                  # threads that a kernel is told of
+# The largest number of threads that kernels are told of.
+MOST = 1 << 10
 
-_FORK_WAITS = 1.0               # seconds at most, for other threads to leave TBB: a run of training steps takes some 0.03
+# The longest time, in seconds, that a fork waits for other threads to leave TBB. A run of training steps takes about 0.03 s.
+_FORK_WAITS = 1.0
 
-# tbb::attach and tbb::finalize as the linker knows them: they are part of the binary interface of TBB's version 12.
+# The linker's name of tbb::attach, which belongs to the binary interface of TBB's version 12.
 _ATTACH = "_ZN3tbb6detail2r13getERNS0_2d121task_scheduler_handleE"
+
+# The linker's name of tbb::finalize, which belongs to the binary interface of TBB's version 12.
 _FINALIZE = "_ZN3tbb6detail2r18finalizeERNS0_2d121task_scheduler_handleEl"
 
-_lock = threading.RLock()
-_wanted = None                  # what the user asked for
-_prepared = False
-_layer = None                   # "tbb", "omp", "serial", or None before one is needed
-_note = None                    # what the user should know about the layer
-_is_told = False                # whether the user was told
-_limits = []                    # of those that compute on fewer threads now
-_is_alone = True                # whether a fork was from a process with one Python thread
+_lock = threading.RLock()       # The lock for what follows.
+_wanted = None                  # The number of threads that the user asked for, or None before it is known.
+_prepared = False               # Whether compiled code was told about caches and threads.
+_layer = None                   # The layer in use: "tbb", "omp", "serial", or None before one is needed.
+_note = None                    # The text that the user should know about the layer, or None.
+_is_told = False                # Whether the user was told the note.
+_limits = []                    # The limits of the at_most() blocks that are running.
+_is_alone = True                # Whether the process that forked had only one Python thread.
 
 
 def set_num_threads(n: int) -> None:
@@ -57,7 +61,7 @@ def set_num_threads(n: int) -> None:
 
 @contextlib.contextmanager
 def thread_limit(n: int) -> Iterator[None]:
-    """Meanwhile kernels of this process use up to n threads, whoever calls them: an engine has more of its own."""
+    """Limit all kernels of this process to n threads during the block. The engine that calls them has threads of its own."""
     with sigint.defer_sigint(), _lock:
         _limits.append(n)
         if _prepared:
@@ -72,17 +76,17 @@ def thread_limit(n: int) -> Iterator[None]:
 
 
 def get_num_threads() -> int:
-    """Return the number of threads that kernels may use. Starts none.
+    """Return the number of threads that kernels may use. Starts no threads.
 
-    It is the last set_num_threads, else FASTBP_NUM_THREADS, else the cores that this process may use, or NUMBA_NUM_THREADS if
-    that is less. It is 1 where no safe threading layer can be loaded, whatever was asked for: show_config says why.
+    It is the number of the last set_num_threads, else FASTBP_NUM_THREADS, else the smaller of the number of cores that this
+    process may use and NUMBA_NUM_THREADS. Where no safe threading layer can be loaded it is 1, and show_config says why.
     """
     n = wanted()
     return n if n == 1 or _find()[0] in SAFE else 1
 
 
 def wanted() -> int:
-    """Return the number of threads that was asked for, whether there is a threading layer or not."""
+    """Return the number of threads that the user asked for, or the default, even if there is no threading layer."""
     global _wanted
     with _lock:
         if _wanted is None:
@@ -91,7 +95,7 @@ def wanted() -> int:
 
 
 def layer() -> str:
-    """Return "tbb", "omp" or "serial"; "not started" before the first kernel. Starts nothing."""
+    """Return "tbb", "omp" or "serial", or "not started" before the first kernel. Starts nothing."""
     return _layer or "not started"
 
 
@@ -103,23 +107,23 @@ def describe() -> str:
 
 
 def prepare() -> None:
-    """Tell compiled code about caches and threads: once in a process, before the first kernel is compiled or loaded."""
+    """Tell compiled code about caches and threads, once in a process, before the first kernel is compiled or loaded."""
     global _prepared
     if _prepared:
         return
     with sigint.defer_sigint(), _lock:
         if not _prepared:
             caches = cpu.caches()
-            state.words[state.L1], state.words[state.L2], state.words[state.L3] = caches
+            state.words[state.L1], state.words[state.L2], state.words[state.L3] = caches.l1, caches.l2, caches.l3
             _apply()
             _prepared = True
     _tell()
 
 
 def start() -> bool:
-    """Start a safe threading layer, unless one runs, and return whether one does.
+    """Start a safe threading layer unless one runs, and return whether one runs now.
 
-    To load parallel code is to start the layer that the user chose: so this comes before it, for a single thread as well.
+    Loading parallel code starts the layer that the user chose, even for a single thread. So call this before it.
     """
     global _layer, _note
     with sigint.defer_sigint(), _lock:
@@ -130,20 +134,22 @@ def start() -> bool:
 
 
 def _apply():
+    """Tell compiled code the number of threads, and start a threading layer if that is more than 1."""
     n = min([wanted(), *_limits])
     state.words[state.THREADS] = min(n, MOST) if n > 1 and start() else 1
 
 
 def _find():
+    """Return the layer in use or, if there is none yet, the one to start, and what the user should know about it."""
     return threading_layer.find() if _layer is None else (_layer, _note)
 
 
 def _start(name):
-    """Start Numba's threads, unless they run, and return the name of the layer; SERIAL if they cannot be started."""
+    """Start Numba's threads unless they run, and return the name of the layer, or SERIAL if they cannot be started."""
     global _note
     owner, main = threading.get_ident(), threading.main_thread().ident
     if threading_layer.running():
-        owner = state.words[state.TBB_OWNER] or main          # of the user's code: it is not known who
+        owner = state.words[state.TBB_OWNER] or main          # the user's code started it: nobody knows in which thread
     else:
         try:
             threading_layer.start(name)
@@ -152,7 +158,7 @@ def _start(name):
             return SERIAL
     state.words[state.TBB_OWNER], state.words[state.MAIN] = owner, main
     if name == "tbb" and hasattr(os, "fork"):
-        with contextlib.suppress(OSError, AttributeError):      # then a fork beside other threads prints a warning of Numba's
+        with contextlib.suppress(OSError, AttributeError):      # then Numba prints a warning at a fork beside other threads
             tbb = ctypes.CDLL(threading_layer.TBB_LIBRARY.get(sys.platform))
             functions = [ctypes.cast(getattr(tbb, symbol), ctypes.c_void_p).value for symbol in (_ATTACH, _FINALIZE)]
             state.words[state.TBB_ATTACH], state.words[state.TBB_FINALIZE] = functions
@@ -160,7 +166,7 @@ def _start(name):
 
 
 def _tell():
-    """Warn once of what the user should know about the layer, unless one thread was asked for."""
+    """Warn the user once with the note about the layer, unless one thread was asked for."""
     global _is_told
     if _note and not _is_told and wanted() > 1:
         _is_told = True
@@ -168,6 +174,7 @@ def _tell():
 
 
 def _from_environment():
+    """Return the number in FASTBP_NUM_THREADS, or None if it is not set or, with a warning, if it is not valid."""
     text = os.environ.get("FASTBP_NUM_THREADS")
     if not text:
         return None
@@ -183,7 +190,10 @@ def _from_environment():
 
 
 def _before_fork():
-    """Wait for a layer that starts, or the child would wait for ever on a lock of Numba's, and for threads in TBB."""
+    """Wait until no layer is being started, and until other threads have left TBB.
+
+    If a layer were being started, the child would wait for ever on a lock of Numba's.
+    """
     global _is_alone
     _lock.acquire()
     _is_alone = len(sys._current_frames()) == 1
@@ -194,16 +204,17 @@ def _before_fork():
 
 
 def _after_fork_in_parent():
+    """Let threads use TBB again."""
     state.words[state.FORKING] = 0
     _lock.release()
 
 
 def _after_fork_in_child():
-    """Do without threads that are lost.
+    """Make kernels serial if the threading layer does not work in the child.
 
-    OpenMP's are. TBB's are started again, but only if the thread that started TBB forks. Where another thread lives, it may
-    have used TBB in other ways than by kernels: then the child has TBB's locks and tables as they were in the middle of
-    something.
+    OpenMP's threads are lost in a fork. TBB's threads are started again, but only if the thread that started TBB forks. Another
+    Python thread may have been using TBB other than through kernels. Then the child inherits TBB's locks and tables in the
+    middle of a change, so it does not use them.
     """
     global _layer, _note, _is_told
     state.forget_threads()

@@ -1,4 +1,4 @@
-"""What fastbp found and chose on this machine, for people and for bug reports."""
+"""A description of what fastbp found and chose on this machine, for people and for bug reports."""
 import platform
 from collections.abc import Iterable
 from importlib import metadata
@@ -14,7 +14,7 @@ from ..kernels import blocking
 
 
 def describe() -> dict[str, str]:
-    """Versions, machine, tiles and blocking, threads and cache, by name. Compiles nothing and starts no threads."""
+    """Return versions, machine, tiles and blocking, threads and cache, by name. Compiles nothing and starts no threads."""
     caches = ", ".join(f"{name.upper()} {size >> 10} KiB" for name, size in cpu.caches()._asdict().items())
     return {
         "fastbp": __version__,
@@ -35,7 +35,7 @@ def describe() -> dict[str, str]:
 
 
 def machine(packages: Iterable[str]) -> str:
-    """The CPU, and the versions of Python and of these packages, in one line."""
+    """Return one line with the CPU and the versions of Python and of these packages."""
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in packages)
     return f"{cpu.model()} ({cpu.instruction_set()}, {cpu.cores()} cores), Python {platform.python_version()}, {versions}"
 
