@@ -1,8 +1,8 @@
 """A dense layer's passes as functions without state. Each checks its operands and allocates, then calls one kernel.
 
 There are two ways to the kernel. ndarrays of one float dtype that fit each other take the short way, straight to it.
-Everything else takes the long way, through the checks and conversions of `_arrays/operands.py`: lists, other dtypes, one sample as a
-1-D array, and what raises an error.
+Everything else takes the long way, through the checks and conversions of `_arrays/operands.py`: lists, other dtypes, one
+sample as a 1-D array, and what raises an error.
 
 dtypes  float32 and float64 are computed as they are, float16 as float32. NumPy's promotion (`np.result_type`) decides for
         mixed dtypes. Integers and booleans alone become float64.
@@ -156,7 +156,7 @@ def warmup(*dtypes: DTypeLike) -> None:
         for entries in (_FORWARD, _BACKWARD, _RELU, OPTIMIZE, LOSS):
             _ = entries[dtype]
         with notice.compiling(f"kernels that are rarely needed for {dtype}"):
-            link.bind_rare(_NUMBA_TYPE[dtype])
+            link.bind_lazy(_NUMBA_TYPE[dtype])
 
 
 def run(compiled: Callable[..., int], *arguments: Any) -> int:
@@ -165,8 +165,8 @@ def run(compiled: Callable[..., int], *arguments: Any) -> int:
     Raises MemoryError where a kernel has no memory for its workspace.
     """
     status = compiled(*arguments)
-    while status >= link.UNBOUND:
-        link.bind_needed(status)
+    while status >= link.REQUESTED:
+        link.bind_requested(status)
         status = compiled(*arguments)
     if status == link.NO_MEMORY:
         raise MemoryError("no memory for the workspace of a kernel")
@@ -191,7 +191,7 @@ def training(dtype: np.dtype[Any], kinds: Iterable[Any], in_blocks: bool) -> tup
 
 def _passes(kind, in_blocks):
     """Return the units of the forward and the backward pass, for other kernels to call."""
-    module = entry.dense_of(kind)
+    module = entry.passes_of(kind)
     return module.forward[kind], backward_inputs[kind] if in_blocks else module.backward[kind]
 
 

@@ -98,14 +98,14 @@ def bound(monkeypatch):
 
 def test_units_are_bound_as_a_whole_and_rare_ones_after_what_they_call(bound):
     class Unit:
-        def __init__(self, word, rare):
-            self.name, self._word, self.rare = str(word), word, rare
+        def __init__(self, word, lazy):
+            self.name, self._word, self.lazy = str(word), word, lazy
 
         def compile(self):
             return 10 * self._word
 
     with pytest.raises(KeyboardInterrupt):
-        link._bind_all([Unit(1, rare=True), Unit(2, rare=False)])
+        link._bind_all([Unit(1, lazy=True), Unit(2, lazy=False)])
     assert list(bound.items()) == [(2, 20), (1, 10)]
 
 

@@ -8,8 +8,8 @@ of a word, not a copy of a kernel that may have changed since.
 A lazy unit is one that few calls need, so it is compiled only when a call needs it.
 
 A unit takes integers, or tuples of integers, and returns a status. It raises nothing, because it has no Python frame. The
-status is OK, NO_MEMORY, REFUSED, or a request: UNBOUND plus the number of a lazy unit that is not compiled yet. On a request,
-Python calls `bind_needed` and then the unit again.
+status is OK, NO_MEMORY, REFUSED, or a request: REQUESTED plus the number of a lazy unit that is not compiled yet. On a request,
+Python calls `bind_requested` and then the unit again.
 """
 from functools import cached_property, partial
 
@@ -31,7 +31,7 @@ NO_MEMORY = 1
 REFUSED = 2
 
 # The first request; a request is this plus the number of the unit that is needed.
-UNBOUND = 3
+REQUESTED = 3
 
 # The version of the units' numbers and signatures, on which functions in users' caches rely. Increase it when either changes.
 ABI = 10
@@ -50,34 +50,35 @@ _NAMES = ("spread", "team", "clock", "record", *(f"{kind}-{dtype}" for kind in _
 # The units by name.
 _units = {}
 
-# The units that still have to be compiled before the current binding is complete; None while nothing is being bound.
+# The units that still have to be compiled before the current binding ends; None while nothing is being bound.
 _queue = None
 
 
 class Unit:
     """A function to compile, and what compiled code needs to call it.
 
-    build: returns the Python function. rare: whether the unit is lazy.
+    build: returns the Python function. lazy: whether the unit is lazy.
 
-    Compiled code calls `address()` for the unit's address; that of a lazy unit is 0 until the unit is bound. `unbound()`
+    Compiled code calls `address()` for the unit's address; that of a lazy unit is 0 until the unit is bound. `request()`
     returns the request for the unit. It is a constant, as another thread may bind the unit between two reads of its address.
-    `call_rare(arguments)` calls a lazy unit, or returns the request if the unit is not bound. `complete()` returns the address
+    `call_lazy(arguments)` calls a lazy unit, or returns the request if the unit is not bound. `all_bound()` returns the address
     after all lazy units of the type have been bound. It is for code that cannot return to Python to have a request served.
     """
 
-    def __init__(self, kind, dtype, signature, build, parallel=False, rare=False):
+    def __init__(self, kind, dtype, signature, build, parallel=False, lazy=False):
         self.kind, self.dtype, self.name = kind, dtype, f"{kind}-{dtype}" if dtype else kind
-        self._signature, self._build, self._parallel, self.rare = signature, build, parallel, rare
+        self._signature, self._build, self._parallel, self.lazy = signature, build, parallel, lazy
         self._number = _NAMES.index(self.name)
         self._word = state.FUNCTIONS + self._number
-        self.address, self.complete, self.unbound = self._address(False), self._address(True), _status(UNBOUND + self._number)
+        self.address, self.all_bound = self._address(False), self._address(True)
+        self.request = _status(REQUESTED + self._number)
         _units[self.name] = self
 
     @cached_property
-    def call_rare(self):
-        """Return call_rare(arguments) for compiled code."""
-        address, unbound = self.address, self.unbound
-        return compiler.kernel(lambda arguments: call(address(), arguments) if address() != 0 else unbound())
+    def call_lazy(self):
+        """Return call_lazy(arguments) for compiled code."""
+        address, request = self.address, self.request
+        return compiler.kernel(lambda arguments: call(address(), arguments) if address() != 0 else request())
 
     def bind(self):
         """Compile the unit and those that it calls, or read them from the disk cache, unless they are bound."""
@@ -101,14 +102,14 @@ class Unit:
         name = self.name if parallel == self._parallel else f"{self.name}-serial"
         return compiler.native(self._build(), self._signature, name, parallel)
 
-    def _address(self, complete):
-        """Return address() for compiled code, or complete()."""
+    def _address(self, all_bound):
+        """Return address() for compiled code, or all_bound()."""
         @intrinsic
         def address(typing_context):
             def generate(context, builder, signature, args):
-                if complete or not self.rare:
-                    _bind(self.name, ABI, complete)
-                    context.active_code_library._reload_init.add(partial(_bind, self.name, ABI, complete))
+                if all_bound or not self.lazy:
+                    _bind(self.name, ABI, all_bound)
+                    context.active_code_library._reload_init.add(partial(_bind, self.name, ABI, all_bound))
                 return state.read(builder, ir.Constant(ir.IntType(64), self._word))
             return types.intp(), generate
         return address
@@ -118,9 +119,9 @@ class Unit:
 FLOATS = types.float32, types.float64
 
 
-def units(kind, signature, build, dtypes=FLOATS, rare=False):
+def units(kind, signature, build, dtypes=FLOATS, lazy=False):
     """Return a unit for each of the types, {dtype: unit}; build(dtype) returns its Python function."""
-    return {dtype: Unit(kind, dtype, signature, partial(build, dtype), rare=rare) for dtype in dtypes}
+    return {dtype: Unit(kind, dtype, signature, partial(build, dtype), lazy=lazy) for dtype in dtypes}
 
 
 def bind(*wanted):
@@ -155,7 +156,7 @@ def _bind_all(missing):
     finally:
         _queue = None
     with sigint.defer_sigint():
-        for unit in sorted(compiled, key=lambda unit: unit.rare):
+        for unit in sorted(compiled, key=lambda unit: unit.lazy):
             state.words[unit._word] = compiled[unit]
 
 
@@ -168,10 +169,10 @@ def compile_ahead(names):
         print(name, flush=True)
 
 
-def bind_rare(dtype):
+def bind_lazy(dtype):
     """Bind all lazy units of a Numba float type."""
     for unit in list(_units.values()):
-        if unit.rare and unit.dtype == dtype:
+        if unit.lazy and unit.dtype == dtype:
             unit.bind()
 
 
@@ -180,9 +181,9 @@ def bound():
     return {state.words[unit._word]: unit for unit in _units.values() if state.words[unit._word]}
 
 
-def bind_needed(status):
-    """Bind the unit that a request asks for: a status of UNBOUND or more."""
-    name = _NAMES[status - UNBOUND]
+def bind_requested(status):
+    """Bind the unit that a request asks for: a status of REQUESTED or more."""
+    name = _NAMES[status - REQUESTED]
     with notice.compiling(f"the kernel {name}, which such sizes need"):
         _units[name].bind()
 
@@ -195,8 +196,8 @@ def _status(number):
     return status
 
 
-def _bind(name, abi, complete):
-    """Bind a unit that compiled code calls, and all lazy units of its type if `complete`.
+def _bind(name, abi, all_bound):
+    """Bind a unit that compiled code calls, and all lazy units of its type if `all_bound`.
 
     Numba calls this when it compiles a caller of the unit, and when a new process loads a caller from a disk cache. Raises
     ImportError if the caller was compiled for other units.
@@ -205,8 +206,8 @@ def _bind(name, abi, complete):
         raise ImportError(f"a cached function was compiled for another fastbp (it calls {name} of ABI {abi}, this one has "
                           f"ABI {ABI}): delete Numba's cache files of the module that holds the function")
     _units[name].bind()
-    if complete:
-        bind_rare(_units[name].dtype)
+    if all_bound:
+        bind_lazy(_units[name].dtype)
 
 
 @intrinsic

@@ -125,7 +125,7 @@ def _forward(inputs, weights, biases, out, activation, precision):
     dtype = _float_type(*(a for a in (inputs, weights, biases) if not _is_none(a)))
     _check_out("out", out, dtype, 2)
     kernels, key = _units(dtype, precision)
-    unit, provide, new = kernels.forward[key].complete, _provider(out, dtype), allocator(dtype, 2)
+    unit, provide, new = kernels.forward[key].all_bound, _provider(out, dtype), allocator(dtype, 2)
     to_x, to_weights, to_biases = (_converter(a, dtype) for a in (inputs, weights, biases))
     copy_x, copy_w = _copier(inputs), _copier(weights)
 
@@ -205,7 +205,7 @@ def _backward(dvalues, saved, inputs, weights, out, precision):
     part = register_jitable((lambda out, i: None) if _is_none(out) else (lambda out, i: out[i]))
     kernels, key = _units(dtype, precision)
     activation = IDENTITY if _is_none(saved) else RELU
-    unit, new = kernels.backward[key].complete, allocator(dtype, 2)
+    unit, new = kernels.backward[key].all_bound, allocator(dtype, 2)
     to_d, to_y, to_x, to_w = (_converter(a, dtype) for a in (dvalues, saved, inputs, weights))
     copy_d, copy_y, copy_x, copy_w = (_copier(a) for a in (dvalues, saved, inputs, weights))
 
@@ -293,7 +293,7 @@ def _elementwise(dvalues, z, out):
     new = allocator(dvalues.dtype, z.ndim)
     provide = register_jitable((lambda out, z: new(z.shape)) if _is_none(out) else (lambda out, z: _check_result(out, z)))
     if dvalues.dtype in relu.relu and all(a.dtype == dvalues.dtype and a.layout == "C" and a.ndim > 0 for a in arrays):
-        return _contiguous(provide, new, relu.relu[dvalues.dtype].complete)
+        return _contiguous(provide, new, relu.relu[dvalues.dtype].all_bound)
 
     def implementation(dvalues, z, out):
         _check_same_shape(dvalues, z)

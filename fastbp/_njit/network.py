@@ -14,7 +14,7 @@ from .._arrays.operands import BFLOAT16
 from .._compile import compiler, link
 from ..kernels.blocking import MOST_THREADS
 from ..kernels.elementwise.activations import GELU, IDENTITY
-from ..kernels.entry import dense_of
+from ..kernels.entry import passes_of
 from ..kernels.matrix import keep, matrices, matrix, only_if
 from ..kernels.schedule.records import read
 from ..kernels.schedule.trace import in_memory
@@ -84,8 +84,8 @@ def _plan(network):
 def _units(kind, plan):
     """Return the addresses, as functions, of the units for the forward and the backward pass of a layer."""
     key = PAIRS if plan.rounded else from_dtype(kind)
-    passes = dense_of(key)
-    return passes.forward[key].complete, passes.backward[key].complete
+    passes = passes_of(key)
+    return passes.forward[key].all_bound, passes.backward[key].all_bound
 
 
 # The decorator of the functions that Numba compiles here.
@@ -255,7 +255,7 @@ def _shaped(gradient, parameters):
 
 def _evaluate(kind, loss, outputs):
     """Return evaluate(scores, y), which returns the loss and writes the gradient over the scores. y must have been checked."""
-    unit, code, dtype = losses.run_all[from_dtype(kind)].complete, loss._kind, from_dtype(kind)
+    unit, code, dtype = losses.run_all[from_dtype(kind)].all_bound, loss._kind, from_dtype(kind)
     gradient_factor, loss_factor = loss.factors(outputs)
     size, as_targets = kind.itemsize, _targets(dtype, outputs, code)
     new, width = allocator(types.float64, 2), len(Sums._fields)

@@ -41,13 +41,14 @@ class LayerSpec(NamedTuple):
 class TrainingSession:
     """Training of a network in batches of up to `batch` rows.
 
-    l2: of a penalty l2 / 2 * Σ w² of all weights; shared: divided by the weight of a batch's rows, as scikit-learn has it.
-    Without an optimiser only gradients are computed. apart: its step is made by update(), after whatever the caller does to
-    gradient(). check: stop at a loss, a gradient or a penalty that is not finite; apart, only update() does.
-    key: of the dropouts.
-    gradients: of the last step, of weights and biases, those of weights empty where they are computed in blocks
-    (kernels/train/dweights.py); values: what each part computed in it, but that a last part without an activation has the gradient of
-    the loss in its place.
+    optimizer: None if only gradients are wanted. l2: the factor of a penalty l2 / 2 * Σ w² of all weights. shared: whether the
+    penalty is divided by the weight of a batch's rows, as in scikit-learn. apart: whether update() makes the optimiser's step,
+    after whatever the caller does to gradient(). check: whether to stop at a loss, a gradient or a penalty that is not finite;
+    with `apart` only update() stops. key: the key of the dropouts' random stream.
+
+    gradients: those of the last step, of weights and biases. dweights that are computed in blocks are empty
+    (kernels/train/dweights.py). values: what each layer computed in the last step. A linear last layer holds the gradient of the
+    loss in place of its output.
     """
 
     def __init__(self, parts: Sequence[LayerSpec], inputs: int, loss: Loss, optimizer: Optimizer | None, batch: int, *,

@@ -17,8 +17,7 @@ from ..kernels.dense.fused import dz_row_bytes
 from ..kernels.dense.select import ALGORITHMS, DOT, FUSED, NAIVE, PACKED, SEPARATE, SKINNY, TRANSPOSED, UNPACKED
 from ..kernels.elementwise.activations import RELU
 from ..kernels.gemm.problem import OperandB, gemm_problem, packed_b, unpacked_b
-from ..kernels.matrix import Matrix
-from ..kernels.matrix import transposed as transpose_of
+from ..kernels.matrix import Matrix, transpose_of
 from ..kernels.simd.tile import BFLOAT16
 
 DTYPES = {"float32": numba.float32, "float64": numba.float64, BFLOAT16_NAME: BFLOAT16}

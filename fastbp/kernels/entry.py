@@ -19,7 +19,7 @@ from .train import losses, run, step
 _FLAG = types.intp
 
 
-def dense_of(dtype):
+def passes_of(dtype):
     """Return the module with the units of a Numba float type, or of BFLOAT16."""
     return bfloat16 if dtype is BFLOAT16 else passes
 
@@ -47,7 +47,7 @@ def forward(dtype):
     It computes y (M, N) from x (M, K), weights (K, N) and biases (1, N). `saved` (M, N) is what the activation keeps for its
     derivative.
     """
-    unit, a = _bound(dense_of(dtype).forward[dtype]), _array(dtype, 2)
+    unit, a = _bound(passes_of(dtype).forward[dtype]), _array(dtype, 2)
 
     def entry(x, weights, biases, has_biases, y, saved, has_saved, activation):
         return link.call(unit(), (matrix(x), matrix(weights), only_if(has_biases, matrix(biases)), matrix(y),
@@ -65,7 +65,7 @@ def backward(dtype):
     It computes dinputs (M, K), dweights (K, N) and dbiases (1, N) from dvalues and saved (M, N), x (M, K)
     and weights (K, N).
     """
-    unit, a = _bound(dense_of(dtype).backward[dtype]), _array(dtype, 2)
+    unit, a = _bound(passes_of(dtype).backward[dtype]), _array(dtype, 2)
 
     def entry(dvalues, saved, has_saved, x, weights, dinputs, has_dinputs, dweights, dbiases, activation):
         return link.call(unit(), (matrix(dvalues), only_if(has_saved, matrix(saved)), matrix(x), matrix(weights),

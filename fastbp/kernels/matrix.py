@@ -90,7 +90,7 @@ def only_if(given, matrix):
 
 
 @formula
-def transposed(matrix):
+def transpose_of(matrix):
     """Return the transpose of a Matrix; nothing is copied."""
     return Matrix(data=matrix.data, rows=matrix.cols, cols=matrix.rows, row_step=matrix.col_step, col_step=matrix.row_step)
 

@@ -15,7 +15,7 @@ from ..elementwise.activations import RELU
 from ..gemm import loops, packing
 from ..gemm.problem import activated, gemm_problem, packed_b, scratch_bytes
 from ..gemm.rounding import across_rows, along_rows, round_rows
-from ..matrix import BACKWARD, FORWARD, Matrix, from_row, transposed
+from ..matrix import BACKWARD, FORWARD, Matrix, from_row, transpose_of
 from ..schedule import trace
 from ..schedule.arena import COUNTING, acquire, release, take
 from ..schedule.queue import REGION_BYTES, add, barrier, begin, run_queue
@@ -87,17 +87,17 @@ def forward_memory(arena, machine, weights, rows, threads):
 def _build_forward(dtype):
     tiles, machine = blocking.tiles(tile.BFLOAT16), blocking.machine(tile.BFLOAT16)
     round_pairs, pack, gemm = round_rows[dtype].address, packing.pack[dtype].address, loops.gemm[dtype].address
-    activate, activate_unbound = activations.activate[types.float32].address, activations.activate[types.float32].unbound
-    edge, edge_unbound = loops.column_edge_tiles[dtype].address, loops.column_edge_tiles[dtype].unbound
+    activate, request_activate = activations.activate[types.float32].address, activations.activate[types.float32].request
+    edge, request_edge = loops.column_edge_tiles[dtype].address, loops.column_edge_tiles[dtype].request
 
     def forward(x, weights, biases, y, saved, activation, most_threads):
         """Compute y, and for gelu what it saves."""
         if not forward_fits(x, weights, biases, y, saved, SIZE) or x.col_step != SIZE or weights.col_step != SIZE:
             return link.REFUSED
         if blocking.has_column_edge(machine, y.cols) and edge() == 0:
-            return edge_unbound()
+            return request_edge()
         if activation > RELU and activate() == 0:
-            return activate_unbound()
+            return request_activate()
         here, neurons, pairs = blocking.with_caches(machine), y.cols, pairs_of(machine, x.cols)
         threads = min(most_threads, blocking.threads(blocking.layer_work(1, x.rows, x.cols, neurons)))
         block = blocking.rounded_rows(x.rows, x.cols)
@@ -168,7 +168,7 @@ def backward_memory(arena, machine, weights, has_dinputs, rows, threads):
 
 def _build_backward(dtype):
     machine, separate = blocking.machine(tile.BFLOAT16), _separate(dtype)
-    edge, edge_unbound = loops.column_edge_tiles[dtype].address, loops.column_edge_tiles[dtype].unbound
+    edge, request_edge = loops.column_edge_tiles[dtype].address, loops.column_edge_tiles[dtype].request
 
     def backward(dvalues, saved, x, weights, dinputs, dweights, dbiases, activation, most_threads):
         """Compute dinputs, dweights and dbiases."""
@@ -178,7 +178,7 @@ def _build_backward(dtype):
         if x.col_step != SIZE or weights.col_step != SIZE:
             return link.REFUSED
         if (blocking.has_column_edge(machine, neurons) or blocking.has_column_edge(machine, inputs)) and edge() == 0:
-            return edge_unbound()
+            return request_edge()
         threads = min(most_threads, blocking.threads(blocking.layer_work(2, rows, inputs, neurons)))
         return separate(dvalues, saved, x, weights, dinputs, dweights, dbiases, activation, threads)
 
@@ -205,7 +205,7 @@ def _separate(dtype):
             rounded_weights = compact(room.weights, inputs, pairs)                                  # (K, N / 2)
             add(room.queue, round_pairs(), along_rows(weights, rounded_weights))
             barrier(room.queue)
-            add(room.queue, pack(), packing.pack_job(machine, transposed(rounded_weights), room.packed_weights))
+            add(room.queue, pack(), packing.pack_job(machine, transpose_of(rounded_weights), room.packed_weights))
             barrier(room.queue)                         # dz is written where the rounded weights are
         i = 0
         while True:                                     # once for an empty batch as well: its dweights are zeros
@@ -226,7 +226,7 @@ def _separate(dtype):
             add(room.queue, pack(), packing.pack_job(machine, dz_across, room.packed_dz))
             barrier(room.queue)
             right = packed_b(room.packed_dz, half * SIZE)
-            of_dweights = gemm_problem(here, transposed(x_across), right, dweights, room.scratch, threads)
+            of_dweights = gemm_problem(here, transpose_of(x_across), right, dweights, room.scratch, threads)
             add(room.queue, gemm(), replace(of_dweights, accumulate=later))
             if has_dinputs:
                 right = packed_b(room.packed_weights, pairs * SIZE)

@@ -8,7 +8,7 @@ from ..._compile.compiler import kernel
 from .. import blocking
 from ..gemm import dot, loops, packing
 from ..gemm.problem import gemm_problem, scratch_bytes
-from ..matrix import MATRIX, only_if, transposed
+from ..matrix import MATRIX, only_if, transpose_of
 from ..schedule import trace
 from ..schedule.arena import COUNTING, acquire, release, take
 from ..schedule.queue import REGION_BYTES, add, barrier, begin, run_queue
@@ -41,8 +41,8 @@ def _build(dtype):
     machine, precision = blocking.machine(dtype), dtype.bitwidth
     pack, mask = packing.pack[dtype].address, columns.mask[dtype].address
     gemm, dot_products = loops.gemm[dtype].address, dot.dot[dtype].address
-    edge, edge_unbound = loops.column_edge_tiles[dtype].address, loops.column_edge_tiles[dtype].unbound
-    dot_unbound = dot.dot[dtype].unbound
+    edge, request_edge = loops.column_edge_tiles[dtype].address, loops.column_edge_tiles[dtype].request
+    request_dot = dot.dot[dtype].request
 
     def backward_inputs(dvalues, saved, weights, dinputs, dbiases, micropanels, activation):
         """Write dz in micropanels at an address, its column sums dbiases and, unless that is missing, dinputs.
@@ -52,11 +52,11 @@ def _build(dtype):
         begun = trace.begin()
         rows, inputs, neurons = dvalues.rows, weights.rows, weights.cols
         if (blocking.has_column_edge(machine, neurons) or blocking.has_column_edge(machine, inputs)) and edge() == 0:
-            return edge_unbound()
+            return request_edge()
         here = blocking.with_caches(machine)
         by_dot = dinputs.data != 0 and select.dinputs_product(here, rows, weights) == select.DOT
         if by_dot and dot_products() == 0:
-            return dot_unbound()
+            return request_dot()
         is_packed = dinputs.data != 0 and not by_dot
         threads = blocking.threads(dinputs.rows * inputs * neurons + rows * neurons * blocking.ELEMENT_WORK)
         memory, slot = acquire(memory_of(COUNTING, here, weights, is_packed, threads).end)
@@ -65,7 +65,7 @@ def _build(dtype):
         room = memory_of(memory, here, weights, is_packed, threads)
         begin(room.queue)
         if is_packed:
-            add(room.queue, pack(), packing.pack_job(machine, transposed(weights), room.weights))
+            add(room.queue, pack(), packing.pack_job(machine, transpose_of(weights), room.weights))
         dz = only_if(int(dinputs.data != 0), dvalues)
         of_dz = mask_job(here, dvalues, activation, saved, dz, dbiases.data)
         add(room.queue, mask(), replace(of_dz, micropanels=micropanels))

@@ -13,7 +13,7 @@ from ..._compile.compiler import formula, kernel
 from .. import blocking
 from ..gemm import dot, loops, packing
 from ..gemm.problem import OperandB, gemm_problem, packed_b, scratch_bytes, with_soon
-from ..matrix import MATRIX, Matrix, only_if, transposed
+from ..matrix import MATRIX, Matrix, only_if, transpose_of
 from ..schedule.arena import ALIGNMENT, COUNTING, acquire, release, take
 from ..schedule.queue import JOB_BYTES, REGION_BYTES, TASK, add, barrier, begin, run_here, run_queue
 from ..schedule.records import read, record_type, replace
@@ -123,7 +123,7 @@ def _build(dtype):
                 of_dweights = skinny.dweights_problem(here, dz, x, room.packed, dweights.data, room.scratch, 1)
             else:                                                               # dweights (K, N) += x.T dz (rows, N)
                 right = packed_b(room.packed, rows * size)
-                of_dweights = gemm_problem(here, transposed(x), right, dweights, room.scratch, 1)
+                of_dweights = gemm_problem(here, transpose_of(x), right, dweights, room.scratch, 1)
             run_here(gemm(), replace(of_dweights, accumulate=later), room.job)
         return link.OK
 
@@ -172,7 +172,7 @@ def _build_backward(dtype):
         room = memory_of(memory, here, weights, is_packed, partitions.count, threads)
         begin(room.queue)
         if is_packed:
-            add(room.queue, pack(), packing.pack_job(machine, transposed(weights), room.weights))
+            add(room.queue, pack(), packing.pack_job(machine, transpose_of(weights), room.weights))
             barrier(room.queue)
         of_weights = packed_b(room.weights, neurons * size)
         if by_dot:
@@ -201,4 +201,4 @@ def _build_backward(dtype):
     return fused
 
 
-backward = link.units("fused", SIGNATURE, _build_backward, rare=True)
+backward = link.units("fused", SIGNATURE, _build_backward, lazy=True)

@@ -28,7 +28,7 @@ def _build_forward(dtype):
     return forward
 
 
-forward = link.units("naive_forward", FORWARD, _build_forward, rare=True)
+forward = link.units("naive_forward", FORWARD, _build_forward, lazy=True)
 
 
 def _build_backward(dtype):
@@ -58,7 +58,7 @@ def _build_backward(dtype):
     return backward
 
 
-backward = link.units("naive_backward", BACKWARD, _build_backward, rare=True)
+backward = link.units("naive_backward", BACKWARD, _build_backward, lazy=True)
 
 
 @kernel

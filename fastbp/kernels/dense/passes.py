@@ -18,8 +18,7 @@ from ..elementwise import activations
 from ..elementwise.activations import RELU
 from ..gemm import dot, loops, packing
 from ..gemm.problem import OperandB, activated, gemm_problem, packed_b, scratch_bytes, unpacked_b, with_soon
-from ..matrix import BACKWARD, FORWARD, Matrix, any_overlap, from_row, only_if, overlap
-from ..matrix import transposed as transpose_of
+from ..matrix import BACKWARD, FORWARD, Matrix, any_overlap, from_row, only_if, overlap, transpose_of
 from ..schedule import trace
 from ..schedule.arena import COUNTING, acquire, release, take
 from ..schedule.queue import REGION_BYTES, add, barrier, begin, run_queue
@@ -97,9 +96,9 @@ def forward_memory(arena, machine, weights, algorithm, threads):
 def _build_forward(dtype):
     tiles, machine = blocking.tiles(dtype), blocking.machine(dtype)
     pack, gemm = packing.pack[dtype].address, loops.gemm[dtype].address
-    naive_forward, skinny_forward = naive.forward[dtype].call_rare, skinny.forward[dtype].call_rare
-    (unpacked, unpacked_unbound), (edge, edge_unbound), (dot_products, dot_unbound), (activate, activate_unbound) = (
-        (unit[dtype].address, unit[dtype].unbound)
+    naive_forward, skinny_forward = naive.forward[dtype].call_lazy, skinny.forward[dtype].call_lazy
+    (unpacked, request_unpacked), (edge, request_edge), (dot_products, request_dot), (activate, request_activate) = (
+        (unit[dtype].address, unit[dtype].request)
         for unit in (loops.unpacked_tiles, loops.column_edge_tiles, dot.dot, activations.activate))
 
     def forward(x, weights, biases, y, saved, activation, most_threads):
@@ -115,16 +114,16 @@ def _build_forward(dtype):
         if algorithm == select.NAIVE:
             return naive_forward((x, weights, biases, y, saved, activation, 1))
         if activation > RELU and activate() == 0:
-            return activate_unbound()
+            return request_activate()
         threads = min(most_threads, blocking.threads(blocking.layer_work(1, x.rows, x.cols, y.cols)))
         if algorithm == select.SKINNY:
             if dot_products() == 0:
-                return dot_unbound()
+                return request_dot()
             return skinny_forward((x, weights, biases, y, saved, activation, threads))
         if algorithm == select.UNPACKED and unpacked() == 0:
-            return unpacked_unbound()
+            return request_unpacked()
         if algorithm == select.PACKED and blocking.has_column_edge(machine, y.cols) and edge() == 0:
-            return edge_unbound()
+            return request_edge()
         memory, slot = acquire(forward_memory(COUNTING, here, weights, algorithm, threads).end)
         if memory == 0:
             return link.NO_MEMORY
@@ -158,9 +157,9 @@ forward = link.units("forward", FORWARD, _build_forward)
 def _build_backward(dtype):
     machine, separate = blocking.machine(dtype), _separate(dtype)
     naive_backward, transposed_backward, fused_backward = (
-        unit[dtype].call_rare for unit in (naive.backward, transposed.backward, fused.backward))
-    (unpacked, unpacked_unbound), (edge, edge_unbound), (dot_products, dot_unbound) = (
-        (unit[dtype].address, unit[dtype].unbound) for unit in (loops.unpacked_tiles, loops.column_edge_tiles, dot.dot))
+        unit[dtype].call_lazy for unit in (naive.backward, transposed.backward, fused.backward))
+    (unpacked, request_unpacked), (edge, request_edge), (dot_products, request_dot) = (
+        (unit[dtype].address, unit[dtype].request) for unit in (loops.unpacked_tiles, loops.column_edge_tiles, dot.dot))
 
     def backward(dvalues, saved, x, weights, dinputs, dweights, dbiases, activation, most_threads):
         """Compute dinputs, dweights and dbiases, all Matrix; without `saved` the activation is the identity.
@@ -177,16 +176,16 @@ def _build_backward(dtype):
         threads = min(most_threads, blocking.threads(blocking.layer_work(2, rows, inputs, neurons)))
         if choice.whole == select.TRANSPOSED:
             if unpacked() == 0:
-                return unpacked_unbound()
+                return request_unpacked()
             if dot_products() == 0:
-                return dot_unbound()
+                return request_dot()
             return transposed_backward((dvalues, saved, x, weights, dinputs, dweights, dbiases, activation, threads))
         if choice.dweights != select.PACKED and unpacked() == 0:
-            return unpacked_unbound()
+            return request_unpacked()
         if dinputs.data != 0 and choice.dinputs == select.DOT and dot_products() == 0:
-            return dot_unbound()
+            return request_dot()
         if (blocking.has_column_edge(machine, neurons) or blocking.has_column_edge(machine, inputs)) and edge() == 0:
-            return edge_unbound()
+            return request_edge()
         if choice.whole == select.FUSED:
             return fused_backward((dvalues, saved, x, weights, dinputs, dweights, dbiases, activation, choice, threads))
         return separate(dvalues, saved, x, weights, dinputs, dweights, dbiases, activation, choice, threads)

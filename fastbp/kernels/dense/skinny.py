@@ -10,7 +10,7 @@ from ..._compile.compiler import kernel
 from .. import blocking
 from ..gemm import dot, packing
 from ..gemm.problem import OperandB, activated, gemm_problem, unpacked_b
-from ..matrix import FORWARD, Matrix, from_col, transposed
+from ..matrix import FORWARD, Matrix, from_col, transpose_of
 from ..schedule.arena import COUNTING, acquire, release, take
 from ..schedule.queue import REGION_BYTES, run
 from ..schedule.records import replace
@@ -46,7 +46,7 @@ def _build_forward(dtype):
         room = memory_of(memory, machine, weights)
         row_bytes = packing.row_bytes(machine, weights.rows)
         for j in range(y.cols):
-            packing.copy_row(tiles, transposed(from_col(weights, j)), room.columns + j * row_bytes)
+            packing.copy_row(tiles, transpose_of(from_col(weights, j)), room.columns + j * row_bytes)
         columns = OperandB(data=room.columns, col_step=row_bytes, row_step=machine.itemsize, edge=0)
         problem = gemm_problem(blocking.with_caches(machine), x, columns, y, 0, threads)
         problem = replace(problem, bias=packing.copy_bias(tiles, biases, room.bias))
@@ -57,7 +57,7 @@ def _build_forward(dtype):
     return forward
 
 
-forward = link.units("skinny_forward", FORWARD, _build_forward, rare=True)
+forward = link.units("skinny_forward", FORWARD, _build_forward, lazy=True)
 
 
 @kernel
@@ -71,7 +71,7 @@ def dweights_problem(machine, dz, x, edge, dweights, scratch, threads):
     """Return the GemmProblem dweights.T = dz.T @ x; two addresses: of the packed edge of x, and of dweights.T."""
     size = machine.itemsize
     c = Matrix(data=dweights, rows=dz.cols, cols=x.cols, row_step=x.cols * size, col_step=size)
-    return gemm_problem(machine, transposed(dz), unpacked_b(x, edge), c, scratch, threads)
+    return gemm_problem(machine, transpose_of(dz), unpacked_b(x, edge), c, scratch, threads)
 
 
 @kernel

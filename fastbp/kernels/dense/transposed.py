@@ -232,4 +232,4 @@ def _build_backward(dtype):
     return transposed
 
 
-backward = link.units("transposed", BACKWARD, _build_backward, rare=True)
+backward = link.units("transposed", BACKWARD, _build_backward, lazy=True)

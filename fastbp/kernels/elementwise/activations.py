@@ -135,7 +135,7 @@ def _build(dtype):
     return activate
 
 
-activate = link.units("activate", types.intp(types.intp, MATRIX, MATRIX), _build, rare=True)
+activate = link.units("activate", types.intp(types.intp, MATRIX, MATRIX), _build, lazy=True)
 
 
 @inlined

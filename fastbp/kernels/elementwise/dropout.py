@@ -47,4 +47,4 @@ def _build(dtype):
     return drop
 
 
-drop = link.units("dropout", TASK, _build, rare=True)
+drop = link.units("dropout", TASK, _build, lazy=True)

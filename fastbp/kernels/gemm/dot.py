@@ -36,7 +36,7 @@ def _build(dtype):
     return dot
 
 
-dot = link.units("dot", TASK, _build, rare=True)
+dot = link.units("dot", TASK, _build, lazy=True)
 
 
 @kernel

@@ -190,6 +190,6 @@ def _build_tiles(which, dtype):
 
 # Rare are column-edge tiles, which blocking.has_column_edge tells, and unpacked-B tiles.
 _full = link.units("full", SIGNATURE, partial(_build_tiles, "full"), DTYPES)
-column_edge_tiles = link.units("column_edge", SIGNATURE, partial(_build_tiles, "column_edge"), DTYPES, rare=True)
-unpacked_tiles = link.units("unpacked", SIGNATURE, partial(build_micropanels, "unpacked"), rare=True)
+column_edge_tiles = link.units("column_edge", SIGNATURE, partial(_build_tiles, "column_edge"), DTYPES, lazy=True)
+unpacked_tiles = link.units("unpacked", SIGNATURE, partial(build_micropanels, "unpacked"), lazy=True)
 gemm = link.units("gemm", TASK, _build, DTYPES)

@@ -1,4 +1,4 @@
-"""The way into a threading layer and out of it, for a kernel that calls other threads (_runtime/threads.py says why it matters).
+"""The way into a threading layer and out of it, for a kernel that calls other threads (_runtime/threads.py says why).
 
 TBB knows a thread from the thread's first use of TBB until the thread ends. While it knows another thread than the one that
 forks, TBB cannot end its own threads before the fork. tbb::finalize makes TBB forget the thread that calls it, unless that

@@ -207,6 +207,6 @@ def _build_record():
     return record
 
 
-_units = (link.Unit("clock", None, types.intp(types.intp), _build_clock, rare=True),
-          link.Unit("record", None, types.intp(*[types.intp] * 6), _build_record, rare=True))
+_units = (link.Unit("clock", None, types.intp(types.intp), _build_clock, lazy=True),
+          link.Unit("record", None, types.intp(*[types.intp] * 6), _build_record, lazy=True))
 _clock, _record = (unit.address for unit in _units)

@@ -9,7 +9,7 @@ from ..._compile import link
 from ..._compile.compiler import kernel
 from .. import blocking
 from ..gemm.problem import GemmProblem, gemm_problem, packed_b, scratch_bytes
-from ..matrix import Matrix, transposed
+from ..matrix import Matrix, transpose_of
 from ..schedule.arena import COUNTING, take
 from ..schedule.queue import JOB_BYTES
 from ..schedule.records import read, replace, write
@@ -44,7 +44,7 @@ def product_of(machine, x, micropanels, neurons, row_block):
     """Return the GemmProblem of Matrix x and packed dz, without an address of C. A task is `row_block` rows, in C order."""
     size = machine.itemsize
     c = Matrix(data=0, rows=x.cols, cols=neurons, row_step=neurons * size, col_step=size)
-    job = gemm_problem(machine, transposed(x), packed_b(micropanels, x.rows * size), c, 0, 1)
+    job = gemm_problem(machine, transpose_of(x), packed_b(micropanels, x.rows * size), c, 0, 1)
     return replace(job, tasks=blocking.blocks(x.cols, row_block), task_rows=row_block, task_cols=neurons)
 
 

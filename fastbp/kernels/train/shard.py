@@ -54,7 +54,7 @@ def gather(source, source_row, order, target, row_bytes, rows):
 
 def _build_shard(dtype):
     tiles, machine, loss = blocking.tiles(dtype), blocking.machine(dtype), losses.loss[dtype].address
-    drop, drop_unbound = dropout.drop[dtype].address, dropout.drop[dtype].unbound
+    drop, request_drop = dropout.drop[dtype].address, dropout.drop[dtype].request
 
     @kernel
     def layer_of(job, k, first):
@@ -95,7 +95,7 @@ def _build_shard(dtype):
             layer = layer_of(job, k, rows.first)
             if layer.least >= 0:
                 if drop() == 0:
-                    return drop_unbound()
+                    return request_drop()
                 run_dropout(dropout_of(layer, rows, inputs.data, layer.y, task.key + k), task.most_threads, memory)
             else:
                 status = link.call(layer.forward, (
