@@ -201,14 +201,14 @@ def package(tmp_path):
 def test_an_edited_package_has_another_folder(root, package):
     copied = run(root, "plain", package=package)
     assert Path(copied["folder"]).name == disk_cache.key()
-    with (package / "kernels" / "tile.py").open("a") as file:
+    with (package / "kernels" / "simd" / "tile.py").open("a") as file:
         file.write("# edited")
     edited = run(root, "plain", package=package)
     assert edited["folder"] != copied["folder"] and edited["compiled"] == ["plain"]
 
 
 def test_a_package_that_is_edited_after_it_was_imported_has_none(root, package):
-    path = str(package / "kernels" / "tile.py")
+    path = str(package / "kernels" / "simd" / "tile.py")
     report = run(root, "plain", package=package, before=f"open({path!r}, 'a').write('# edited')")
     assert report["folder"] is None and f"{path} has changed" in report["problem"]
     assert len(report["warnings"]) == 1 and report["problem"] in report["warnings"][0]
@@ -224,7 +224,7 @@ def test_a_package_without_sources_has_none(root, package):
 
 @pytest.mark.parametrize("mode", py_compile.PycInvalidationMode)
 def test_an_edit_that_python_does_not_notice(root, package, mode):
-    path = package / "kernels" / "relu.py"
+    path = package / "kernels" / "elementwise" / "relu.py"
     compileall.compile_dir(package, quiet=1, invalidation_mode=mode)
     before = run(root, "plain", package=package)
     times, text = path.stat(), path.read_text()

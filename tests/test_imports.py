@@ -92,7 +92,7 @@ def test_the_second_import_works_beside_the_first(tmp_path, again):
 
 def test_another_source_is_refused_with_what_to_do(tmp_path):
     shutil.copytree(PACKAGE, tmp_path / "copy" / "fastbp")
-    with open(tmp_path / "copy" / "fastbp" / "state.py", "a") as source:
+    with open(tmp_path / "copy" / "fastbp" / "_runtime" / "state.py", "a") as source:
         source.write("# edited\n")
     answer = run(tmp_path, "forget(); sys.path.insert(0, 'copy')")
     last = answer.stderr.splitlines()[-1]

@@ -47,8 +47,8 @@ class TrainingSession:
     with `apart` only update() stops. key: the key of the dropouts' random stream.
 
     gradients: those of the last step, of weights and biases. dweights that are computed in blocks are empty
-    (kernels/train/dweights.py). values: what each layer computed in the last step. A linear last layer holds the gradient of the
-    loss in place of its output.
+    (kernels/train/dweights.py). values: what each layer computed in the last step. A linear last layer holds the gradient of
+    the loss in place of its output.
     """
 
     def __init__(self, parts: Sequence[LayerSpec], inputs: int, loss: Loss, optimizer: Optimizer | None, batch: int, *,

@@ -68,7 +68,7 @@ _EXACT = {"relu_forward": np.maximum(_Z, 0), "relu_backward": np.where(_Z > 0, _
 RELU, MASK, DENSE = "relu_forward-float32", "relu_backward-float32", "dense_forward-float32"
 
 # The edit of a kernel replaces _BEFORE by _AFTER in the file _EDITED. It changes the result of MASK, but not the file's length.
-_EDITED, _BEFORE, _AFTER = Path("kernels", "relu.py"), "mask(dvalues, z)", "mask(z, dvalues)"
+_EDITED, _BEFORE, _AFTER = Path("kernels", "elementwise", "relu.py"), "mask(dvalues, z)", "mask(z, dvalues)"
 
 
 class Report(NamedTuple):

@@ -6,14 +6,16 @@ type), `elem` (the element's LLVM type), `lanes` and `size` (bytes of an element
 from llvmlite import ir
 from numba.core import cgutils
 
-from ..._arrays.memory import CACHE_LINE
 from ..._runtime import cpu
 
 # LLVM's integer types.
 I8, I32, I64 = (ir.IntType(bits) for bits in (8, 32, 64))
 
-# Bytes of an AVX-512 vector. It fills a cache line.
-AVX512_BYTES = CACHE_LINE
+# Bytes of a cache line. The module that makes arrays for Python has the same constant; kernels import nothing about arrays.
+CACHE_LINE = 64
+
+# Bytes of an AVX-512 vector.
+AVX512_BYTES = 64
 
 
 def const(n):
