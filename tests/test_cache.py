@@ -243,16 +243,17 @@ def test_an_edit_that_python_does_not_notice(root, package, mode):
 def test_source_is_told_apart_by_content_and_name(tmp_path):
     def digest(**contents):
         shutil.rmtree(tmp_path / "package", ignore_errors=True)
-        (tmp_path / "package" / "kernels").mkdir(parents=True)
+        for folder in ("kernels", "_runtime"):
+            (tmp_path / "package" / folder).mkdir(parents=True)
         for name, content in contents.items():
             (tmp_path / "package" / name.replace("__", "/")).with_suffix(".py").write_text(content)
         return source.digest(source.look(tmp_path / "package"))
 
-    digests = [digest(_a="1", kernels__b="2"), digest(_a="1", kernels__b="3"), digest(_a="1", kernels__c="2"),
-               digest(_a="1", _b="2"), digest(_a="12", kernels__b=""), digest(_a="1")]
+    digests = [digest(_runtime__a="1", kernels__b="2"), digest(_runtime__a="1", kernels__b="3"), digest(_runtime__a="1", kernels__c="2"),
+               digest(_runtime__a="1", _runtime__b="2"), digest(_runtime__a="12", kernels__b=""), digest(_runtime__a="1")]
     assert len(set(digests)) == len(digests)
-    assert digest(_a="1", layers="2") == digest(_a="1")       # no kernel is made from it
-    assert digest(_a="1", kernels__b="2") == digests[0]
+    assert digest(_runtime__a="1", layers="2") == digest(_runtime__a="1")       # no kernel is made from it
+    assert digest(_runtime__a="1", kernels__b="2") == digests[0]
 
 
 @pytest.fixture

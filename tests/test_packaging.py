@@ -104,7 +104,7 @@ def test_all_lists_the_public_names():
 
 def callables():
     """(name, function) of the public functions and methods of the modules that people import or read."""
-    collections = "fastbp", "fastbp.nnfs", "fastbp.demo", "fastbp.cli.explain", "fastbp.cli.plan", "fastbp.__main__"
+    collections = "fastbp", "fastbp.nnfs", "fastbp.demo", "fastbp.cli.explain", "fastbp.__main__"
     for module_name in (*collections, "fastbp.functional", "fastbp.layers", "fastbp.losses", "fastbp.network",
                         "fastbp.profiler"):
         module = importlib.import_module(module_name)
