@@ -87,7 +87,7 @@ class Exchange(WorkerPlugin):
         try:
             self._mailbox(attempt).sources.append(comm)
             while (message := await comm.read()) is not None:
-                place = Place(*message["place"])
+                place = Place._make(message["place"])
                 future = self.message(attempt, place)
                 if place.step < self._mailbox(attempt).step or future.done():
                     raise Lost
