@@ -1,4 +1,4 @@
-"""The formulas of fastbp/reference.py for the functions that users call, in float64, and operands with exact results.
+"""The formulas of kernels/reference.py for the functions that users call, in float64, and operands with exact results.
 
 With small whole numbers as operands there is no rounding: every product and every sum is a whole number that float32 can hold.
 So a right result is equal, not just close, in whatever order it was added up.

@@ -7,7 +7,8 @@ from pathlib import Path
 import fastbp
 
 PACKAGE = Path(fastbp.__file__).parent
-PAGE = PACKAGE.parent / ".github" / "CONTRIBUTING.md"
+ROOT = PACKAGE.parent
+PAGE = ROOT / ".github" / "CONTRIBUTING.md"
 
 # The floors of the package, the lowest first. A name stands for a module and all below it; of several names the longest counts,
 # and "" is the package's own __init__. A module may import what is on floors below its own. On its own floor it may import what
@@ -16,6 +17,7 @@ FLOORS = (
     ("_version", "_files"),
     ("_runtime",),
     ("_compile",),
+    ("_link",),                                 # for functions in users' caches alone
     ("kernels.simd",),
     ("kernels.schedule",),
     ("kernels.matrix", "kernels.blocking"),
@@ -245,7 +247,20 @@ def test_no_offset_in_memory_is_a_number():
     assert not wrong, faults(wrong)
 
 
-# ---- CONTRIBUTING
+# ---- names of files
+
+
+def test_no_file_is_named_that_is_gone():
+    """In comments, docstrings and pages: by its name, or by the end of its path."""
+    paths = {f"/{path.relative_to(ROOT).as_posix()}" for path in (*PACKAGE.rglob("*.py"), *ROOT.glob("tests/*.py"),
+                                                                  *ROOT.glob("scripts/*/*.py"))}
+    pages = ROOT / "README.md", *ROOT.glob(".docs/*.md"), PAGE
+    wrong = [f"{path.relative_to(ROOT)}, line {number}: {name}" for path in (*PACKAGE.rglob("*.py"), *pages)
+             for number, line in enumerate(path.read_text().splitlines(), 1)
+             for name in re.findall(r"[\w/]*\w\.py\b", line)
+             if not any(there.endswith(f"/{name.lstrip('/')}") for there in paths)]
+    assert not wrong, "\n".join(wrong)
+
 
 
 def test_the_map_names_every_file_and_no_other():
@@ -256,7 +271,7 @@ def test_the_map_names_every_file_and_no_other():
             folder = heading[1]
         elif folder and (entry := re.match(r"- `([^`]+)`: .", line)):
             found.append(folder + entry[1])
-    files = {path.relative_to(PACKAGE.parent).as_posix() for path in PACKAGE.rglob("*")
+    files = {path.relative_to(ROOT).as_posix() for path in PACKAGE.rglob("*")
              if path.is_file() and "__pycache__" not in path.parts}
     assert len(found) == len(set(found)), "a file has two lines"
     assert not files - set(found), f"these have no line: {sorted(files - set(found))}"
