@@ -10,9 +10,9 @@ PACKAGE = Path(fastbp.__file__).parent
 ROOT = PACKAGE.parent
 PAGE = ROOT / ".github" / "CONTRIBUTING.md"
 
-# The floors of the package, the lowest first. A name stands for a module and all below it; of several names the longest counts,
-# and "" is the package's own __init__. A module may import what is on floors below its own. On its own floor it may import what
-# has the first part of its name: the others there know nothing of it.
+# The floors of the package, the lowest first. A name stands for a module and for all modules in it. Of several names that fit a
+# module the longest counts; "" is the package's own __init__. A module may import from the floors below its own, and on its own
+# floor from modules whose names begin with the same part.
 FLOORS = (
     ("_version", "_files"),
     ("_runtime",),
