@@ -1,4 +1,4 @@
-"""kernels/reference.py: its formulas beside textbooks and compiled kernels, and in place of kernels with NUMBA_DISABLE_JIT=1."""
+"""kernels/reference.py: its formulas beside textbooks and compiled kernels, and in place of these with NUMBA_DISABLE_JIT=1."""
 import os
 import subprocess
 import sys
