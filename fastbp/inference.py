@@ -24,7 +24,7 @@ def predictions(parts: Sequence[LayerSpec], loss: Loss | None, x: np.ndarray) ->
 def scores(parts: Sequence[LayerSpec], x: np.ndarray) -> np.ndarray:
     """Return the output of the last layer, (rows, n_outputs), for x (rows, n_inputs). Dropouts drop nothing."""
     dense = [part for part in parts if part.weights is not None]
-    weights = dense[-1].weights
+    weights = [part.weights for part in parts if part.weights is not None][-1]
     result = empty((len(x), weights.shape[1]), weights.dtype)
     for i in range(0, len(x), _ROWS):
         h = x[i:i + _ROWS].astype(weights.dtype, copy=False)

@@ -159,7 +159,7 @@ class Dense:
     def _spec(self):
         """Return the layer as compiled steps take it; raise ValueError for biases that do not fit the weights."""
         biases = None if self.biases is None else as_biases(self.biases, self.weights.shape[1])
-        return LayerSpec(self.weights, biases, self._kind, self.precision)
+        return LayerSpec(self.weights, biases, activation=self._kind, precision=self.precision)
 
     def _take(self, dinputs, dweights, dbiases):
         self.dinputs, self.dweights, biases = dinputs, dweights, self.biases

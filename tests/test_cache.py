@@ -249,8 +249,9 @@ def test_source_is_told_apart_by_content_and_name(tmp_path):
             (tmp_path / "package" / name.replace("__", "/")).with_suffix(".py").write_text(content)
         return source.digest(source.look(tmp_path / "package"))
 
-    digests = [digest(_runtime__a="1", kernels__b="2"), digest(_runtime__a="1", kernels__b="3"), digest(_runtime__a="1", kernels__c="2"),
-               digest(_runtime__a="1", _runtime__b="2"), digest(_runtime__a="12", kernels__b=""), digest(_runtime__a="1")]
+    digests = [digest(_runtime__a="1", kernels__b="2"), digest(_runtime__a="1", kernels__b="3"),
+               digest(_runtime__a="1", kernels__c="2"), digest(_runtime__a="1", _runtime__b="2"),
+               digest(_runtime__a="12", kernels__b=""), digest(_runtime__a="1")]
     assert len(set(digests)) == len(digests)
     assert digest(_runtime__a="1", layers="2") == digest(_runtime__a="1")       # no kernel is made from it
     assert digest(_runtime__a="1", kernels__b="2") == digests[0]

@@ -1,7 +1,7 @@
-"""A team: threads that stay at hand for many queues (parallel.py), where calling them for one after another takes longer.
+"""A team: threads that stay at hand for many queues (queue.py), where calling them for one after another takes longer.
 
 One thread leads the team and opens its queues to the others, which look for the next one all the time. That pays for a run of
-training steps (training.py), each of which has a dozen queues of some 10 us. There is one team at a time in a process. Who
+training steps (train/run.py), each of which has a dozen queues of some 10 us. There is one team at a time in a process. Who
 finds it taken calls threads as others do.
 
 The state of a team counts up, and is odd while a queue is open. Whoever works on the queue is counted as inside, and the

@@ -36,7 +36,7 @@ class Training(NamedTuple):
     count: int                  # layers
     first: int                  # the first layer whose inputs need no gradient
     upper: int                  # a call does these layers' backward, from upper - 1 down to lower; with upper == count also
-    lower: int                  # all that is before it, and with lower == 0 what follows (training.py)
+    lower: int                  # all that is before it, and with lower == 0 what follows (run.py)
     inputs: int                 # of the network
     work: int                   # multiply-adds of a forward pass of a row
     rows: int                   # of the data
