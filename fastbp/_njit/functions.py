@@ -16,9 +16,11 @@ from .._arrays import operands
 from .._compile import link
 from ..kernels.blocking import MOST_THREADS
 from ..kernels.dense import bfloat16, passes
+from ..kernels.dense.operands import BackwardOperands, ForwardOperands
 from ..kernels.elementwise import relu
 from ..kernels.elementwise.activations import IDENTITY, RELU
 from ..kernels.matrix import NO_MATRIX, keep, matrix, overlap
+from ..kernels.schedule.records import replace
 from ..kernels.simd.tile import BFLOAT16
 from .allocation import allocator
 
@@ -135,11 +137,12 @@ def _forward(inputs, weights, biases, out, activation, precision):
         mx, mw, mb = matrix(x), matrix(w), matrix(b)
         y = provide(out, mx.rows, mw.cols)
         my = matrix(y)
-        status = link.call(unit(), (mx, mw, mb, my, NO_MATRIX, activation, MOST_THREADS))
+        operands = ForwardOperands(x=mx, weights=mw, biases=mb, y=my, saved=NO_MATRIX, activation=activation)
+        status = link.call(unit(), (operands, MOST_THREADS))
         if status == link.REFUSED:
             x_rows, w_rows, apart = copy_x(x), copy_w(w), new((mx.rows, mw.cols))
-            status = link.call(unit(), (matrix(x_rows), matrix(w_rows), mb, matrix(apart), NO_MATRIX, activation,
-                                         MOST_THREADS))
+            apart_operands = replace(operands, x=matrix(x_rows), weights=matrix(w_rows), y=matrix(apart))
+            status = link.call(unit(), (apart_operands, MOST_THREADS))
             _copy(apart, y)
             keep(x_rows)
             keep(w_rows)
@@ -218,12 +221,16 @@ def _backward(dvalues, saved, inputs, weights, out, precision):
         dweights = provide_dweights(part(out, 1), mw.rows, mw.cols)
         dbiases = provide_dbiases(part(out, 2), 1, mw.cols)
         mdi, mdw, mdb = matrix(dinputs), matrix(dweights), matrix(dbiases)
-        status = link.call(unit(), (md, my, mx, mw, mdi, mdw, mdb, activation, MOST_THREADS))
+        operands = BackwardOperands(dvalues=md, saved=my, x=mx, weights=mw, dinputs=mdi, dweights=mdw, dbiases=mdb,
+                                    activation=activation)
+        status = link.call(unit(), (operands, MOST_THREADS))
         if status == link.REFUSED:
             d_rows, y_rows, x_rows, w_rows = copy_d(d), copy_y(y), copy_x(x), copy_w(w)
             md, my, mx, mw = matrix(d_rows), matrix(y_rows), matrix(x_rows), matrix(w_rows)
             di, dw, db = new((mx.rows, mx.cols)), new((mw.rows, mw.cols)), new((1, mw.cols))
-            status = link.call(unit(), (md, my, mx, mw, matrix(di), matrix(dw), matrix(db), activation, MOST_THREADS))
+            status = link.call(unit(), (BackwardOperands(
+                dvalues=md, saved=my, x=mx, weights=mw, dinputs=matrix(di), dweights=matrix(dw), dbiases=matrix(db),
+                activation=activation), MOST_THREADS))
             _copy(di, dinputs)
             _copy(dw, dweights)
             _copy(db, dbiases)

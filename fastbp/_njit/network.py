@@ -13,6 +13,7 @@ from numba.np.numpy_support import from_dtype
 from .._arrays.operands import BFLOAT16
 from .._compile import compiler, link
 from ..kernels.blocking import MOST_THREADS
+from ..kernels.dense.operands import BackwardOperands, ForwardOperands
 from ..kernels.elementwise.activations import GELU, IDENTITY
 from ..kernels.entry import passes_of
 from ..kernels.matrix import keep, matrices, matrix, only_if
@@ -153,8 +154,9 @@ def _layer(kind, plan):
         needs_slope = training and activations[k] == GELU
         y, slope = new((h.shape[0], shapes[k][1])), new((h.shape[0] if needs_slope else 0, shapes[k][1]))
         b = only_if(biased[k], arrays[weights[k] + biased[k]])
-        _check_status(link.call(unit(), (matrix(h), arrays[weights[k]], b, matrix(y), only_if(needs_slope, matrix(slope)),
-                                          activations[k], MOST_THREADS)))
+        operands = ForwardOperands(x=matrix(h), weights=arrays[weights[k]], biases=b, y=matrix(y),
+                                   saved=only_if(needs_slope, matrix(slope)), activation=activations[k])
+        _check_status(link.call(unit(), (operands, MOST_THREADS)))
         keep(h)
         return y, slope
 
@@ -219,8 +221,9 @@ def _value_and_gradient(kind, plan, loss):
             dweights, dbiases = new((w.rows, w.cols)), new((1, w.cols))
             saved = slopes[k + 1] if activations[k] == GELU else activity[k + 1]
             m_saved, m_dinputs = only_if(activations[k] != IDENTITY, matrix(saved)), only_if(k > 0, matrix(dinputs))
-            _check_status(link.call(unit(), (matrix(dvalues), m_saved, matrix(h), w, m_dinputs, matrix(dweights),
-                                              matrix(dbiases), activations[k], MOST_THREADS)))
+            operands = BackwardOperands(dvalues=matrix(dvalues), saved=m_saved, x=matrix(h), weights=w, dinputs=m_dinputs,
+                                        dweights=matrix(dweights), dbiases=matrix(dbiases), activation=activations[k])
+            _check_status(link.call(unit(), (operands, MOST_THREADS)))
             keep(dvalues)
             keep(saved)
             keep(h)

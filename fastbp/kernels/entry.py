@@ -10,6 +10,7 @@ from numba import types
 from .._compile import compiler, link
 from .blocking import MOST_THREADS
 from .dense import bfloat16, passes
+from .dense.operands import BackwardOperands, ForwardOperands
 from .elementwise import relu
 from .matrix import matrix, only_if
 from .simd.tile import BFLOAT16
@@ -50,8 +51,9 @@ def forward(dtype):
     unit, a = _bound(passes_of(dtype).forward[dtype]), _array(dtype, 2)
 
     def entry(x, weights, biases, has_biases, y, saved, has_saved, activation):
-        return link.call(unit(), (matrix(x), matrix(weights), only_if(has_biases, matrix(biases)), matrix(y),
-                                   only_if(has_saved, matrix(saved)), activation, MOST_THREADS))
+        operands = ForwardOperands(x=matrix(x), weights=matrix(weights), biases=only_if(has_biases, matrix(biases)),
+                                   y=matrix(y), saved=only_if(has_saved, matrix(saved)), activation=activation)
+        return link.call(unit(), (operands, MOST_THREADS))
 
     return compiler.entry(entry, types.intp(a, a, a, _FLAG, a, a, _FLAG, _FLAG), f"python_forward-{dtype}")
 
@@ -68,9 +70,10 @@ def backward(dtype):
     unit, a = _bound(passes_of(dtype).backward[dtype]), _array(dtype, 2)
 
     def entry(dvalues, saved, has_saved, x, weights, dinputs, has_dinputs, dweights, dbiases, activation):
-        return link.call(unit(), (matrix(dvalues), only_if(has_saved, matrix(saved)), matrix(x), matrix(weights),
-                                   only_if(has_dinputs, matrix(dinputs)), matrix(dweights), matrix(dbiases), activation,
-                                   MOST_THREADS))
+        operands = BackwardOperands(dvalues=matrix(dvalues), saved=only_if(has_saved, matrix(saved)), x=matrix(x),
+                                    weights=matrix(weights), dinputs=only_if(has_dinputs, matrix(dinputs)),
+                                    dweights=matrix(dweights), dbiases=matrix(dbiases), activation=activation)
+        return link.call(unit(), (operands, MOST_THREADS))
 
     return compiler.entry(entry, types.intp(a, a, _FLAG, a, a, a, _FLAG, a, a, _FLAG), f"python_backward-{dtype}")
 

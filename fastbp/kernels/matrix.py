@@ -30,14 +30,6 @@ _WORD = ir.IntType(64)
 # The Numba type of a Matrix.
 MATRIX = types.NamedUniTuple(types.intp, 5, Matrix)
 
-# The signature of a unit for a forward pass: (x, weights, biases, y, saved, activation, most threads) -> status.
-FORWARD = types.intp(*[MATRIX] * 5, types.intp, types.intp)
-
-# The signature of a unit for a backward pass:
-# (dvalues, saved, x, weights, dinputs, dweights, dbiases, activation, most threads) -> status.
-BACKWARD = types.intp(*[MATRIX] * 7, types.intp, types.intp)
-
-
 @intrinsic
 def matrix(typing_context, array):
     """Return the Matrix of a 2-D array. A 1-D array is one row, and None is no matrix.

@@ -15,7 +15,7 @@ from ..elementwise.activations import RELU
 from ..gemm import loops, packing
 from ..gemm.problem import activated, gemm_problem, packed_b, scratch_bytes
 from ..gemm.rounding import across_rows, along_rows, round_rows
-from ..matrix import BACKWARD, FORWARD, Matrix, from_row, transpose_of
+from ..matrix import Matrix, from_row, transpose_of
 from ..schedule import trace
 from ..schedule.arena import COUNTING, acquire, release, take
 from ..schedule.queue import REGION_BYTES, add, barrier, begin, run_queue
@@ -23,7 +23,7 @@ from ..schedule.records import replace
 from ..simd import tile
 from . import columns
 from .columns import mask_job
-from .passes import backward_fits, forward_fits
+from .operands import BACKWARD, FORWARD, backward_fits, forward_fits
 
 # Bytes of a float32, and of a pair of bfloat16.
 SIZE = 4
@@ -90,9 +90,10 @@ def _build_forward(dtype):
     activate, request_activate = activations.activate[types.float32].address, activations.activate[types.float32].request
     edge, request_edge = loops.column_edge_tiles[dtype].address, loops.column_edge_tiles[dtype].request
 
-    def forward(x, weights, biases, y, saved, activation, most_threads):
+    def forward(operands, most_threads):
         """Compute y, and for gelu what it saves."""
-        if not forward_fits(x, weights, biases, y, saved, SIZE) or x.col_step != SIZE or weights.col_step != SIZE:
+        x, weights, y, saved, activation = operands.x, operands.weights, operands.y, operands.saved, operands.activation
+        if not forward_fits(operands, SIZE) or x.col_step != SIZE or weights.col_step != SIZE:
             return link.REFUSED
         if blocking.has_column_edge(machine, y.cols) and edge() == 0:
             return request_edge()
@@ -105,7 +106,7 @@ def _build_forward(dtype):
         if memory == 0:
             return link.NO_MEMORY
         room = forward_memory(memory, here, weights, block, threads)
-        bias = packing.copy_bias(tiles, biases, room.bias)
+        bias = packing.copy_bias(tiles, operands.biases, room.bias)
         rounded_weights = compact(room.weights, pairs, neurons)                 # (K / 2, N)
         begin(room.queue)
         add(room.queue, round_pairs(), across_rows(weights, rounded_weights))
@@ -170,17 +171,18 @@ def _build_backward(dtype):
     machine, separate = blocking.machine(tile.BFLOAT16), _separate(dtype)
     edge, request_edge = loops.column_edge_tiles[dtype].address, loops.column_edge_tiles[dtype].request
 
-    def backward(dvalues, saved, x, weights, dinputs, dweights, dbiases, activation, most_threads):
+    def backward(operands, most_threads):
         """Compute dinputs, dweights and dbiases."""
+        x, weights = operands.x, operands.weights
         rows, inputs, neurons = x.rows, weights.rows, weights.cols
-        if not backward_fits(dvalues, saved, x, weights, dinputs, dweights, dbiases, SIZE):
+        if not backward_fits(operands, SIZE):
             return link.REFUSED
         if x.col_step != SIZE or weights.col_step != SIZE:
             return link.REFUSED
         if (blocking.has_column_edge(machine, neurons) or blocking.has_column_edge(machine, inputs)) and edge() == 0:
             return request_edge()
         threads = min(most_threads, blocking.threads(blocking.layer_work(2, rows, inputs, neurons)))
-        return separate(dvalues, saved, x, weights, dinputs, dweights, dbiases, activation, threads)
+        return separate(operands, threads)
 
     return trace.backward(backward, BITS)
 
@@ -191,8 +193,10 @@ def _separate(dtype):
     mask, gemm = columns.mask[types.float32].address, loops.gemm[dtype].address
 
     @kernel
-    def separate(dvalues, saved, x, weights, dinputs, dweights, dbiases, activation, threads):
+    def separate(operands, threads):
         """Compute each result by a product of its own, block of rows by block of rows."""
+        dvalues, saved, x, weights = operands.dvalues, operands.saved, operands.x, operands.weights
+        dinputs, dweights, dbiases = operands.dinputs, operands.dweights, operands.dbiases
         here, inputs, neurons = blocking.with_caches(machine), weights.rows, weights.cols
         block, has_dinputs = blocking.rounded_rows(x.rows, inputs + 3 * neurons), dinputs.data != 0
         memory, slot = acquire(backward_memory(COUNTING, here, weights, has_dinputs, block, threads).end)
@@ -215,7 +219,7 @@ def _separate(dtype):
             dz_across = compact(room.dz_across, half, neurons)                                      # (rows / 2, N)
             x_across = compact(room.x_across, half, inputs)                                         # (rows / 2, K)
             saved_block = from_row(saved, i, rows) if saved.data != 0 else saved
-            of_dz = mask_job(here, from_row(dvalues, i, rows), activation, saved_block, dz, dbiases.data)
+            of_dz = mask_job(here, from_row(dvalues, i, rows), operands.activation, saved_block, dz, dbiases.data)
             add(room.queue, mask(), replace(of_dz, accumulate=later))
             barrier(room.queue)
             add(room.queue, round_pairs(), across_rows(dz, dz_across))

@@ -13,16 +13,17 @@ from ..._compile.compiler import formula, kernel
 from .. import blocking
 from ..gemm import dot, loops, packing
 from ..gemm.problem import OperandB, gemm_problem, packed_b, scratch_bytes, with_soon
-from ..matrix import MATRIX, Matrix, only_if, transpose_of
+from ..matrix import Matrix, only_if, transpose_of
 from ..schedule.arena import ALIGNMENT, COUNTING, acquire, release, take
 from ..schedule.queue import JOB_BYTES, REGION_BYTES, TASK, add, barrier, begin, run_here, run_queue
 from ..schedule.records import read, record_type, replace
 from . import columns, select, skinny
 from .columns import mask_job, sum_job
+from .operands import BackwardOperands
 from .transposed import rows_of
 
-# (dvalues, saved, x, weights, dinputs, dweights, dbiases, activation, select.Backward, threads) -> status
-SIGNATURE = types.intp(*[MATRIX] * 7, types.intp, record_type(select.Backward), types.intp)
+# (BackwardOperands, select.Backward, threads) -> status
+SIGNATURE = types.intp(record_type(BackwardOperands), record_type(select.Backward), types.intp)
 
 
 class FusedBackward(NamedTuple):
@@ -160,8 +161,9 @@ def _build_backward(dtype):
     tiles, machine = blocking.tiles(dtype), blocking.machine(dtype)
     pack, work, add_up = packing.pack[dtype].address, _fused_rows[dtype].address, columns.add_up[dtype].address
 
-    def fused(dvalues, saved, x, weights, dinputs, dweights, dbiases, activation, choice, threads):
+    def fused(operands, choice, threads):
         """Cut a backward pass into partitions and add up their results. passes.backward has checked the arguments."""
+        dvalues, saved, x, weights, dinputs = operands.dvalues, operands.saved, operands.x, operands.weights, operands.dinputs
         here, size, inputs, neurons = blocking.with_caches(machine), machine.itemsize, x.cols, dvalues.cols
         partitions = blocking.partitions(dvalues.rows)
         by_dot, is_skinny = choice.dinputs == select.DOT, choice.dweights == select.SKINNY
@@ -179,7 +181,7 @@ def _build_backward(dtype):
             of_weights = OperandB(data=weights.data, col_step=weights.row_step, row_step=size, edge=0)
         add(room.queue, work(), FusedBackward(
             tasks=partitions.count, rows=dvalues.rows, inputs=inputs, neurons=neurons, partition_rows=partitions.rows,
-            dvalues=dvalues.data, dvalues_row_step=dvalues.row_step, activation=activation,
+            dvalues=dvalues.data, dvalues_row_step=dvalues.row_step, activation=operands.activation,
             saved=saved.data, saved_row_step=saved.row_step, x=x.data, x_row_step=x.row_step, x_col_step=x.col_step,
             weights=of_weights.data, weights_col_step=of_weights.col_step, weights_row_step=of_weights.row_step,
             by_dot=int(by_dot), is_skinny=int(is_skinny),
@@ -189,12 +191,12 @@ def _build_backward(dtype):
         first = Matrix(data=room.parts, rows=inputs, cols=neurons, row_step=neurons * size, col_step=size)
         if is_skinny:
             first = Matrix(data=room.parts, rows=neurons, cols=inputs, row_step=inputs * size, col_step=size)
-        add(room.queue, add_up(), sum_job(first, partitions.count, room.part_bytes, first if is_skinny else dweights))
+        add(room.queue, add_up(), sum_job(first, partitions.count, room.part_bytes, first if is_skinny else operands.dweights))
         last = Matrix(data=room.parts + inputs * neurons * size, rows=1, cols=neurons, row_step=0, col_step=size)
-        add(room.queue, add_up(), sum_job(last, partitions.count, room.part_bytes, dbiases))
+        add(room.queue, add_up(), sum_job(last, partitions.count, room.part_bytes, operands.dbiases))
         run_queue(room.queue, threads)
         if is_skinny:
-            skinny.transpose(tiles.full, first, dweights)
+            skinny.transpose(tiles.full, first, operands.dweights)
         release(slot)
         return link.OK
 

@@ -6,15 +6,16 @@ from ..._compile import link
 from ..._compile.compiler import kernel
 from .. import blocking
 from ..elementwise.activations import RELU
-from ..matrix import BACKWARD, FORWARD
 from ..simd import tile
+from .operands import BACKWARD, FORWARD
 
 
 def _build_forward(dtype):
     shape = blocking.tiles(dtype).full
 
-    def forward(x, weights, biases, y, saved, activation, threads):
-        """Compute y = x @ weights + biases, all Matrix, through a ReLU or nothing."""
+    def forward(operands, threads):
+        """Compute y, through a ReLU or nothing."""
+        x, weights, biases, y = operands.x, operands.weights, operands.biases, operands.y
         for i in range(y.rows):                                             # x (M, K), weights (K, N), y (M, N)
             for j in range(y.cols):
                 z = tile.zero(shape)
@@ -22,7 +23,7 @@ def _build_forward(dtype):
                     z += get(shape, x, i, p) * get(shape, weights, p, j)
                 if biases.data != 0:
                     z += get(shape, biases, 0, j)
-                put(shape, y, i, j, tile.zero(shape) if activation == RELU and z <= 0 else z)
+                put(shape, y, i, j, tile.zero(shape) if operands.activation == RELU and z <= 0 else z)
         return link.OK
 
     return forward
@@ -34,8 +35,10 @@ forward = link.units("naive_forward", FORWARD, _build_forward, lazy=True)
 def _build_backward(dtype):
     shape = blocking.tiles(dtype).full
 
-    def backward(dvalues, saved, x, weights, dinputs, dweights, dbiases, activation, threads):
-        """Compute dinputs, dweights and dbiases, all Matrix; `saved`, of a ReLU, and dinputs may be missing."""
+    def backward(operands, threads):
+        """Compute dinputs, dweights and dbiases, of a ReLU or nothing."""
+        dvalues, saved, x, weights = operands.dvalues, operands.saved, operands.x, operands.weights
+        dinputs, dweights, dbiases = operands.dinputs, operands.dweights, operands.dbiases
         for j in range(dvalues.cols):                                       # dz (M, N), dbiases (1, N)
             total = tile.zero(shape)
             for i in range(dvalues.rows):

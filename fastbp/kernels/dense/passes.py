@@ -18,7 +18,7 @@ from ..elementwise import activations
 from ..elementwise.activations import RELU
 from ..gemm import dot, loops, packing
 from ..gemm.problem import OperandB, activated, gemm_problem, packed_b, scratch_bytes, unpacked_b, with_soon
-from ..matrix import BACKWARD, FORWARD, Matrix, any_overlap, from_row, only_if, overlap, transpose_of
+from ..matrix import Matrix, from_row, only_if, transpose_of
 from ..schedule import trace
 from ..schedule.arena import COUNTING, acquire, release, take
 from ..schedule.queue import REGION_BYTES, add, barrier, begin, run_queue
@@ -26,46 +26,7 @@ from ..schedule.records import replace
 from . import columns, fused, naive, select, skinny, transposed
 from .columns import mask_job
 from .fused import dz_row_bytes
-
-
-@kernel
-def fits(result, rows, cols, itemsize):
-    """Return whether a result has that shape, and contiguous rows."""
-    return result.rows == rows and result.cols == cols and result.col_step == itemsize
-
-
-@kernel
-def forward_fits(x, weights, biases, y, saved, itemsize):
-    """Return whether the operands of a forward pass have shapes that fit, and no result overlaps anything."""
-    if x.cols != weights.rows or not fits(y, x.rows, weights.cols, itemsize):
-        return False
-    if biases.data != 0 and (biases.rows != 1 or biases.cols != weights.cols or overlap(y, biases, itemsize)):
-        return False
-    if saved.data != 0 and not fits(saved, y.rows, y.cols, itemsize):
-        return False
-    if saved.data != 0 and any_overlap((x, weights, biases), (saved, y), itemsize):
-        return False
-    return not overlap(y, x, itemsize) and not overlap(y, weights, itemsize)
-
-
-@kernel
-def backward_fits(dvalues, saved, x, weights, dinputs, dweights, dbiases, itemsize):
-    """Return whether the operands of a backward pass have shapes that fit, and no result overlaps anything."""
-    rows, inputs, neurons = x.rows, weights.rows, weights.cols
-    if x.cols != inputs or not fits(dvalues, rows, neurons, itemsize) or not fits(dweights, inputs, neurons, itemsize):
-        return False
-    if not fits(dbiases, 1, neurons, itemsize) or (dinputs.data != 0 and not fits(dinputs, rows, inputs, itemsize)):
-        return False
-    if saved.data != 0 and not fits(saved, rows, neurons, itemsize):
-        return False
-    return not any_overlap((dvalues, saved, x, weights), (dinputs, dweights, dbiases), itemsize)
-
-
-@kernel
-def is_contiguous(x, itemsize):
-    """Return whether the rows of x are contiguous, or its columns."""
-    return x.col_step == itemsize or x.row_step == itemsize
-
+from .operands import BACKWARD, FORWARD, backward_fits, forward_fits, is_contiguous
 
 # ---- forward
 
@@ -101,25 +62,22 @@ def _build_forward(dtype):
         (unit[dtype].address, unit[dtype].request)
         for unit in (loops.unpacked_tiles, loops.column_edge_tiles, dot.dot, activations.activate))
 
-    def forward(x, weights, biases, y, saved, activation, most_threads):
-        """Compute y, and for gelu saved = dy/dz, all Matrix; biases and saved may be missing.
-
-        Rows of the results are contiguous, and none overlaps anything.
-        """
-        size = machine.itemsize
-        if not forward_fits(x, weights, biases, y, saved, size) or not is_contiguous(x, size):
+    def forward(operands, most_threads):
+        """Compute y, and for gelu saved = dy/dz. Rows of the results are contiguous, and none overlaps anything."""
+        size, x, weights, y, activation = machine.itemsize, operands.x, operands.weights, operands.y, operands.activation
+        if not forward_fits(operands, size) or not is_contiguous(x, size):
             return link.REFUSED
         here = blocking.with_caches(machine)
         algorithm = select.forward(here, x, weights, activation)
         if algorithm == select.NAIVE:
-            return naive_forward((x, weights, biases, y, saved, activation, 1))
+            return naive_forward((operands, 1))
         if activation > RELU and activate() == 0:
             return request_activate()
         threads = min(most_threads, blocking.threads(blocking.layer_work(1, x.rows, x.cols, y.cols)))
         if algorithm == select.SKINNY:
             if dot_products() == 0:
                 return request_dot()
-            return skinny_forward((x, weights, biases, y, saved, activation, threads))
+            return skinny_forward((operands, threads))
         if algorithm == select.UNPACKED and unpacked() == 0:
             return request_unpacked()
         if algorithm == select.PACKED and blocking.has_column_edge(machine, y.cols) and edge() == 0:
@@ -137,7 +95,8 @@ def _build_forward(dtype):
             add(room.queue, pack(), packing.pack_job(machine, weights, room.weights))
             barrier(room.queue)
         problem = gemm_problem(here, x, right, y, room.scratch, threads)        # y (M, N) = x (M, K) weights (K, N)
-        problem = activated(replace(problem, bias=packing.copy_bias(tiles, biases, room.bias)), activation, saved)
+        problem = replace(problem, bias=packing.copy_bias(tiles, operands.biases, room.bias))
+        problem = activated(problem, activation, operands.saved)
         if x.row_step == x.cols * size and x.cols <= problem.kc and x.rows * x.row_step > state.word(state.L2):
             problem = with_soon(machine, problem, x.data + problem.mc * x.row_step, 0, x.rows * x.row_step)
         add(room.queue, gemm(), problem)
@@ -161,25 +120,26 @@ def _build_backward(dtype):
     (unpacked, request_unpacked), (edge, request_edge), (dot_products, request_dot) = (
         (unit[dtype].address, unit[dtype].request) for unit in (loops.unpacked_tiles, loops.column_edge_tiles, dot.dot))
 
-    def backward(dvalues, saved, x, weights, dinputs, dweights, dbiases, activation, most_threads):
-        """Compute dinputs, dweights and dbiases, all Matrix; without `saved` the activation is the identity.
+    def backward(operands, most_threads):
+        """Compute dinputs, dweights and dbiases; without `saved` the activation is the identity.
 
-        dinputs may be missing. Rows of dvalues, saved and of the results are contiguous, and no result overlaps anything.
+        Rows of dvalues, saved and of the results are contiguous, and no result overlaps anything.
         """
+        x, weights, dinputs, activation = operands.x, operands.weights, operands.dinputs, operands.activation
         size, rows, inputs, neurons = machine.itemsize, x.rows, weights.rows, weights.cols
-        if not backward_fits(dvalues, saved, x, weights, dinputs, dweights, dbiases, size) or not is_contiguous(x, size):
+        if not backward_fits(operands, size) or not is_contiguous(x, size):
             return link.REFUSED
         here = blocking.with_caches(machine)
         choice = select.backward(here, x, weights, activation)
         if choice.whole == select.NAIVE:
-            return naive_backward((dvalues, saved, x, weights, dinputs, dweights, dbiases, activation, 1))
+            return naive_backward((operands, 1))
         threads = min(most_threads, blocking.threads(blocking.layer_work(2, rows, inputs, neurons)))
         if choice.whole == select.TRANSPOSED:
             if unpacked() == 0:
                 return request_unpacked()
             if dot_products() == 0:
                 return request_dot()
-            return transposed_backward((dvalues, saved, x, weights, dinputs, dweights, dbiases, activation, threads))
+            return transposed_backward((operands, threads))
         if choice.dweights != select.PACKED and unpacked() == 0:
             return request_unpacked()
         if dinputs.data != 0 and choice.dinputs == select.DOT and dot_products() == 0:
@@ -187,8 +147,8 @@ def _build_backward(dtype):
         if (blocking.has_column_edge(machine, neurons) or blocking.has_column_edge(machine, inputs)) and edge() == 0:
             return request_edge()
         if choice.whole == select.FUSED:
-            return fused_backward((dvalues, saved, x, weights, dinputs, dweights, dbiases, activation, choice, threads))
-        return separate(dvalues, saved, x, weights, dinputs, dweights, dbiases, activation, choice, threads)
+            return fused_backward((operands, choice, threads))
+        return separate(operands, choice, threads)
 
     return trace.backward(backward, dtype.bitwidth)
 
@@ -230,8 +190,10 @@ def _separate(dtype):
     gemm, dot_products = loops.gemm[dtype].address, dot.dot[dtype].address
 
     @kernel
-    def separate(dvalues, saved, x, weights, dinputs, dweights, dbiases, activation, choice, threads):
+    def separate(operands, choice, threads):
         """Compute each result by a product of its own. The batch is gone over in blocks, whose dz stays in L3."""
+        dvalues, saved, x, weights = operands.dvalues, operands.saved, operands.x, operands.weights
+        dinputs, dweights, dbiases = operands.dinputs, operands.dweights, operands.dbiases
         here, size, inputs, neurons = blocking.with_caches(machine), machine.itemsize, x.cols, dvalues.cols
         by_dot, is_skinny = choice.dinputs == select.DOT, choice.dweights == select.SKINNY
         is_packed = dinputs.data != 0 and not by_dot
@@ -252,7 +214,7 @@ def _separate(dtype):
             micropanels = room.packed if choice.dweights == select.PACKED else 0
             kept = only_if(int(dinputs.data != 0 or micropanels == 0), dz)
             saved_block = from_row(saved, i, rows) if saved.data != 0 else saved
-            of_dz = mask_job(here, from_row(dvalues, i, rows), activation, saved_block, kept, dbiases.data)
+            of_dz = mask_job(here, from_row(dvalues, i, rows), operands.activation, saved_block, kept, dbiases.data)
             add(room.queue, mask(), replace(of_dz, micropanels=micropanels, accumulate=later))
             barrier(room.queue)
             if is_skinny:                               # dweights.T (N, K) += dz.T (N, rows) x (rows, K)

@@ -10,11 +10,12 @@ from ..._compile.compiler import kernel
 from .. import blocking
 from ..gemm import dot, packing
 from ..gemm.problem import OperandB, activated, gemm_problem, unpacked_b
-from ..matrix import FORWARD, Matrix, from_col, transpose_of
+from ..matrix import Matrix, from_col, transpose_of
 from ..schedule.arena import COUNTING, acquire, release, take
 from ..schedule.queue import REGION_BYTES, run
 from ..schedule.records import replace
 from . import naive
+from .operands import FORWARD
 
 
 class Memory(NamedTuple):
@@ -38,8 +39,9 @@ def memory_of(arena, machine, weights):
 def _build_forward(dtype):
     tiles, machine, dot_products = blocking.tiles(dtype), blocking.machine(dtype), dot.dot[dtype].address
 
-    def forward(x, weights, biases, y, saved, activation, threads):
+    def forward(operands, threads):
         """Compute y as passes.forward does, which has checked the arguments. The unit of dot products must be bound."""
+        x, weights, y = operands.x, operands.weights, operands.y
         memory, slot = acquire(memory_of(COUNTING, machine, weights).end)
         if memory == 0:
             return link.NO_MEMORY
@@ -49,8 +51,8 @@ def _build_forward(dtype):
             packing.copy_row(tiles, transpose_of(from_col(weights, j)), room.columns + j * row_bytes)
         columns = OperandB(data=room.columns, col_step=row_bytes, row_step=machine.itemsize, edge=0)
         problem = gemm_problem(blocking.with_caches(machine), x, columns, y, 0, threads)
-        problem = replace(problem, bias=packing.copy_bias(tiles, biases, room.bias))
-        run(dot_products(), activated(problem, activation, saved), room.queue, threads)
+        problem = replace(problem, bias=packing.copy_bias(tiles, operands.biases, room.bias))
+        run(dot_products(), activated(problem, operands.activation, operands.saved), room.queue, threads)
         release(slot)
         return link.OK
 

@@ -16,13 +16,14 @@ from .. import blocking
 from ..elementwise.activations import IDENTITY, passed_back
 from ..gemm import dot, loops
 from ..gemm.problem import OperandB, gemm_problem, scratch_bytes, unpacked_b
-from ..matrix import BACKWARD, NO_MATRIX, Matrix, from_row, whole_rows
+from ..matrix import NO_MATRIX, Matrix, from_row, whole_rows
 from ..schedule.arena import ALIGNMENT, COUNTING, acquire, release, take
 from ..schedule.queue import JOB_BYTES, REGION_BYTES, TASK, add, barrier, begin, run_here, run_queue
 from ..schedule.records import read
 from ..simd import tile
 from . import columns
 from .columns import sum_job
+from .operands import BACKWARD
 
 # Rows of a block, whose x.T and dz.T stay in L2.
 ROWS = 512
@@ -206,8 +207,9 @@ def _build_backward(dtype):
     machine = blocking.machine(dtype)
     work, add_up = _transposed_rows[dtype].address, columns.add_up[dtype].address
 
-    def transposed(dvalues, saved, x, weights, dinputs, dweights, dbiases, activation, threads):
+    def transposed(operands, threads):
         """Cut a backward pass into partitions and add up their results. passes.backward has checked the arguments."""
+        dvalues, saved, x, weights, dinputs = operands.dvalues, operands.saved, operands.x, operands.weights, operands.dinputs
         here, size, inputs, neurons = blocking.with_caches(machine), machine.itemsize, x.cols, dvalues.cols
         partitions = blocking.partitions(dvalues.rows)
         memory, slot = acquire(memory_of(COUNTING, here, weights, partitions.count, threads).end)
@@ -217,14 +219,15 @@ def _build_backward(dtype):
         begin(room.queue)
         add(room.queue, work(), TransposedBackward(
             tasks=partitions.count, rows=x.rows, inputs=inputs, neurons=neurons, partition_rows=partitions.rows,
-            x=x.data, x_row_step=x.row_step, weights=weights.data, weights_row_step=weights.row_step, activation=activation,
-            saved=saved.data, saved_row_step=saved.row_step, dvalues=dvalues.data, dvalues_row_step=dvalues.row_step,
-            dinputs=dinputs.data, dinputs_row_step=dinputs.row_step, parts=room.parts, part_bytes=room.part_bytes,
+            x=x.data, x_row_step=x.row_step, weights=weights.data, weights_row_step=weights.row_step,
+            activation=operands.activation, saved=saved.data, saved_row_step=saved.row_step,
+            dvalues=dvalues.data, dvalues_row_step=dvalues.row_step, dinputs=dinputs.data, dinputs_row_step=dinputs.row_step,
+            parts=room.parts, part_bytes=room.part_bytes,
             workers=room.workers))
         barrier(room.queue)
         first = Matrix(data=room.parts, rows=inputs, cols=neurons, row_step=neurons * size, col_step=size)
-        add(room.queue, add_up(), sum_job(first, partitions.count, room.part_bytes, dweights))
-        add(room.queue, add_up(), sum_job(from_row(first, inputs, 1), partitions.count, room.part_bytes, dbiases))
+        add(room.queue, add_up(), sum_job(first, partitions.count, room.part_bytes, operands.dweights))
+        add(room.queue, add_up(), sum_job(from_row(first, inputs, 1), partitions.count, room.part_bytes, operands.dbiases))
         run_queue(room.queue, threads)
         release(slot)
         return link.OK

@@ -16,11 +16,11 @@ from numba.extending import intrinsic
 from ..._compile import link
 from ..._compile.compiler import kernel
 from .. import blocking
-from ..schedule.records import read
+from ..schedule.records import read, replace
 from ..simd import tile
 from ..simd.tile import BYTES
 from ..simd.vector import I8, I64, const
-from .problem import GemmProblem, epilogue
+from .problem import CopiedA, GemmProblem, epilogue
 
 # Rows of a tile register, and bytes of a row.
 ROWS, ROW_BYTES = 16, 64
@@ -36,22 +36,22 @@ def build(which, dtype):
     shape = getattr(blocking.tiles(dtype), which)
     row = shape._replace(rows=1)
 
-    def micropanels(job_address, scratch, copied, i_start, i_end, j_start, j_end, p, p_end):
+    def micropanels(job_address, copied, block):
         problem = read(job_address, GemmProblem)
-        height, width, size, depth = tile.height(shape), tile.width(shape), tile.itemsize(shape), p_end - p
-        block = room(shape)
+        height, width, size, depth = tile.height(shape), tile.width(shape), tile.itemsize(shape), block.p_end - block.p
+        memory = room(shape)
         configure()
-        for j in range(j_start, j_end, width):                                  # LOOP 2: B (KC, NR), C (MC, NR)
-            b = problem.b + j * problem.b_col_step + p * width * size
-            for i in range(i_start, i_end, height):                             # LOOP 1: A (MR, KC), C (MR, NR)
-                a, a_row_step = problem.a + i * problem.a_row_step + p * size, problem.a_row_step
+        for j in range(block.j, block.j_end, width):                           # LOOP 2: B (KC, NR), C (MC, NR)
+            b = problem.b + j * problem.b_col_step + block.p * width * size
+            for i in range(block.i, block.i_end, height):                       # LOOP 1: A (MR, KC), C (MR, NR)
+                a, a_row_step = problem.a + i * problem.a_row_step + block.p * size, problem.a_row_step
                 c = problem.c + i * problem.c_row_step + j * size
-                if i >= copied:
-                    a, a_row_step = scratch + (i - copied) * depth * size, depth * size
-                multiply(shape, a, a_row_step, b, depth, i_end - i, block)
-                for r in range(min(height, i_end - i)):
-                    acc = tile.load(row, block + r * width * size, 0, 1, width)
-                    epilogue(acc, problem, c + r * problem.c_row_step, 1, j, p, p_end)
+                if i >= copied.first:
+                    a, a_row_step = copied.data + (i - copied.first) * depth * size, depth * size
+                multiply(shape, a, a_row_step, b, depth, block.i_end - i, memory)
+                for r in range(min(height, block.i_end - i)):
+                    acc = tile.load(row, memory + r * width * size, 0, 1, width)
+                    epilogue(acc, problem, c + r * problem.c_row_step, 1, replace(block, j=j))
         release()
         return link.OK
 
@@ -59,17 +59,18 @@ def build(which, dtype):
 
 
 @kernel
-def copy_rows(tiles, shape, problem, scratch, i_start, i_end, p, p_end):
-    """Copy an MC block of A, if its columns are contiguous, by rows; return the first row that is copied."""
-    size, lanes, depth = tile.itemsize(shape), tile.lanes(shape), p_end - p
+def copy_rows(tiles, shape, problem, scratch, block):
+    """Copy an MC block of A by rows, if its columns are contiguous, and return the CopiedA."""
+    size, lanes, depth = tile.itemsize(shape), tile.lanes(shape), block.p_end - block.p
     if problem.a_col_step == size:
-        return i_end
+        return CopiedA(data=scratch, first=block.i_end)
     for k in range(0, depth, lanes):
-        for i in range(i_start, i_end, lanes):
-            address = problem.a + i * size + (p + k) * problem.a_col_step
-            block = tile.load(tiles.square, address, problem.a_col_step, depth - k, problem.rows - i)
-            tile.store(tile.transpose(block), scratch + ((i - i_start) * depth + k) * size, depth * size, lanes, depth - k)
-    return i_start
+        for i in range(block.i, block.i_end, lanes):
+            address = problem.a + i * size + (block.p + k) * problem.a_col_step
+            square = tile.load(tiles.square, address, problem.a_col_step, depth - k, problem.rows - i)
+            target = scratch + ((i - block.i) * depth + k) * size
+            tile.store(tile.transpose(square), target, depth * size, lanes, depth - k)
+    return CopiedA(data=scratch, first=block.i)
 
 
 # ---- instructions

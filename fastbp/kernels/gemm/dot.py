@@ -9,7 +9,7 @@ from ..._compile.compiler import kernel
 from .. import blocking
 from ..elementwise import activations
 from ..schedule.queue import TASK
-from ..schedule.records import read
+from ..schedule.records import read, replace
 from ..simd import products, tile
 from .problem import GemmProblem, activate_block, block_of
 
@@ -21,16 +21,16 @@ def _build(dtype):
     def dot(job_address, worker, task):
         """Compute a block of a GemmProblem whose OperandB is B in place: row j of B is column j of B.T."""
         problem, here = read(job_address, GemmProblem), blocking.with_caches(machine)
-        i, i_end, j, j_end = block_of(problem, task)
-        if j_end - j == 1:
-            multiply(here, tiles.column_edge, problem, i, i_end, j, j_end)
-        elif i_end - i <= tile.height(tiles.unpacked):
-            multiply(here, tiles.unpacked, problem, i, i_end, j, j_end)
+        block = block_of(problem, task)
+        if block.j_end - block.j == 1:
+            multiply(here, tiles.column_edge, problem, block)
+        elif block.i_end - block.i <= tile.height(tiles.unpacked):
+            multiply(here, tiles.unpacked, problem, block)
         else:
-            i_edge = i_end - blocking.row_edge_rows(tile.height(tiles.full), i_end - i)
-            multiply(here, tiles.full, problem, i, i_edge, j, j_end)
-            multiply(here, row_edge, problem, i_edge, i_end, j, j_end)
-        activate_block(tiles, problem, activate(), i, i_end, j, j_end)
+            i_edge = block.i_end - blocking.row_edge_rows(tile.height(tiles.full), block.i_end - block.i)
+            multiply(here, tiles.full, problem, replace(block, i_end=i_edge))
+            multiply(here, row_edge, problem, replace(block, i=i_edge))
+        activate_block(tiles, problem, activate(), block)
         return link.OK
 
     return dot
@@ -40,29 +40,32 @@ dot = link.units("dot", TASK, _build, lazy=True)
 
 
 @kernel
-def multiply(machine, shape, problem, i_start, i_end, j_start, j_end):
-    """Compute a block of C. Rows of B stay in L2 while all of A goes over them, and a tile's rows of A in L1."""
+def multiply(machine, shape, problem, block):
+    """Compute a Block of C. Rows of B stay in L2 while all of A goes over them, and a tile's rows of A in L1."""
     size, height, columns = tile.itemsize(shape), tile.height(shape), tile.width(shape) // tile.lanes(shape)
-    block = blocking.dot_block(machine, columns, problem.depth * size)
-    for j_block in range(j_start, j_end, block):                            # B (block, K)
-        for i in range(i_start, i_end, height):                             # A (MR, K)
-            a, a_offsets = problem.a + i * problem.a_row_step, products.row_offsets(shape, problem.a_row_step, i_end - i)
-            for j in range(j_block, min(j_block + block, j_end), columns):  # C (MR, columns)
-                b, b_offsets = problem.b + j * problem.b_col_step, products.column_offsets(shape, problem.b_col_step, j_end - j)
+    rows_of_b = blocking.dot_block(machine, columns, problem.depth * size)
+    for j_start in range(block.j, block.j_end, rows_of_b):                  # B (rows_of_b, K)
+        j_end = min(j_start + rows_of_b, block.j_end)
+        for i in range(block.i, block.i_end, height):                       # A (MR, K)
+            rows = block.i_end - i
+            a, a_offsets = problem.a + i * problem.a_row_step, products.row_offsets(shape, problem.a_row_step, rows)
+            for j in range(j_start, j_end, columns):                        # C (MR, columns)
+                b, cols = problem.b + j * problem.b_col_step, block.j_end - j
+                b_offsets = products.column_offsets(shape, problem.b_col_step, cols)
                 acc = tile.zeros(shape)
                 for p in range(0, problem.depth, tile.lanes(shape)):
                     acc = products.dot(acc, a + p * size, a_offsets, b + p * size, b_offsets, problem.depth - p)
                 c = problem.c + i * problem.c_row_step + j * size
-                products.store_sums(acc, c, problem.c_row_step, i_end - i, j_end - j)
+                products.store_sums(acc, c, problem.c_row_step, rows, cols)
     if problem.bias != 0 or problem.relu != 0:
-        finish(shape, problem, i_start, i_end, j_start, j_end)
+        finish(shape, problem, block)
 
 
 @kernel
-def finish(shape, problem, i_start, i_end, j_start, j_end):
+def finish(shape, problem, block):
     """Add the bias to what was stored, and apply the ReLU."""
-    for i in range(i_start, i_end):
-        for j in range(j_start, j_end):
+    for i in range(block.i, block.i_end):
+        for j in range(block.j, block.j_end):
             address = problem.c + i * problem.c_row_step + j * tile.itemsize(shape)
             z = tile.load_scalar(shape, address)
             if problem.bias != 0:

@@ -14,6 +14,7 @@ always summed in the same order.
 Sums go in chains of blocking.CHAIN terms, as long sums of one term after another round worse than OpenBLAS's.
 """
 from functools import partial
+from typing import NamedTuple
 
 from numba import types
 
@@ -22,16 +23,26 @@ from ..._compile.compiler import inlined, kernel
 from .. import blocking
 from ..elementwise import activations
 from ..schedule.queue import TASK
-from ..schedule.records import read
+from ..schedule.records import read, record_type, replace
 from ..simd import products, tile
 from . import amx, packing
 from .packing import copied_tile_bytes, row_edge_rows
-from .problem import PACKED, GemmProblem, activate_block, block_of, epilogue, prefetch_share, scratch_bytes
+from .problem import (
+    PACKED,
+    Block,
+    CopiedA,
+    GemmProblem,
+    activate_block,
+    block_of,
+    epilogue,
+    prefetch_share,
+    scratch_bytes,
+)
 
 DTYPES = *link.FLOATS, tile.BFLOAT16
 
-# (address of the problem, scratch, first copied row, i_start, i_end, j_start, j_end, p, p_end) -> status
-SIGNATURE = types.intp(*[types.intp] * 9)
+# The signature of the units of loops 2 and 1: (address of the problem, CopiedA, Block) -> status.
+SIGNATURE = types.intp(types.intp, record_type(CopiedA), record_type(Block))
 
 
 # ---- loops 5, 4 and 3
@@ -45,13 +56,13 @@ def _build(dtype):
     def gemm(job_address, worker, task):
         problem = read(job_address, GemmProblem)                                # A (M, K), B (K, N), C (M, N)
         scratch = problem.scratch + worker * scratch_bytes(blocking.with_caches(machine))
-        i_start, i_end, j_start, j_end = block_of(problem, task)                # LOOP 5: C (task_rows, NC)
+        whole = block_of(problem, task)                                         # LOOP 5: C (task_rows, NC)
         for p in range(0, max(1, problem.depth), problem.kc):                   # LOOP 4: A (·, KC), B (KC, NC); once for K = 0
-            for i in range(i_start, i_end, problem.mc):                         # LOOP 3: A (MC, KC), C (MC, NC)
-                p_end, end = min(p + problem.kc, problem.depth), min(i + problem.mc, i_end)
-                mc_block(job_address, scratch, i, end, j_start, j_end, p, p_end)
-                if p_end == problem.depth:
-                    activate_block(tiles, problem, activate(), i, end, j_start, j_end)
+            for i in range(whole.i, whole.i_end, problem.mc):                   # LOOP 3: A (MC, KC), C (MC, NC)
+                block = replace(whole, i=i, i_end=min(i + problem.mc, whole.i_end), p=p, p_end=min(p + problem.kc, whole.p_end))
+                mc_block(job_address, scratch, block)
+                if block.p_end == problem.depth:
+                    activate_block(tiles, problem, activate(), block)
         return link.OK
 
     return gemm
@@ -63,32 +74,48 @@ def _mc_block(dtype):
     copy_rows = amx.copy_rows if blocking.by_amx(dtype) else packing.copy_rows
 
     @kernel
-    def packed_block(job_address, scratch, i, i_end, j, j_end, p, p_end):
-        """Multiply rows i … i_end of A by micropanels for the widest tiles that fit."""
-        copied = copy_rows(tiles, tiles.full, read(job_address, GemmProblem), scratch, i, i_end, p, p_end)
-        edge = blocking.column_edge(machine, j, j_end)
-        link.call(full(), (job_address, scratch, copied, i, i_end, j, min(edge, j_end), p, p_end))
-        if edge < j_end:
-            link.call(column_edge(), (job_address, scratch, copied, i, i_end, edge, j_end, p, p_end))
+    def packed_block(job_address, scratch, block):
+        """Multiply rows of A by micropanels for the widest tiles that fit."""
+        copied = copy_rows(tiles, tiles.full, read(job_address, GemmProblem), scratch, block)
+        edge = blocking.column_edge(machine, block.j, block.j_end)
+        link.call(full(), (job_address, copied, replace(block, j_end=min(edge, block.j_end))))
+        if edge < block.j_end:
+            link.call(column_edge(), (job_address, copied, replace(block, j=edge)))
 
     if dtype not in unpacked_tiles:
         return packed_block
     unpacked = unpacked_tiles[dtype].address
 
     @kernel
-    def mc_block(job_address, scratch, i, i_end, j, j_end, p, p_end):
-        """Multiply rows i … i_end of A by a B that is packed or in place."""
+    def mc_block(job_address, scratch, block):
+        """Multiply rows of A by a B that is packed or in place."""
         problem = read(job_address, GemmProblem)
         if problem.b_row_step == PACKED:
-            packed_block(job_address, scratch, i, i_end, j, j_end, p, p_end)
+            packed_block(job_address, scratch, block)
         else:
-            copied = copy_rows(tiles, tiles.unpacked, problem, scratch, i, i_end, p, p_end)
-            link.call(unpacked(), (job_address, scratch, copied, i, i_end, j, j_end, p, p_end))
+            copied = copy_rows(tiles, tiles.unpacked, problem, scratch, block)
+            link.call(unpacked(), (job_address, copied, block))
 
     return mc_block
 
 
 # ---- loops 2 and 1
+
+
+class PanelOfB(NamedTuple):
+    """NR columns of B in a KC block: a micropanel, or columns of a B in place."""
+
+    data: int                   # the address of the first row
+    row_step: int               # bytes from one row to the next
+    is_packed: bool
+
+
+class RowsOfA(NamedTuple):
+    """MR rows of A in a KC block, in place or copied."""
+
+    data: int                   # their address in place
+    copy: int                   # their address as a copy
+    in_place: bool
 
 
 def build_micropanels(which, dtype):
@@ -97,28 +124,26 @@ def build_micropanels(which, dtype):
     row_edge, has_chains = blocking.row_edge(shape), dtype in link.FLOATS and not is_unpacked
     row_tiles, chained_row_tiles = _row_tiles(is_unpacked, False), _row_tiles(is_unpacked, True)
 
-    def micropanels(job_address, scratch, copied, i_start, i_end, j_start, j_end, p, p_end):
-        """Multiply rows i_start … i_end of A, from row `copied` on in scratch, by B from column j_start to j_end.
-
-        Only unpacked-B tiles have B in place, and their rows of A are always copied.
-        """
+    def micropanels(job_address, copied, block):
+        """Multiply a Block. Only unpacked-B tiles have B in place, and their rows of A are always copied."""
         problem = read(job_address, GemmProblem)
         width, size = tile.width(shape), tile.itemsize(shape)
-        i_edge = i_end - row_edge_rows(shape, problem, i_end - i_start)
-        for j in range(j_start, j_end, width):                                  # LOOP 2: B (KC, NR), C (MC, NR)
-            b, b_step = problem.b + j * problem.b_col_step, problem.b_row_step
+        i_edge = block.i_end - row_edge_rows(shape, problem, block.i_end - block.i)
+        for j in range(block.j, block.j_end, width):                            # LOOP 2: B (KC, NR), C (MC, NR)
+            data, row_step = problem.b + j * problem.b_col_step, problem.b_row_step
             is_packed = not is_unpacked or (problem.b_edge != 0 and problem.cols - j < width)
             if is_packed:
-                b, b_step = problem.b_edge if is_unpacked else b, width * size
-            b += p * b_step
-            if has_chains and p_end - p > blocking.CHAIN:
-                chained_row_tiles(shape, problem, scratch, copied, i_start, i_edge, j, p, p_end, b, b_step, is_packed)
+                data, row_step = problem.b_edge if is_unpacked else data, width * size
+            b = PanelOfB(data=data + block.p * row_step, row_step=row_step, is_packed=is_packed)
+            rows, edge_rows = replace(block, j=j, i_end=i_edge), replace(block, j=j, i=i_edge)
+            if has_chains and block.p_end - block.p > blocking.CHAIN:
+                chained_row_tiles(shape, problem, copied, rows, b)
                 if row_edge != shape:
-                    chained_row_tiles(row_edge, problem, scratch, copied, i_edge, i_end, j, p, p_end, b, b_step, is_packed)
+                    chained_row_tiles(row_edge, problem, copied, edge_rows, b)
             else:
-                row_tiles(shape, problem, scratch, copied, i_start, i_edge, j, p, p_end, b, b_step, is_packed)
+                row_tiles(shape, problem, copied, rows, b)
                 if row_edge != shape:
-                    row_tiles(row_edge, problem, scratch, copied, i_edge, i_end, j, p, p_end, b, b_step, is_packed)
+                    row_tiles(row_edge, problem, copied, edge_rows, b)
         return link.OK
 
     return micropanels
@@ -126,29 +151,30 @@ def build_micropanels(which, dtype):
 
 def _row_tiles(is_unpacked, has_chains):
     @inlined
-    def row_tiles(shape, problem, scratch, copied, i_start, i_end, j, p, p_end, b, b_step, is_packed):
-        """Compute the tiles of rows i_start … i_end in one micropanel. Chains are added up in C, which stays in L1."""
-        height, width, size, depth = tile.height(shape), tile.width(shape), tile.itemsize(shape), p_end - p
-        rows = products.in_registers(products.multiples(shape, problem.a_row_step))
+    def row_tiles(shape, problem, copied, block, b):
+        """Compute the tiles of a Block's rows in one PanelOfB. Chains are added up in C, which stays in L1."""
+        height, width, size, depth = tile.height(shape), tile.width(shape), tile.itemsize(shape), block.p_end - block.p
+        offsets = products.in_registers(products.multiples(shape, problem.a_row_step))
         chain = blocking.even_block(depth, blocking.CHAIN, blocking.UNROLL) if has_chains else depth
-        a, copy = problem.a + i_start * problem.a_row_step + p * size, scratch
-        c = problem.c + i_start * problem.c_row_step + j * size
-        for i in range(i_start, i_end, height):                                 # LOOP 1: A (MR, KC), C (MR, NR)
+        a, copy = problem.a + block.i * problem.a_row_step + block.p * size, copied.data
+        c = problem.c + block.i * problem.c_row_step + block.j * size
+        for i in range(block.i, block.i_end, height):                           # LOOP 1: A (MR, KC), C (MR, NR)
             if depth > blocking.SHALLOW_K:
                 tile.prefetch(shape, c, problem.c_row_step)
             if problem.soon_bytes > 0:
-                tiles_before = i // height * blocking.blocks(problem.cols, width) + j // width
+                tiles_before = i // height * blocking.blocks(problem.cols, width) + block.j // width
                 prefetch_share(problem, tiles_before * problem.soon_bytes)
-            in_place = not is_unpacked and i < copied
+            in_place = not is_unpacked and i < copied.first
             if has_chains:
-                for q in range(p, p_end, chain):
-                    steps, done = min(chain, p_end - q), q - p
-                    acc = multiplied(shape, steps, a + done * size, rows, copy + done * height * size, in_place,
-                                     b + done * b_step, b_step, is_packed)
-                    epilogue(acc, problem, c, i_end - i, j, q, q + steps)
+                for q in range(block.p, block.p_end, chain):
+                    steps, done = min(chain, block.p_end - q), q - block.p
+                    rows = RowsOfA(data=a + done * size, copy=copy + done * height * size, in_place=in_place)
+                    part = PanelOfB(data=b.data + done * b.row_step, row_step=b.row_step, is_packed=b.is_packed)
+                    acc = multiplied(shape, steps, offsets, rows, part)
+                    epilogue(acc, problem, c, block.i_end - i, replace(block, p=q, p_end=q + steps))
             else:
-                acc = multiplied(shape, depth, a, rows, copy, in_place, b, b_step, is_packed)
-                epilogue(acc, problem, c, i_end - i, j, p, p_end)
+                acc = multiplied(shape, depth, offsets, RowsOfA(data=a, copy=copy, in_place=in_place), b)
+                epilogue(acc, problem, c, block.i_end - i, block)
             if in_place:
                 a += height * problem.a_row_step
             else:
@@ -156,15 +182,15 @@ def _row_tiles(is_unpacked, has_chains):
             c += height * problem.c_row_step
 
     @inlined
-    def multiplied(shape, steps, a, rows, copy, in_place, b, b_step, is_packed):
-        """Return a tile of A B, of A in place or copied, and of B in a micropanel or in place."""
+    def multiplied(shape, steps, offsets, a, b):
+        """Return a tile of A B from RowsOfA, with the offsets of its rows in place, and a PanelOfB."""
         height, width, size = tile.height(shape), tile.width(shape), tile.itemsize(shape)
-        acc, copied_rows = tile.zeros(shape), products.multiples(shape, size)
-        if not is_unpacked and in_place:
-            return microkernel(acc, steps, a, rows, size, b, width * size)
-        if not is_unpacked or is_packed:
-            return microkernel(acc, steps, copy, copied_rows, height * size, b, width * size)
-        return microkernel(acc, steps, copy, copied_rows, height * size, b, b_step)
+        acc, copied_offsets = tile.zeros(shape), products.multiples(shape, size)
+        if not is_unpacked and a.in_place:
+            return microkernel(acc, steps, a.data, offsets, size, b.data, width * size)
+        if not is_unpacked or b.is_packed:
+            return microkernel(acc, steps, a.copy, copied_offsets, height * size, b.data, width * size)
+        return microkernel(acc, steps, a.copy, copied_offsets, height * size, b.data, b.row_step)
 
     return row_tiles
 

@@ -18,9 +18,9 @@ from .. import blocking
 from ..matrix import from_col, whole_rows
 from ..schedule.arena import ALIGNMENT
 from ..schedule.queue import TASK
-from ..schedule.records import read
+from ..schedule.records import read, replace
 from ..simd import tile
-from .problem import PACKED
+from .problem import PACKED, CopiedA
 
 # Rows of B that a task packs: enough to pay for being a task.
 ROWS = 256
@@ -207,52 +207,53 @@ def copied_tile_bytes(shape, depth):
 
 
 @kernel
-def copy_rows(tiles, shape, problem, scratch, i_start, i_end, p, p_end):
-    """Copy those rows of an MC block that are not read in place, tile by tile, and return the first of them.
+def copy_rows(tiles, shape, problem, scratch, block):
+    """Copy those rows of an MC block that are not read in place, tile by tile, and return the CopiedA.
 
     These are all rows if the columns of A are contiguous, or if rows of B are far apart, too, which takes all registers that
     addresses can have. Else they are the last rows, where they are fewer than a tile has.
     """
     height = tile.height(shape)
     if problem.a_col_step != tile.itemsize(shape):
-        copy_columns(shape, tiles.column, problem, scratch, i_start, i_end, p, p_end)
-        return i_start
-    edge = row_edge_rows(shape, problem, i_end - i_start)
+        copy_columns(shape, tiles.column, problem, scratch, block)
+        return CopiedA(data=scratch, first=block.i)
+    edge, first = row_edge_rows(shape, problem, block.i_end - block.i), block.i
     if edge > 0:
-        height, i_start = blocking.SHORT, i_end - edge
-    first = i_start if problem.b_row_step != PACKED else i_start + (i_end - i_start) // height * height
-    copy_elements(shape, height, problem, scratch, first, i_end, p, p_end)
-    return first
+        height, first = blocking.SHORT, block.i_end - edge
+    if problem.b_row_step == PACKED:
+        first += (block.i_end - first) // height * height
+    copy_elements(shape, height, problem, scratch, replace(block, i=first))
+    return CopiedA(data=scratch, first=first)
 
 
 @kernel
-def copy_columns(shape, column, problem, scratch, i_start, i_end, p, p_end):
+def copy_columns(shape, column, problem, scratch, block):
     """Copy rows of A whose columns are contiguous: row by row of x, as x lies in memory.
 
     The elements of a column are no whole number of vectors: the next column overwrites what is written beyond them. The CPU
     would not foresee the next row of x: asking for it ahead halves the time.
     """
     height, size, width = tile.height(shape), tile.itemsize(shape), tile.width(column)
-    last = i_start + (i_end - i_start - 1) // height * height
+    last = block.i + (block.i_end - block.i - 1) // height * height
     whole = whole_rows(problem.depth, problem.rows - last, problem.a_col_step, size, width)
-    for k in range(p, p_end):
-        source, target, is_whole = problem.a + k * problem.a_col_step, scratch + (k - p) * height * size, k < whole
-        for i in range(i_start, i_end, height):
+    for k in range(block.p, block.p_end):
+        source, target, is_whole = problem.a + k * problem.a_col_step, scratch + (k - block.p) * height * size, k < whole
+        for i in range(block.i, block.i_end, height):
             tile.prefetch(column, source + i * size + blocking.AHEAD * problem.a_col_step, 0)
             values = tile.load(column, source + i * size, 0, 1, width if is_whole else problem.rows - i)
             tile.store(values, target, 0, 1, width)
-            target += copied_tile_bytes(shape, p_end - p)
+            target += copied_tile_bytes(shape, block.p_end - block.p)
 
 
 @kernel
-def copy_elements(shape, height, problem, scratch, first, i_end, p, p_end):
+def copy_elements(shape, height, problem, scratch, block):
     """Copy rows of A whose elements are anywhere, for tiles of that height."""
-    for i in range(first, i_end, height):
-        target = scratch + (i - first) // height * copied_tile_bytes(shape, p_end - p)
-        for k in range(p, p_end):
+    for i in range(block.i, block.i_end, height):
+        target = scratch + (i - block.i) // height * copied_tile_bytes(shape, block.p_end - block.p)
+        for k in range(block.p, block.p_end):
             for r in range(height):
                 value = tile.zero(shape)
-                if i + r < i_end:
+                if i + r < block.i_end:
                     value = tile.load_scalar(shape, problem.a + (i + r) * problem.a_row_step + k * problem.a_col_step)
                 tile.store_scalar(shape, target, value)
                 target += tile.itemsize(shape)

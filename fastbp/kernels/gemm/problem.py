@@ -118,24 +118,43 @@ def with_soon(machine, problem, soon, soon_too, size):
     return replace(problem, soon=soon, soon_too=soon_too, soon_bytes=size // max(1, tiles))
 
 
+class Block(NamedTuple):
+    """Rows i … i_end of A and C, columns j … j_end of B and C, and p … p_end of K."""
+
+    i: int
+    i_end: int
+    j: int
+    j_end: int
+    p: int
+    p_end: int
+
+
 @kernel
 def block_of(problem, task):
-    """Return (first row, end, first column, end) of a task's block of C."""
+    """Return the Block of a task, with all of K."""
     row_tasks = blocking.blocks(problem.rows, problem.task_rows)
     i, j = task % row_tasks * problem.task_rows, task // row_tasks * problem.task_cols
-    return i, min(i + problem.task_rows, problem.rows), j, min(j + problem.task_cols, problem.cols)
+    return Block(i=i, i_end=min(i + problem.task_rows, problem.rows), j=j, j_end=min(j + problem.task_cols, problem.cols),
+                 p=0, p_end=problem.depth)
 
 
 @kernel
-def activate_block(tiles, problem, activate, i, i_end, j, j_end):
+def activate_block(tiles, problem, activate, block):
     """Apply the activation beyond the ReLU to a block of C that is complete, by the unit at the address `activate`."""
     if problem.activation != IDENTITY:
         size = tile.itemsize(tiles.full)
-        y = Matrix(data=problem.c + i * problem.c_row_step + j * size, rows=i_end - i, cols=j_end - j,
-                   row_step=problem.c_row_step, col_step=size)
-        at = problem.saved + i * problem.saved_row_step + j * size if problem.saved != 0 else 0
+        y = Matrix(data=problem.c + block.i * problem.c_row_step + block.j * size, rows=block.i_end - block.i,
+                   cols=block.j_end - block.j, row_step=problem.c_row_step, col_step=size)
+        at = problem.saved + block.i * problem.saved_row_step + block.j * size if problem.saved != 0 else 0
         saved = Matrix(data=at, rows=y.rows, cols=y.cols, row_step=problem.saved_row_step, col_step=size)
         link.call(activate, (problem.activation, y, saved))
+
+
+class CopiedA(NamedTuple):
+    """Rows of A in a worker's scratch memory, tile by tile (packing.copy_rows)."""
+
+    data: int                   # address
+    first: int                  # the first row that is copied; those before it are read in place
 
 
 @inlined
@@ -149,14 +168,14 @@ def prefetch_share(problem, start):
 
 
 @inlined
-def epilogue(acc, problem, c, rows, j, p, p_end):
-    """Add what is in C already, and after the last KC block bias and ReLU, then store the tile."""
-    cols = problem.cols - j
-    if p > 0 or problem.accumulate != 0:
+def epilogue(acc, problem, c, rows, block):
+    """Add what is in C already, and after the last of K bias and ReLU, then store the tile of C that begins the Block."""
+    cols = problem.cols - block.j
+    if block.p > 0 or problem.accumulate != 0:
         acc = acc + tile.load(acc, c, problem.c_row_step, rows, cols)
-    if p_end >= problem.depth:
+    if block.p_end >= problem.depth:
         if problem.bias != 0:
-            acc = add_row(acc, problem.bias + j * tile.itemsize(acc))
+            acc = add_row(acc, problem.bias + block.j * tile.itemsize(acc))
         if problem.relu != 0:
             acc = relu(acc)
     tile.store(acc, c, problem.c_row_step, rows, cols)

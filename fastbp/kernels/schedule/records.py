@@ -55,8 +55,9 @@ def fields_of(kind: type, words: np.ndarray) -> np.void:
 
 @cache
 def record_type(kind: type) -> types.BaseTuple:
-    """Return the Numba type of a record of that class."""
-    fields = [_TYPES[annotation][0] for annotation in typing.get_type_hints(kind).values()]
+    """Return the Numba type of a record of that class, a field of which may be a record itself while it is not in memory."""
+    fields = [_TYPES[annotation][0] if annotation in _TYPES else record_type(annotation)
+              for annotation in typing.get_type_hints(kind).values()]
     return types.BaseTuple.from_types(fields, kind)
 
 

@@ -109,12 +109,12 @@ def forward(run, precision):
     """Return the unit of a forward pass that `run` computes."""
     run = inlined(run)
 
-    def recorded(x, weights, biases, y, slope, activation, most_threads):
-        begun = begin()
-        status = run(x, weights, biases, y, slope, activation, most_threads)
+    def recorded(operands, most_threads):
+        begun, x = begin(), operands.x
+        status = run(operands, most_threads)
         if status == link.OK:
-            call = Call(rows=x.rows, inputs=x.cols, neurons=y.cols, precision=precision, activation=activation,
-                        weights=weights.data, dinputs=0, dinputs_bytes=0)
+            call = Call(rows=x.rows, inputs=x.cols, neurons=operands.y.cols, precision=precision,
+                        activation=operands.activation, weights=operands.weights.data, dinputs=0, dinputs_bytes=0)
             finish_pass(begun, FORWARD, call)
         return status
 
@@ -125,12 +125,13 @@ def backward(run, precision):
     """Return the unit of a backward pass that `run` computes."""
     run = inlined(run)
 
-    def recorded(dvalues, s, x, weights, dinputs, dweights, dbiases, activation, most_threads):
-        begun = begin()
-        status = run(dvalues, s, x, weights, dinputs, dweights, dbiases, activation, most_threads)
+    def recorded(operands, most_threads):
+        begun, x, dinputs = begin(), operands.x, operands.dinputs
+        status = run(operands, most_threads)
         if status == link.OK:
-            call = Call(rows=x.rows, inputs=x.cols, neurons=dvalues.cols, precision=precision, activation=activation,
-                        weights=weights.data, dinputs=dinputs.data, dinputs_bytes=dinputs.rows * dinputs.row_step)
+            call = Call(rows=x.rows, inputs=x.cols, neurons=operands.dvalues.cols, precision=precision,
+                        activation=operands.activation, weights=operands.weights.data, dinputs=dinputs.data,
+                        dinputs_bytes=dinputs.rows * dinputs.row_step)
             finish_pass(begun, BACKWARD, call)
         return status
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from ..._compile import link
 from ..._compile.compiler import kernel
 from .. import blocking
+from ..dense.operands import BackwardOperands, ForwardOperands
 from ..elementwise import dropout
 from ..elementwise.activations import GELU, IDENTITY
 from ..elementwise.dropout import Dropout
@@ -98,10 +99,11 @@ def _build_shard(dtype):
                     return request_drop()
                 run_dropout(dropout_of(layer, rows, inputs.data, layer.y, task.key + k), task.most_threads, memory)
             else:
-                status = link.call(layer.forward, (
-                    inputs, dense(layer.weights, layer.inputs, layer.neurons), some(layer.biases, 1, layer.neurons),
-                    dense(layer.y, rows.count, layer.neurons), some(layer.saved, rows.count, layer.neurons), layer.activation,
-                    task.most_threads))
+                operands = ForwardOperands(
+                    x=inputs, weights=dense(layer.weights, layer.inputs, layer.neurons),
+                    biases=some(layer.biases, 1, layer.neurons), y=dense(layer.y, rows.count, layer.neurons),
+                    saved=some(layer.saved, rows.count, layer.neurons), activation=layer.activation)
+                status = link.call(layer.forward, (operands, task.most_threads))
                 if status != link.OK:
                     return status
             inputs = dense(layer.y, rows.count, layer.neurons)
@@ -130,8 +132,10 @@ def _build_shard(dtype):
                     status = link.call(layer.backward, (dvalues, saved, weights, before, dbiases, layer.dz, layer.activation))
                 else:
                     gradient = dense(layer.dweights + distance, layer.inputs, layer.neurons)
-                    status = link.call(layer.backward, (dvalues, saved, inputs, weights, before, gradient, dbiases,
-                                                         layer.activation, task.most_threads))
+                    operands = BackwardOperands(
+                        dvalues=dvalues, saved=saved, x=inputs, weights=weights, dinputs=before, dweights=gradient,
+                        dbiases=dbiases, activation=layer.activation)
+                    status = link.call(layer.backward, (operands, task.most_threads))
                 if status != link.OK:
                     return status
         return link.OK
