@@ -1,4 +1,4 @@
-"""A network's functions in plain Python, for where Numba's JIT is disabled. jitted.py compiles the same functions."""
+"""A network's functions in plain Python, for where Numba's JIT is disabled. network.py compiles the same functions."""
 import numpy as np
 from numba import typeof
 from numba.core.errors import TypingError
@@ -9,7 +9,7 @@ from ..kernels.elementwise.activations import IDENTITY
 from ..kernels.train.losses import BINARY, SOFTMAX
 from .functions import check_array
 
-# The messages of ValueError, which jitted.py raises too.
+# The messages of ValueError, which network.py raises too.
 PARAMETERS = "parameters do not fit the network, expected arrays like those of network.parameters()"
 INPUTS = "x does not fit the network, expected (rows, n_inputs)"
 TARGETS = "y does not fit x and the network, expected (rows, n_outputs)"
@@ -20,7 +20,7 @@ NEGATIVE = "y has a share below 0, expected 0 or more"
 
 
 def functions(plan, kind, loss):
-    """Return (forward, value_and_gradient) of a network, with the arguments, results and errors of jitted.Jitted."""
+    """Return (forward, value_and_gradient) of a network, with the arguments, results and errors of network.Jitted."""
     layers = list(zip(plan.weights, plan.biased, plan.activations, plan.shapes, strict=True))
     (inputs, _), (_, outputs), count = plan.shapes[0], plan.shapes[-1], len(layers) + sum(plan.biased)
     precision = BFLOAT16 if plan.rounded else None

@@ -395,7 +395,7 @@ def spread(row_bytes):
     return row_bytes + CACHE_LINE if row_bytes % 1024 == 0 else row_bytes
 
 
-# ---- one pass
+# ---- partitions of a batch
 
 
 class Partitions(NamedTuple):
@@ -450,6 +450,6 @@ def block_rows(dtype, batch, neurons):
 def describe():
     """Return what show_config prints of this file."""
     shapes = {str(t): tiles(t) for t in (types.float32, types.float64)}
-    rows = {f"{name} tiles": ", ".join(f"{t.rows} x {t.vecs * t.lanes}" for t in (s.full, s.column_edge, s.unpacked))
-            for name, s in shapes.items()}
+    rows = {f"{name} tiles": ", ".join(f"{t.rows} x {t.vecs * t.lanes}" for t in (found.full, found.column_edge, found.unpacked))
+            for name, found in shapes.items()}
     return rows | {"blocking": f"depth {KC}, rows {TASK_ROWS}; one-pass backward {FUSED_ROWS} rows"}
