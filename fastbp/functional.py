@@ -75,7 +75,7 @@ def dense_forward(inputs: ArrayLike, weights: ArrayLike, biases: ArrayLike | Non
 
 def dense_relu_forward(inputs: ArrayLike, weights: ArrayLike, biases: ArrayLike | None = None,
                        out: np.ndarray | None = None, *, precision: str | None = None) -> np.ndarray:
-    """Return relu(inputs @ weights + biases), computed in one pass; arguments and errors as for `dense_forward`."""
+    """Return relu(inputs @ weights + biases), by one fused kernel; arguments and errors as for `dense_forward`."""
     return _forward(inputs, weights, biases, out, RELU, precision=precision)[0]
 
 

@@ -12,23 +12,23 @@ from .losses import Loss
 _ROWS = 4096
 
 
-def predictions(parts: Sequence[LayerSpec], loss: Loss | None, x: np.ndarray) -> np.ndarray:
+def predictions(specs: Sequence[LayerSpec], loss: Loss | None, x: np.ndarray) -> np.ndarray:
     """Return the predictions (rows, n_outputs) for x (rows, n_inputs): probabilities, as the loss has them, or else scores.
 
-    parts: Sequential._specs() of the network.
+    specs: Sequential._specs() of the network.
     """
-    predicted = scores(parts, x)
+    predicted = scores(specs, x)
     return predicted if loss is None else loss.predictions(predicted)
 
 
-def scores(parts: Sequence[LayerSpec], x: np.ndarray) -> np.ndarray:
+def scores(specs: Sequence[LayerSpec], x: np.ndarray) -> np.ndarray:
     """Return the output of the last layer, (rows, n_outputs), for x (rows, n_inputs). Dropouts drop nothing."""
-    dense = [part for part in parts if part.weights is not None]
-    weights = [part.weights for part in parts if part.weights is not None][-1]
+    dense = [spec for spec in specs if spec.weights is not None]
+    weights = [spec.weights for spec in specs if spec.weights is not None][-1]
     result = empty((len(x), weights.shape[1]), weights.dtype)
     for i in range(0, len(x), _ROWS):
         h = x[i:i + _ROWS].astype(weights.dtype, copy=False)
-        for part in dense:
-            h, _ = functional._forward(h, part.weights, part.biases, None, part.activation, precision=part.precision)
+        for spec in dense:
+            h, _ = functional._forward(h, spec.weights, spec.biases, None, spec.activation, precision=spec.precision)
         result[i:i + _ROWS] = h
     return result

@@ -29,7 +29,7 @@ class Loss:
 
     def value_and_gradient(self, scores: ArrayLike, targets: ArrayLike,
                            sample_weight: ArrayLike | None = None) -> tuple[float, FloatArray]:
-        """Return the loss, and its gradient (rows, outputs) with respect to the scores.
+        """Return the mean loss and its gradient (rows, outputs) with respect to the scores.
 
         Raises ValueError for targets or weights that do not fit the scores, TypeError for dtypes that are not real numbers.
         """
@@ -38,7 +38,7 @@ class Loss:
 
     def evaluate(self, scores: ArrayLike, targets: ArrayLike,
                  sample_weight: ArrayLike | None = None) -> tuple[float, float, FloatArray]:
-        """Return (loss, number of rows or elements that are right, gradient).
+        """Return (mean loss, number of rows or elements that are right, gradient).
 
         For classes, the answer of a row is the first of its highest scores; for yes or no, a score above 0 is a yes. Without
         rows or outputs the loss is NaN, the mean of nothing.
@@ -67,7 +67,7 @@ class Loss:
         return 1.0, 1.0
 
     def as_targets(self, targets: ArrayLike, rows: int, outputs: int, dtype: np.dtype) -> np.ndarray:
-        """Return targets as the kernel takes them: (rows, outputs) of that dtype, or (rows,) labels of int64.
+        """Return targets as the kernel takes them: (rows, outputs) of that dtype, or labels (rows,) of int64.
 
         Raises ValueError for targets that do not fit.
         """
@@ -153,6 +153,7 @@ class MeanSquaredError(Loss):
         return 2 / outputs, 1 / outputs
 
 
+# Every loss by the name of its class.
 LOSSES: dict[str, type[Loss]] = {loss.__name__: loss for loss in (SoftmaxCrossEntropy, BinaryCrossEntropy, MeanSquaredError)}
 
 
@@ -166,10 +167,9 @@ def softmax(scores: ArrayLike) -> FloatArray:
 
 
 def as_weights(sample_weight: ArrayLike | None, rows: int, are_all: bool = True) -> np.ndarray | None:
-    """Return weights (rows,) of float64, or None for None.
+    """Return sample weights (rows,) of float64, or None for None. are_all: whether these are the weights of all rows.
 
-    Raises ValueError for another shape, for negative or infinite weights and, if these are the weights of all rows, for zeros
-    alone.
+    Raises ValueError for another shape, for weights that are negative or not finite and, with are_all, if all of them are 0.
     """
     if sample_weight is None:
         return None
@@ -182,7 +182,7 @@ def as_weights(sample_weight: ArrayLike | None, rows: int, are_all: bool = True)
 
 
 def _as_scores(scores):
-    """Return a copy (rows, outputs) in C order, of a float dtype."""
+    """Return a copy of scores (rows, outputs) in C order, of a float dtype."""
     scores = operands.as_rows("scores", operands.as_array("scores", scores))
     return np.array(scores, operands.float_dtype(scores), order="C")
 
@@ -196,7 +196,10 @@ def _probabilities(kind, scores):
 
 
 def _run(kind, scores, targets, weights, factors, sums):
-    """Run the kernel, which overwrites the scores with the gradient, or without targets with probabilities."""
+    """Run the kernel, which writes the gradient over the scores, or without targets the probabilities.
+
+    sums: room (tasks, 2) for the Sums of each task, or None without targets.
+    """
     if compiler.DISABLED:
         return reference.run_loss(kind, scores, targets, weights, factors, sums)
     (rows, cols), dtype = scores.shape, scores.dtype

@@ -188,7 +188,8 @@ class Sequential:
     def jitted(self) -> Jitted:
         """Return the functions forward and value_and_gradient for @njit code, which take the network's parameters.
 
-        They compute the network's layers and loss as these are now; jitted.Jitted says more. Raises ValueError without a loss.
+        They compute the network's layers and loss as these are now; _njit.network.Jitted says more. Raises ValueError without a
+        loss.
         """
         return network.jitted(self)
 

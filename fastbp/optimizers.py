@@ -1,4 +1,4 @@
-"""Optimisers. Each keeps its settings and its state; a step is one compiled pass (kernels/train/optimizers.py).
+"""Optimisers. Each keeps its settings and its state; compiled code makes a step (kernels/train/optimizers.py).
 
 An optimiser serves the parameters of one network: its first step allocates the state of each array, such as its moments.
 """
@@ -19,6 +19,7 @@ from .kernels.train import optimizers as kernels
 from .kernels.train.finite import NOT_FINITE
 from .kernels.train.optimizers import Array, Settings, Squares, Update
 
+# What settings are expected to be, as messages say it, and a function for each that tells whether a number is that.
 _POSITIVE = "a number above 0"
 _NATURAL = "a number of 0 or more"
 _SHARE = "a number from 0 and below 1"
@@ -28,24 +29,24 @@ _IS = {_POSITIVE: lambda x: 0 < x < np.inf, _NATURAL: lambda x: 0 <= x < np.inf,
 class Blocks(NamedTuple):
     """A gradient that a step computes in blocks (kernels/train/dweights.py)."""
 
-    product: int                # the address of its GemmProblem
-    rows: int                   # of a block
+    problem: int                # the address of its GemmProblem
+    rows: int                   # rows of a block
 
 
 class Gradients(NamedTuple):
     """The gradients of a step, in the order of the parameters."""
 
-    arrays: Sequence[np.ndarray]                # of the first shard
-    shards: int = 1                             # arrays of each gradient, which is their sum
+    arrays: Sequence[np.ndarray]                # the first shard's
+    shards: int = 1                             # how many arrays each gradient is the sum of
     distance: int = 0                           # bytes from a shard's array to the next one's
-    blocks: Sequence[Blocks | None] | None = None       # of each gradient that is computed in blocks
-    stored: np.ndarray | None = None            # where all arrays of all shards lie, with zeros between them, if they do
+    blocks: Sequence[Blocks | None] | None = None       # None for each gradient that is not computed in blocks
+    stored: np.ndarray | None = None            # the memory of all arrays of all shards, with zeros between them, if it is one
 
 
 class Optimizer:
     """The base class of all optimisers: SGD, Adam and AdamW.
 
-    learning_rate       may be assigned
+    learning_rate       the learning rate before any decay; it may be assigned
     iterations          the number of steps made so far
 
     With a setting `decay`, the rate of a step is learning_rate / (1 + decay * iterations) (Kinsley and Kukieła, Neural Networks
@@ -63,7 +64,7 @@ class Optimizer:
 
     @property
     def learning_rate(self) -> float:
-        """The learning rate before any decay; ValueError or TypeError is raised for one that is no number of 0 or more."""
+        """The learning rate before any decay. Assigning anything but a number of 0 or more raises ValueError or TypeError."""
         return float(self._setting("learning_rate"))
 
     @learning_rate.setter
@@ -85,7 +86,7 @@ class Optimizer:
         return float(self.learning_rate / (1 + self._setting("decay") * self.iterations))
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take copies of the arrays in a pickle: their memory may be read-only, or belong to another optimiser."""
+        """Take copies of a pickle's arrays: their memory may be read-only, or belong to another optimiser."""
         vars(self).update(state)
         self._settings, self._steps = np.array(self._settings, FLOAT), np.array(self._steps, INTEGER)
         if self._states is not None:
@@ -128,18 +129,18 @@ class Optimizer:
                 np.copyto(values, changed)
 
     def _step(self, parameters, work, gradients):
-        """Return the Step of parameters; work: these or their copies, in C order."""
+        """Return the Step of parameters. work: the parameters or copies of them, in C order."""
         gradients = [np.ascontiguousarray(gradient) for gradient in gradients]
         return self.bind(work, Gradients(gradients), [a.ndim > 1 and len(a) > 1 for a in parameters])
 
     def bind(self, parameters: Sequence[np.ndarray], gradients: Gradients, penalised: Sequence[bool],
              check: bool = False) -> "Step":
-        """Return the Step of arrays in C order, which stay where they are as long as it is used.
+        """Return the Step of arrays in C order, which must stay where they are as long as it is used.
 
-        penalised: for each array whether l2 and a weight decay are for it.
+        penalised: for each array, whether l2 and a weight decay apply to it.
         check: whether to make a step only if all that it computes is finite.
 
-        Raises ValueError for other arrays than those of the optimiser's first step.
+        Raises ValueError for arrays of other dtypes or shapes than those of the optimiser's first step.
         """
         if self._states is None:
             self.remember([[_zeros(a) for _ in range(kernels.STATES[self._kind])] for a in parameters])
@@ -168,7 +169,7 @@ class Optimizer:
 class Step:
     """The records of kernels/train/optimizers.py for a step. The object keeps alive all arrays that they point to.
 
-    address: of the job, for compiled code.
+    address: the address of the Update, for compiled code.
     overlaps: whether parameters have memory in common with one another or with gradients.
     """
 
@@ -179,11 +180,11 @@ class Step:
             raise ValueError(f"the optimiser remembers {len(remembered)} arrays of parameters, expected {len(parameters)}")
         for values, gradient, states, counts, blocks in zip(parameters, gradients.arrays, remembered, penalised,
                                                             gradients.blocks or [None] * len(parameters), strict=True):
-            dtype, count, chunk, gradient_at, product = values.dtype, values.size, kernels.CHUNK, 0, 0
+            dtype, count, chunk, gradient_at, problem = values.dtype, values.size, kernels.CHUNK, 0, 0
             if blocks is None:
                 gradient_at = address("gradients", gradient, dtype, count)
             else:
-                chunk, product = max(1, blocks.rows * values.shape[1]), blocks.product          # 1: of no neurons
+                chunk, problem = max(1, blocks.rows * values.shape[1]), blocks.problem          # 1 if there are no neurons
                 block_bytes = max(block_bytes, chunk * values.itemsize)
             states_at = [address("what the optimiser remembers", state, dtype, count, written=True) for state in states]
             if len(states_at) != kernels.STATES[optimizer._kind]:
@@ -192,7 +193,7 @@ class Step:
             velocity, square = (*states_at, 0, 0)[:2]
             values_at = address("parameters", values, dtype, count, written=True)
             table.append(Array(first_task=tasks, chunk=chunk, count=count, values=values_at, gradient=gradient_at,
-                               velocity=velocity, square=square, penalised=counts, product=product))
+                               velocity=velocity, square=square, penalised=counts, problem=problem))
             if count:
                 spans.append((values_at, values_at + values.nbytes))
                 if gradient_at:
@@ -216,18 +217,21 @@ class Step:
         self._job = fields_of(Update, self._words)
 
     def make(self, l2: float = 0.0) -> float:
-        """Make the step, and return its penalty. Raises as check_status, if it is to check, and changes nothing then."""
+        """Make the step, and return the penalty before it.
+
+        If the step is to be checked, this raises FloatingPointError as check_status does, and changes nothing then.
+        """
         self._job["l2"] = l2
         check_status(functional.run(functional.OPTIMIZE[self._kept[1][0].dtype], self.address))
         return float(self._job["penalty"])
 
     def forget(self) -> None:
-        """Let the next step look at the parameters again: somebody else may have changed them."""
+        """Let the next step look at the parameters again, as others may have changed them."""
         self._job["known"] = 0
 
 
 def check_status(status: int) -> None:
-    """Raise FloatingPointError if a status says that something is not finite; its message is that thing's name alone."""
+    """Raise FloatingPointError if a status says that something is not finite. Its message is the name of that alone."""
     if status in NOT_FINITE:
         raise FloatingPointError(NOT_FINITE[status])
 
@@ -236,7 +240,8 @@ class SGD(Optimizer):
     """Stochastic gradient descent: w -= rate * gradient, or with momentum v = momentum * v - rate * gradient, w += v.
 
     nesterov: w += momentum * v - rate * gradient, with the new v (Sutskever, Martens, Dahl and Hinton, ICML 2013).
-    decay: of the learning rate; Optimizer says how. Raises TypeError and ValueError for settings out of range.
+    decay: how fast the learning rate falls, by the formula of Optimizer. Raises TypeError and ValueError for settings out of
+    range.
     """
 
     def __init__(self, learning_rate: float = 0.01, *, decay: float = 0.0, momentum: float = 0.0, nesterov: bool = False):
@@ -252,7 +257,8 @@ class SGD(Optimizer):
 class Adam(Optimizer):
     """Adam (Kingma and Ba, ICLR 2015), by default with the paper's settings.
 
-    decay: of the learning rate; Optimizer says how. Raises TypeError and ValueError for settings out of range.
+    decay: how fast the learning rate falls, by the formula of Optimizer. Raises TypeError and ValueError for settings out of
+    range.
     """
 
     def __init__(self, learning_rate: float = 0.001, *, decay: float = 0.0, beta_1: float = 0.9, beta_2: float = 0.999,
@@ -295,19 +301,19 @@ def _apart_from(parameters, i, gradient):
 
 
 def _described(arrays):
-    """Return words for the (dtype, shape) of some arrays."""
+    """Return a text of the (dtype, shape) of some arrays."""
     return ", ".join(f"{dtype} {shape}" for dtype, shape in arrays)
 
 
 def _zeros(array):
-    """Return the state of an array before the first step: as many zeros, in one row."""
+    """Return the state of an array before the first step: as many zeros as it has elements, in one row."""
     zeros = empty((1, array.size), array.dtype)
     zeros[:] = 0
     return zeros
 
 
 def _number(name, value, expected, is_right=None):
-    """Return a setting as a float; raise TypeError for what is no number, ValueError for one that is not as expected."""
+    """Return a setting as a float; raise TypeError for what is no number, ValueError for a number that is not as expected."""
     try:
         number = float(operator.pos(value))             # pos refuses a string, which float alone would read
     except (TypeError, ValueError):
@@ -318,7 +324,7 @@ def _number(name, value, expected, is_right=None):
 
 
 def _check_pair(i, values, gradient, first):
-    """Raise TypeError or ValueError unless an array can be updated by its gradient; first: the first of the parameters."""
+    """Raise TypeError or ValueError unless an array can be updated by its gradient. first: the first of the parameters."""
     for name, array in (("parameters", values), ("gradients", gradient)):
         is_array = isinstance(array, np.ndarray) and not isinstance(array, np.ma.MaskedArray)
         if not is_array or array.dtype not in FLOATS or array.dtype != first.dtype:

@@ -16,6 +16,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import fastbp
 import textbook
+from fastbp._training import loop
 from fastbp.kernels import blocking
 
 LOSSES = {"softmax": fastbp.SoftmaxCrossEntropy, "binary": fastbp.BinaryCrossEntropy, "squared": fastbp.MeanSquaredError}
@@ -206,15 +207,15 @@ def test_without_shuffling_the_rng_decides_nothing():
 
 @pytest.fixture
 def runs(monkeypatch):
-    """The training runs that were made."""
+    """The training sessions that were made."""
     made = []
 
-    class Recorded(fastbp.fit.TrainingSession):
+    class Recorded(loop.TrainingSession):
         def use(self, *arguments):
             made.append(self)
             super().use(*arguments)
 
-    monkeypatch.setattr("fastbp.fit.TrainingSession", Recorded)
+    monkeypatch.setattr(loop, "TrainingSession", Recorded)
     return made
 
 

@@ -1,9 +1,10 @@
 """The making of arrays, and the one gate through which their addresses go to compiled code.
 
-Compiled code trusts the address that it gets. So whoever hands over an address says what should be there, and `address` raises
-before anything runs if the array is something else. That happens if another package has changed NumPy's defaults, if a pickle
-or a memory map has brought back read-only memory, or if a user has assigned something else. For the same reason every array is
-made with an explicit dtype. (Only functional.py hands arrays themselves to compiled code, after the same checks.)
+Compiled code trusts the address that it gets. So a caller that hands over an address says which array should be there, and
+`address` raises before anything runs if the array is another one. That happens if another package has changed NumPy's
+defaults, if a pickle or a memory map has brought back read-only memory, or if a user has assigned something else. For the same
+reason every array is made with an explicit dtype. (Only functional.py hands arrays themselves to compiled code, after the same
+checks.)
 """
 from collections.abc import Sequence
 from ctypes import addressof, c_char
@@ -13,7 +14,7 @@ import numpy as np
 # The size of a cache line, in bytes.
 CACHE_LINE = 64
 
-# The bytes from which on an array is aligned. From this size on, finding an aligned address takes less time than it saves.
+# Arrays of this many bytes or more are aligned. From this size on, finding an aligned address takes less time than it saves.
 ALIGNED_BYTES = 1 << 16
 
 # The dtype of the integers that compiled code reads.
@@ -41,7 +42,7 @@ def empty(shape: tuple[int, int], dtype: np.dtype) -> np.ndarray:
 
 
 def shuffled(rng: np.random.Generator, count: int) -> np.ndarray:
-    """Return rng.permutation(count), but from an array of our own: NumPy's method makes one by np.arange, with its defaults."""
+    """Return rng.permutation(count) as int64. NumPy's method makes its array by np.arange, whose defaults others may change."""
     order = np.arange(count, dtype=INTEGER)
     rng.shuffle(order)
     return order
@@ -55,8 +56,8 @@ def is_room(array: object, shape: tuple[int, int], dtype: np.dtype) -> bool:
 def address(name: str, array: np.ndarray, dtype: np.dtype, count: int, *, written: bool = False) -> int:
     """Return the address of an array's first element, for compiled code that reads `count` elements one after another.
 
-    written: whether compiled code also writes there. Raises TypeError unless it is an ndarray of that dtype. Raises ValueError
-    for another number of elements, for an order other than C, and for read-only memory that would be written.
+    written: whether compiled code also writes there. Raises TypeError unless the array is an ndarray of that dtype. Raises
+    ValueError for another number of elements, for an order other than C, and for read-only memory that would be written.
     """
     if type(array) is np.ndarray and array.dtype is dtype and array.size == count and array.flags.carray and count:
         return addressof(c_char.from_buffer(array))     # a quarter of the time of __array_interface__
@@ -108,7 +109,7 @@ def overlapping(arrays: Sequence[np.ndarray]) -> tuple[int, int] | None:
 
 
 def _check(name, array, dtype, written):
-    """Raise TypeError unless it is an ndarray of that dtype, and ValueError if it would be written and is read-only."""
+    """Raise TypeError unless an array is an ndarray of that dtype, and ValueError if it is read-only and would be written."""
     if not isinstance(array, np.ndarray):
         raise TypeError(f"{name} is of type {type(array).__name__}, expected a numpy.ndarray of {dtype}")
     if array.dtype != dtype:
@@ -118,6 +119,7 @@ def _check(name, array, dtype, written):
 
 
 def _pointer(array):
+    """Return the address of an array's first element."""
     return array.__array_interface__["data"][0]
 
 

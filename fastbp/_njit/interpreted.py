@@ -20,7 +20,7 @@ NEGATIVE = "y has a share below 0, expected 0 or more"
 
 
 def functions(plan, kind, loss):
-    """Return (forward, value_and_gradient) of a network, with the arguments, results and errors of jitted.Jitted."""
+    """Return (forward, value_and_gradient) of a network, with the arguments, results and errors of network.Jitted."""
     layers = list(zip(plan.weights, plan.biased, plan.activations, plan.shapes, strict=True))
     (inputs, _), (_, outputs), count = plan.shapes[0], plan.shapes[-1], len(layers) + sum(plan.biased)
     precision = BFLOAT16 if plan.rounded else None

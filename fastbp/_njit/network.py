@@ -72,14 +72,14 @@ class _Plan(NamedTuple):
 
 def _plan(network):
     """Return the plan of a network. Raises ValueError if its layers have different precisions."""
-    parts = [part for part in network._specs() if part.weights is not None]
-    biased = tuple(part.biases is not None for part in parts)
+    specs = [spec for spec in network._specs() if spec.weights is not None]
+    biased = tuple(spec.biases is not None for spec in specs)
     first = np.cumsum([0] + [1 + has for has in biased])
-    precisions = {part.precision for part in parts}
+    precisions = {spec.precision for spec in specs}
     if len(precisions) > 1:
         raise ValueError("the layers have different precisions, expected one for a network that is to be jitted")
-    return _Plan(weights=tuple(map(int, first[:-1])), biased=biased, activations=tuple(part.activation for part in parts),
-                 shapes=tuple(part.weights.shape for part in parts), rounded=precisions == {BFLOAT16})
+    return _Plan(weights=tuple(map(int, first[:-1])), biased=biased, activations=tuple(spec.activation for spec in specs),
+                 shapes=tuple(spec.weights.shape for spec in specs), rounded=precisions == {BFLOAT16})
 
 
 def _units(kind, plan):
@@ -139,9 +139,9 @@ def _forward(kind, plan):
 
 
 def _layer(kind, plan):
-    """Return layer(arrays, h, k, training), which returns (y, slope) of layer k.
+    """Return layer(arrays, h, k, training), which returns (y, saved) of layer k.
 
-    arrays: the Matrix of each array of parameters. h: the layer's inputs (rows, n_inputs). slope: GELU's derivative, if
+    arrays: the Matrix of each array of parameters. h: the layer's inputs (rows, n_inputs). saved: GELU's derivative, if
     `training`; without training, and for other activations, it has no rows.
     """
     weights, biased, activations, shapes = plan.weights, plan.biased, plan.activations, plan.shapes
@@ -151,14 +151,14 @@ def _layer(kind, plan):
     @_compiled
     def layer(arrays, h, k, training):
         _of_this_process()
-        needs_slope = training and activations[k] == GELU
-        y, slope = new((h.shape[0], shapes[k][1])), new((h.shape[0] if needs_slope else 0, shapes[k][1]))
+        has_saved = training and activations[k] == GELU
+        y, saved = new((h.shape[0], shapes[k][1])), new((h.shape[0] if has_saved else 0, shapes[k][1]))
         b = only_if(biased[k], arrays[weights[k] + biased[k]])
         operands = ForwardOperands(x=matrix(h), weights=arrays[weights[k]], biases=b, y=matrix(y),
-                                   saved=only_if(needs_slope, matrix(slope)), activation=activations[k])
+                                   saved=only_if(has_saved, matrix(saved)), activation=activations[k])
         _check_status(link.call(unit(), (operands, MOST_THREADS)))
         keep(h)
-        return y, slope
+        return y, saved
 
     return layer
 
@@ -207,19 +207,19 @@ def _value_and_gradient(kind, plan, loss):
     def value_and_gradient(parameters, x, y):
         _raise(check(parameters) or _check_x(x, inputs) or check_y(y, x.shape[0], outputs))
         arrays = matrices(parameters)
-        activity, slopes = [_copied(x, new(x.shape))], [new((0, 0))]
+        activity, derivatives = [_copied(x, new(x.shape))], [new((0, 0))]
         for k in range(layers):
-            h, slope = layer(arrays, activity[k], k, True)
+            h, derivative = layer(arrays, activity[k], k, True)
             activity.append(h)
-            slopes.append(slope)
+            derivatives.append(derivative)
         dvalues = activity[layers].copy()
         value = evaluate(dvalues, y)
-        gradients = [slopes[0] for _ in range(len(parameters))]
+        gradients = [derivatives[0] for _ in range(len(parameters))]
         for k in range(layers - 1, -1, -1):
             h, w = activity[k], arrays[weights[k]]
             dinputs = new((h.shape[0] if k > 0 else 0, w.rows))
             dweights, dbiases = new((w.rows, w.cols)), new((1, w.cols))
-            saved = slopes[k + 1] if activations[k] == GELU else activity[k + 1]
+            saved = derivatives[k + 1] if activations[k] == GELU else activity[k + 1]
             m_saved, m_dinputs = only_if(activations[k] != IDENTITY, matrix(saved)), only_if(k > 0, matrix(dinputs))
             operands = BackwardOperands(dvalues=matrix(dvalues), saved=m_saved, x=matrix(h), weights=w, dinputs=m_dinputs,
                                         dweights=matrix(dweights), dbiases=matrix(dbiases), activation=activations[k])

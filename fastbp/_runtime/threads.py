@@ -37,7 +37,7 @@ _prepared = False               # Whether compiled code was told about caches an
 _layer = None                   # The layer in use: "tbb", "omp", "serial", or None before one is needed.
 _note = None                    # The text that the user should know about the layer, or None.
 _is_told = False                # Whether the user was told the note.
-_limits = []                    # The limits of the at_most() blocks that are running.
+_limits = []                    # The limits of the thread_limit() blocks that are running.
 _is_alone = True                # Whether the process that forked had only one Python thread.
 
 

@@ -73,7 +73,7 @@ def _central_difference(values, place, function):
 def _far_from_kinks(session, x):
     """Return, for each sample of the session's last step, whether no z of a ReLU is near 0."""
     far = np.ones(len(x), np.bool_)
-    for spec, inputs in zip(session.parts, [x, *session.values], strict=False):
+    for spec, inputs in zip(session.specs, [x, *session.values], strict=False):
         if spec.activation in (RELU, LEAKY_RELU):
             z = functional.dense_forward(inputs, spec.weights, spec.biases)
             far &= (np.abs(z) > 10 * _CHANGE * max(1, np.abs(inputs).max(initial=0))).all(axis=1)

@@ -1,4 +1,4 @@
-"""Training runs: what a network, its data and its optimiser are to kernels/train/run.py, with the memory that a step needs."""
+"""Training sessions: a network, its data and its optimiser as records for kernels/train/run.py, with the memory of a step."""
 import time
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -18,10 +18,10 @@ from ..kernels.train.network import Layer, Progress, Results, Training
 from ..losses import Loss
 from ..optimizers import Blocks, Gradients, Optimizer, check_status
 
-# Seconds that a call of compiled code takes, about.
+# A call of compiled code takes about this many seconds.
 _CALL = 0.03
 
-# A Layer with nothing in it.
+# This Layer has 0 in every field.
 _NO_LAYER = Layer(**dict.fromkeys(Layer._fields, 0))
 
 
@@ -31,11 +31,11 @@ class LayerSpec(NamedTuple):
     Sequential._specs() makes a ReLU the activation of the dense layer before it, so that a session meets none.
     """
 
-    weights: np.ndarray | None
-    biases: np.ndarray | None = None
-    activation: int = IDENTITY
-    precision: str | None = None
-    rate: float = 0.0
+    weights: np.ndarray | None          # (inputs, neurons); None: a dropout or a ReLU
+    biases: np.ndarray | None = None    # (1, neurons), or None
+    activation: int = IDENTITY          # its number in kernels/elementwise/activations.py
+    precision: str | None = None        # "bfloat16", or None for that of the weights
+    rate: float = 0.0                   # the rate of a dropout
 
 
 class TrainingSession:
@@ -46,17 +46,19 @@ class TrainingSession:
     after whatever the caller does to gradient(). check: whether to stop at a loss, a gradient or a penalty that is not finite;
     with `apart` only update() stops. key: the key of the dropouts' random stream.
 
-    gradients: those of the last step, of weights and biases. dweights that are computed in blocks are empty
-    (kernels/train/dweights.py). values: what each layer computed in the last step. A linear last layer holds the gradient of
-    the loss in place of its output.
+    Attributes:
+    gradients: those of weights and biases in the last step. dweights that are computed in blocks are empty
+    (kernels/train/dweights.py).
+    values: the outputs (batch, neurons) of each layer in the last step. A linear last layer holds the gradient of the loss in
+    place of its output.
     """
 
-    def __init__(self, parts: Sequence[LayerSpec], inputs: int, loss: Loss, optimizer: Optimizer | None, batch: int, *,
+    def __init__(self, specs: Sequence[LayerSpec], inputs: int, loss: Loss, optimizer: Optimizer | None, batch: int, *,
                  l2: float = 0.0, shared: bool = False, apart: bool = False, check: bool = True, key: int = 0):
-        self.parts, self.loss, self.batch, self._l2, self._is_apart = parts, loss, batch, l2, apart
-        dense = [part for part in parts if part.weights is not None]
+        self.specs, self.loss, self.batch, self._l2, self._is_apart = specs, loss, batch, l2, apart
+        dense = [spec for spec in specs if spec.weights is not None]
         self.dtype = dense[0].weights.dtype
-        kinds = [multiplied(self.dtype, part.precision) for part in dense]
+        kinds = [multiplied(self.dtype, spec.precision) for spec in dense]
         self.outputs = dense[-1].weights.shape[1]
         self._kept, self._gathered, self._batches = [], None, 1
         self._is_trained = optimizer is not None
@@ -67,7 +69,7 @@ class TrainingSession:
         self._all_gradients = self._make_gradients(dense)
         self.gradients = [g for p, pair in zip(dense, self._all_gradients, strict=True)
                           for g in (pair if p.biases is not None else pair[:1])]
-        self._products = [self._make_product(part) if self._in_blocks else None for part in dense]
+        self._blocks = [self._make_blocks(spec) if self._in_blocks else None for spec in dense]
         self._step = self._bind(optimizer, dense, check)
         self._layers = in_words(Layer, self._records(inputs, batch))
         gradient_factor, loss_factor = loss.factors(self.outputs)
@@ -79,9 +81,9 @@ class TrainingSession:
         self._key = self._progress["key"] = key
         blocks = -(-batch // losses.ROWS) + self._shards
         self._sums, self._statuses = np.zeros((blocks, len(losses.Sums._fields)), FLOAT), np.zeros(self._shards, INTEGER)
-        first = next(i for i, part in enumerate(parts) if part.weights is not None)
-        self._set(layers=address("layers", self._layers, INTEGER, len(parts) * len(Layer._fields)), count=len(parts),
-                  first=first, upper=len(parts), inputs=inputs, work=sum(p.weights.size for p in dense), batch=batch,
+        first = next(i for i, spec in enumerate(specs) if spec.weights is not None)
+        self._set(layers=address("layers", self._layers, INTEGER, len(specs) * len(Layer._fields)), count=len(specs),
+                  first=first, upper=len(specs), inputs=inputs, work=sum(p.weights.size for p in dense), batch=batch,
                   loss=loss._kind, least=least, most=most, gradient_factor=gradient_factor, loss_factor=loss_factor,
                   l2=l2, shared=shared, shards=self._shards, distance=self._distance,
                   statuses=address("statuses", self._statuses, INTEGER, self._shards, written=True),
@@ -92,7 +94,10 @@ class TrainingSession:
                   check=check and not apart)
 
     def use(self, x: np.ndarray, targets: np.ndarray, weights: np.ndarray | None) -> None:
-        """Take data: x (rows, inputs) of the network's dtype with contiguous rows; targets, weights as losses.py makes them."""
+        """Take data: x (rows, inputs) of the network's dtype with contiguous rows; targets and weights as losses.py makes them.
+
+        Raises TypeError or ValueError for arrays that kernels cannot take.
+        """
         rows, inputs = len(x), int(self._job["inputs"])
         kind, cols = (INTEGER, 1) if targets.ndim == 1 else (self.dtype, self.outputs)
         start, step = address_of_rows("x", x, self.dtype, (rows, inputs))
@@ -107,9 +112,12 @@ class TrainingSession:
         self.data = x, targets, weights
 
     def start(self, order: np.ndarray | None = None, targets_order: np.ndarray | None = None) -> None:
-        """Begin an epoch over the rows in that order, of int64, which targets and weights may be in already."""
-        if order is None and self.parts[0].weights is None:
-            x, targets, weights = self.data             # a dropout goes over the rows as if they followed one another
+        """Begin an epoch over the rows in an order (rows,) of int64; None: as they are.
+
+        targets_order: the order for targets and weights; None: they are in order already.
+        """
+        if order is None and self.specs[0].weights is None:
+            x, targets, weights = self.data             # a dropout goes over x as one stretch of memory without gaps
             self.use(np.ascontiguousarray(x), targets, weights)
         rows = len(self.data[0])
         self._set(order=0 if order is None else address_of_order("order", order, rows),
@@ -121,10 +129,10 @@ class TrainingSession:
             self._step.forget()
 
     def finish(self) -> Iterator[int]:
-        """Do what is left of the epoch, in calls of some 30 ms, between which Python looks for Ctrl-C: yields rows_done.
+        """Do what is left of the epoch in calls of some 30 ms, and yield rows_done after each: Python looks for Ctrl-C there.
 
-        Raises FloatingPointError, with its name alone, for a loss, a gradient or a penalty that is not finite, before that
-        batch's step.
+        Raises FloatingPointError for a loss, a gradient or a penalty that is not finite, before that batch's step. Its message
+        is the name of what is not finite.
         """
         goes_on = True
         while goes_on:
@@ -138,13 +146,16 @@ class TrainingSession:
             yield self.rows_done
 
     def advance(self, batches: int) -> bool:
-        """Up to so many steps; whether the epoch goes on. Raises as finish."""
+        """Make up to `batches` steps; return whether rows of the epoch are left. Raises as `finish` does."""
         check_status(functional.run(self._train, self._address, batches))
         return self.rows_done < len(self.data[0])
 
     def pieces(self, least: int) -> list[tuple[int, slice]]:
-        """(layer, where in gradient()) of the pieces, of so many bytes at least, that a step can be made in: the last first."""
-        layers = [i for i, part in enumerate(self.parts) if part.weights is not None]
+        """Return (layer, its place in gradient()) of each piece that a step can be made in, the last layers first.
+
+        least: the fewest bytes of a piece. advance_to(layer) computes the gradients of a piece.
+        """
+        layers = [i for i, spec in enumerate(self.specs) if spec.weights is not None]
         pieces, end = [], self._gradients.shape[1]
         for layer, start in reversed([*zip(layers, self._starts, strict=True)][1:] if self._shards == 1 else []):
             if min(start, end - start) * self.dtype.itemsize >= least:
@@ -153,13 +164,16 @@ class TrainingSession:
         return [*pieces, (0, slice(0, end))]
 
     def advance_to(self, layer: int) -> None:
-        """A step down to the gradients of a layer, from where the last call came to; all of it if that is 0."""
+        """Go on with a step from where the last call stopped, down to the gradients of a layer; 0 finishes the step."""
         self._set(lower=layer)
         self.advance(1)
-        self._set(upper=layer or len(self.parts), lower=0)
+        self._set(upper=layer or len(self.specs), lower=0)
 
     def gradient(self) -> np.ndarray:
-        """(numbers,) the last batch's, of all arrays one after another, each from a cache line on; to be asked for once."""
+        """Return the gradient (numbers,) of the last batch: all arrays one after another, each from a cache line on.
+
+        Call this once a step: it adds up the shards in place.
+        """
         rows = min(self.batch, len(self.data[0]))
         first, *others = self._gradients[:-(-rows // -(-rows // self._shards))]
         for other in others:
@@ -167,84 +181,90 @@ class TrainingSession:
         return first
 
     def no_gradient(self) -> np.ndarray:
-        """Zeros, laid out like gradient()."""
+        """Return zeros, laid out like gradient()."""
         return np.zeros_like(self._gradients[0])
 
     @property
     def summed(self) -> np.ndarray:
-        """Where update() looks for the gradient, laid out like gradient()."""
+        """The array from which update() takes the gradient, laid out like gradient()."""
         return self._gradients[0]
 
     def update(self) -> float:
-        """The optimiser's step; returns the penalty before it. Raises as finish."""
+        """Make the optimiser's step; return the penalty before it. Raises as `finish` does."""
         return self._step.make(self._l2)
 
     def weigh(self, share: float) -> None:
-        """What part of the gradient and the loss the next batches are: of a larger batch, of which they are a share."""
+        """Let the next batches be parts of larger ones: multiply their gradients by `share`, their part of the larger batch."""
         gradient_factor, _ = self.loss.factors(self.outputs)
         self._set(gradient_factor=gradient_factor * share)
 
     def restart_dropout(self, after: int = 0) -> None:
-        """Drop as in a run that has made so many steps."""
-        self._progress["key"] = self._key + after * len(self.parts)
+        """Let dropouts go on as in a run that has made `after` steps."""
+        self._progress["key"] = self._key + after * len(self.specs)
 
     def go_on(self, results: Sequence[float]) -> None:
-        """Take the epoch's results so far from another run, after start()."""
+        """Take the epoch's `results` so far from another run. Call it after start()."""
         for name, value in zip(Results._fields, results, strict=True):
             self._results[name] = value
 
     @property
     def results(self) -> list[float]:
-        """Of the epoch so far: sums of the rows' losses, penalty included, of their weights, and of what is right."""
+        """The sums of the epoch so far: the rows' losses, penalty included; their weights; and what is right."""
         return [float(self._results[name]) for name in Results._fields]
 
     @property
     def rows_done(self) -> int:
-        """Of this epoch."""
+        """The number of this epoch's rows that were trained on."""
         return int(self._progress["row"])
 
     @property
     def mean_loss(self) -> float:
-        """Of the epoch so far, the penalty included."""
+        """The mean loss of the epoch so far, the penalty included; NaN before the first step."""
         return float(self._results["losses"] / self.rows_done) if self.rows_done else float("nan")
 
     @property
     def batch_loss(self) -> float:
-        """The mean over the last batch, without the penalty."""
+        """The mean loss of the last batch, without the penalty."""
         return float(self._progress["batch_loss"])
 
     @property
     def accuracy(self) -> float | None:
-        """Of the epoch so far, each batch before its step."""
+        """The accuracy in the epoch so far, of each batch before its step; None before the first step or without any."""
         right = float(self._results["right"])
         return self.loss.accuracy(right, self.rows_done, self.outputs) if self.rows_done else None
 
     def _set(self, **fields):
+        """Change some fields of the Training."""
         for name, value in fields.items():
             self._job[name] = value
 
     def _room(self, shape):
+        """Return a new array of the network's dtype."""
         return empty(shape, self.dtype)
 
     def _bind(self, optimizer, dense, check):
+        """Return the optimiser's Step for the session's gradients, or None without an optimiser."""
         if optimizer is None:
             return None
         arrays = [(a, a is p.weights) for p in dense for a in (p.weights, p.biases) if a is not None]
-        products = iter(self._products)
+        blocks = iter(self._blocks)
         shards = 1 if self._is_apart else self._shards
         gradients = Gradients(arrays=self.gradients, shards=shards, distance=self._distance,
-                              blocks=[next(products) if is_weights else None for _, is_weights in arrays],
+                              blocks=[next(blocks) if is_weights else None for _, is_weights in arrays],
                               stored=None if self._in_blocks else self._gradients[:shards])
         return optimizer.bind([a for a, _ in arrays], gradients, [is_weights for _, is_weights in arrays], check)
 
-    def _make_product(self, part):
+    def _make_blocks(self, spec):
         """Return the Blocks of a layer's dweights, with room for their GemmProblem."""
-        self._kept.append(product := np.zeros(len(GemmProblem._fields), INTEGER))
-        return Blocks(product=address("product", product, INTEGER, product.size, written=True),
-                      rows=blocking.block_rows(from_dtype(self.dtype), self.batch, part.weights.shape[1]))
+        self._kept.append(problem := np.zeros(len(GemmProblem._fields), INTEGER))
+        return Blocks(problem=address("problem", problem, INTEGER, problem.size, written=True),
+                      rows=blocking.block_rows(from_dtype(self.dtype), self.batch, spec.weights.shape[1]))
 
     def _make_gradients(self, dense):
-        """(dweights, dbiases) of each layer, of the first shard; those of the others lie at equal distances after them."""
+        """Return (dweights, dbiases) of each layer, those of the first shard.
+
+        Those of the other shards lie at equal distances after them. dweights that are computed in blocks have no elements.
+        """
         shapes = [shape for p in dense for shape in ((0, 0) if self._in_blocks else p.weights.shape, (1, p.weights.shape[1]))]
         line = CACHE_LINE // self.dtype.itemsize
         ends = np.cumsum([0] + [-(-rows * cols // line) * line for rows, cols in shapes])
@@ -256,34 +276,34 @@ class TrainingSession:
         return list(zip(gradients[::2], gradients[1::2], strict=True))
 
     def _records(self, inputs, batch):
-        """Return the Layer of each part, with memory for a batch."""
-        records, gradients, products, self.values = [], iter(self._all_gradients), iter(self._products), []
-        for part in self.parts:
-            neurons = inputs if part.weights is None else part.weights.shape[1]
+        """Return the Layer of each spec, with memory for a batch."""
+        records, gradients, all_blocks, self.values = [], iter(self._all_gradients), iter(self._blocks), []
+        for spec in self.specs:
+            neurons = inputs if spec.weights is None else spec.weights.shape[1]
             self.values.append(self._room((batch, neurons)))
             y = address("values", self.values[-1], self.dtype, batch * neurons, written=True)
-            if part.weights is None:
-                records.append(_NO_LAYER._replace(inputs=inputs, neurons=neurons, y=y, least=int(part.rate * 2**63),
-                                                  factor=1 / (1 - part.rate)))
+            if spec.weights is None:
+                records.append(_NO_LAYER._replace(inputs=inputs, neurons=neurons, y=y, least=int(spec.rate * 2**63),
+                                                  factor=1 / (1 - spec.rate)))
             else:
-                forward, backward = self._passes[multiplied(self.dtype, part.precision)]
-                (dweights, dbiases), blocks = next(gradients), next(products)
+                forward, backward = self._passes[multiplied(self.dtype, spec.precision)]
+                (dweights, dbiases), blocks = next(gradients), next(all_blocks)
                 layer = _NO_LAYER._replace(
-                    inputs=inputs, neurons=neurons, activation=part.activation, forward=forward, backward=backward,
-                    weights=self._parameters("weights", part.weights, inputs * neurons),
-                    biases=0 if part.biases is None else self._parameters("biases", part.biases, neurons),
+                    inputs=inputs, neurons=neurons, activation=spec.activation, forward=forward, backward=backward,
+                    weights=self._parameters("weights", spec.weights, inputs * neurons),
+                    biases=0 if spec.biases is None else self._parameters("biases", spec.biases, neurons),
                     dweights=address("dweights", dweights, self.dtype, dweights.size, written=True),
                     dbiases=address("dbiases", dbiases, self.dtype, neurons, written=True),
-                    y=y, saved=self._buffer((batch, neurons)) if part.activation == GELU else 0, least=-1)
+                    y=y, saved=self._buffer((batch, neurons)) if spec.activation == GELU else 0, least=-1)
                 if blocks is not None:
                     dz = self._buffer((batch, neurons + CACHE_LINE // self.dtype.itemsize))
-                    layer = layer._replace(dz=dz, product=blocks.product, row_block=blocks.rows)
+                    layer = layer._replace(dz=dz, problem=blocks.problem, block_rows=blocks.rows)
                 records.append(layer)
             inputs = neurons
         return self._with_dvalues(records, batch)
 
     def _with_dvalues(self, records, batch):
-        """With memory for the gradients with respect to y: a dropout's is that of the layer before, in place."""
+        """Return the Layer records with memory for their dvalues. A dropout and the layer before it share theirs."""
         dvalues = 0
         for k in reversed(range(len(records))):
             last, is_dropped = k == len(records) - 1, k + 1 < len(records) and records[k + 1].least >= 0
@@ -299,6 +319,6 @@ class TrainingSession:
         return address(name, array, self.dtype, count, written=self._is_trained)
 
     def _buffer(self, shape):
-        """Return the address of memory of that shape, which is kept as long as the run."""
+        """Return the address of memory of that shape, which is kept as long as the session."""
         self._kept.append(array := self._room(shape))
         return address("buffer", array, self.dtype, array.size, written=True)

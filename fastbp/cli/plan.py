@@ -23,7 +23,7 @@ from ..kernels.simd.tile import BFLOAT16
 DTYPES = {"float32": numba.float32, "float64": numba.float64, BFLOAT16_NAME: BFLOAT16}
 
 
-class Part(NamedTuple):
+class PassPlan(NamedTuple):
     """A pass, or a product of one."""
 
     name: str                   # "forward", "backward", or "dinputs" and "dweights" of the latter
@@ -31,7 +31,7 @@ class Part(NamedTuple):
     text: str                   # blocks, tasks and threads
 
 
-def plan(batch: int, inputs: int, neurons: int, dtype: str = "float32", threads: int | None = None) -> list[Part]:
+def plan(batch: int, inputs: int, neurons: int, dtype: str = "float32", threads: int | None = None) -> list[PassPlan]:
     """Return the parts of a step of a DenseReLU(inputs, neurons) on arrays in C order.
 
     dtype: "float32", "float64", or "bfloat16" for float32 arrays at that precision. threads: at most; by default as many as
@@ -55,7 +55,7 @@ def _parts(machine, batch, inputs, neurons, forward_threads, backward_threads):
     x, weights = _matrix(machine, batch, inputs), _matrix(machine, inputs, neurons)
     algorithm, choice = select.forward(machine, x, weights, RELU), select.backward(machine, x, weights, RELU)
     if algorithm == NAIVE:
-        return [Part(name, NAIVE, "loops over the numbers; 1 thread") for name in ("forward", "backward")]
+        return [PassPlan(name, NAIVE, "loops over the numbers; 1 thread") for name in ("forward", "backward")]
     forward = _product("forward", machine, algorithm, x, weights, forward_threads)
     if choice.whole == TRANSPOSED:
         return [forward, _partitions(TRANSPOSED, batch, transposed.ROWS, backward_threads)]
@@ -64,7 +64,7 @@ def _parts(machine, batch, inputs, neurons, forward_threads, backward_threads):
         rows, backward_threads = blocking.FUSED_ROWS, 1
     else:
         rows = blocking.dz_rows(batch, dz_row_bytes(machine, neurons))
-        backward = Part("backward", SEPARATE, f"blocks of {rows} rows; {_threads_text(backward_threads)}")
+        backward = PassPlan("backward", SEPARATE, f"blocks of {rows} rows; {_threads_text(backward_threads)}")
     x, dz = _matrix(machine, rows, inputs), _matrix(machine, rows, neurons)
     dinputs = _product("dinputs", machine, choice.dinputs, dz, transpose_of(weights), backward_threads)
     a, b = (transpose_of(dz), x) if choice.dweights == SKINNY else (transpose_of(x), dz)
@@ -78,7 +78,7 @@ def _bfloat16_parts(machine, batch, inputs, neurons, forward_threads, backward_t
     x, weights = _matrix(machine, rows, k), _matrix(machine, k, neurons)
     forward = _product("forward", machine, PACKED, x, weights, forward_threads)
     rows = min(batch, blocking.rounded_rows(batch, inputs + 3 * neurons))
-    backward = Part("backward", SEPARATE, f"blocks of {rows} rows; {_threads_text(backward_threads)}")
+    backward = PassPlan("backward", SEPARATE, f"blocks of {rows} rows; {_threads_text(backward_threads)}")
     half, k = pairs_of(machine, rows), pairs_of(machine, neurons)
     dz, weights = _matrix(machine, rows, k), transpose_of(_matrix(machine, inputs, k))
     dinputs = _product("dinputs", machine, PACKED, dz, weights, backward_threads)
@@ -92,25 +92,25 @@ def _matrix(machine, rows, cols):
 
 
 def _product(name, machine, algorithm, a, b, threads):
-    """Return the Part of a product of two Matrix by an algorithm."""
-    right = packed_b(1, b.rows * machine.itemsize)
+    """Return the PassPlan of a product of two Matrix by an algorithm."""
+    operand = packed_b(1, b.rows * machine.itemsize)
     if algorithm == UNPACKED or (algorithm == SKINNY and name == "dweights"):
-        right = unpacked_b(b, 0)
+        operand = unpacked_b(b, 0)
     elif algorithm in (DOT, SKINNY):                    # rows of weights, or copies of its columns: columns of B, contiguous
-        right = OperandB(data=1, col_step=b.rows * machine.itemsize, row_step=machine.itemsize, edge=0)
-    problem = gemm_problem(machine, a, right, _matrix(machine, a.rows, b.cols), 0, threads)
+        operand = OperandB(data=1, col_step=b.rows * machine.itemsize, row_step=machine.itemsize, edge=0)
+    problem = gemm_problem(machine, a, operand, _matrix(machine, a.rows, b.cols), 0, threads)
     size = f"M {problem.rows}, N {problem.cols}, K {problem.depth}"
     tasks = f"{problem.tasks} tasks of {min(problem.task_rows, problem.rows)} x {min(problem.task_cols, problem.cols)}"
     if algorithm in (PACKED, UNPACKED):
         size += f"; KC {problem.kc}, MC {problem.mc}"
-    return Part(name, algorithm, f"{size}; {tasks if problem.tasks > 1 else '1 task'}; {_threads_text(threads)}")
+    return PassPlan(name, algorithm, f"{size}; {tasks if problem.tasks > 1 else '1 task'}; {_threads_text(threads)}")
 
 
 def _partitions(algorithm, batch, rows, threads):
-    """Return the Part of a backward pass whose tasks are partitions of the batch."""
+    """Return the PassPlan of a backward pass whose tasks are partitions of the batch."""
     partitions = blocking.partitions(batch)
     text = f"{partitions.count} partitions of {min(partitions.rows, batch)} rows" if partitions.count > 1 else "1 partition"
-    return Part("backward", algorithm, f"{text}, in blocks of {min(rows, batch)} rows; {_threads_text(threads)}")
+    return PassPlan("backward", algorithm, f"{text}, in blocks of {min(rows, batch)} rows; {_threads_text(threads)}")
 
 
 def _threads_text(threads):

@@ -141,8 +141,8 @@ def predict(network, x):
     """Return Sequential.predict of a Dask array, with the weights that the network has now."""
     x = as_batch("x", x)
     network._as_inputs("x", *placeholders([x]))
-    parts = dask.delayed(copy.deepcopy(network._specs()), pure=True, traverse=False)
-    return da.map_blocks(_predict_of_chunk, join_columns("x", x), parts=parts, loss=network.loss, dtype=network.dtype,
+    specs = dask.delayed(copy.deepcopy(network._specs()), pure=True, traverse=False)
+    return da.map_blocks(_predict_of_chunk, join_columns("x", x), specs=specs, loss=network.loss, dtype=network.dtype,
                          chunks=(x.chunks[0], (network.n_outputs,)), meta=_meta(network.dtype))
 
 
@@ -155,9 +155,9 @@ def _dropout_of_chunk(values, rate, seed, block_id):
     return functional._apply_dropout(values, kept, factor)
 
 
-def _predict_of_chunk(x, parts, loss):
+def _predict_of_chunk(x, specs, loss):
     with thread_limit(1):
-        return predictions(parts, loss, x)
+        return predictions(specs, loss, x)
 
 
 def _forward_of_chunk(inputs, weights, biases=None, *, activation, precision):

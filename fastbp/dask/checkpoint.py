@@ -64,10 +64,10 @@ def load(path, problem, state):
     for name, is_right in _entries(about, problem.plan).items():
         if not is_right:
             raise ValueError(f"{path} has {name} {reprlib.repr(about.get(name))}, expected what a training writes")
-    parts = [part._replace(**{name: arrays[f"{i}.{name}"].copy() for name in _ARRAYS if getattr(part, name) is not None})
-             for i, part in enumerate(state.parts)]
+    specs = [spec._replace(**{name: arrays[f"{i}.{name}"].copy() for name in _ARRAYS if getattr(spec, name) is not None})
+             for i, spec in enumerate(state.specs)]
     plan = replace(problem.plan, shares=tuple(range(start, stop) for start, stop in about["shares"]), key=about["order"])
-    read_state = State(parts=parts, optimizer=_optimizer(state, arrays, about), results=about["results"])
+    read_state = State(specs=specs, optimizer=_optimizer(state, arrays, about), results=about["results"])
     return problem._replace(plan=plan, key=about["key"]), read_state, about["epochs"], about["step"]
 
 
@@ -148,8 +148,8 @@ def _optimizer(state, arrays, about):
 
 def _parameters(state):
     """Return {name in the file: array} of all weights and biases."""
-    return {f"{i}.{name}": array for i, part in enumerate(state.parts) for name in _ARRAYS
-            if (array := getattr(part, name)) is not None}
+    return {f"{i}.{name}": array for i, spec in enumerate(state.specs) for name in _ARRAYS
+            if (array := getattr(spec, name)) is not None}
 
 
 def _arrays(state):

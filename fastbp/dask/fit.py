@@ -101,7 +101,7 @@ def fit(network: Sequential, x: da.Array, y: da.Array, *, optimizer: Optimizer, 
 
 def _state(network, optimizer):
     """Return the State of an epoch's beginning, with copies of the network's arrays and of the optimiser."""
-    return State(parts=copy.deepcopy(network._specs()), optimizer=copy.deepcopy(optimizer), results=[0.0, 0.0, 0.0])
+    return State(specs=copy.deepcopy(network._specs()), optimizer=copy.deepcopy(optimizer), results=[0.0, 0.0, 0.0])
 
 
 def _advance(training, end):
@@ -142,8 +142,8 @@ def _fill(history, network, training):
 
 def _copy_to(network, optimizer, state):
     """Copy the state of a training to the network and its optimiser."""
-    for layer, part in zip(network.dense, (part for part in state.parts if part.weights is not None), strict=True):
-        np.copyto(layer.weights, part.weights)
+    for layer, spec in zip(network.dense, (spec for spec in state.specs if spec.weights is not None), strict=True):
+        np.copyto(layer.weights, spec.weights)
         if layer.biases is not None:
-            np.copyto(layer.biases, part.biases)
+            np.copyto(layer.biases, spec.biases)
     vars(optimizer).update(vars(copy.deepcopy(state.optimizer)))

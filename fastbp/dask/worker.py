@@ -23,7 +23,7 @@ PIECE = 1 << 21
 
 
 class Chunk(NamedTuple):
-    """A chunk of the data, or some of its rows, as arrays that training.TrainingSession takes."""
+    """A chunk of the data, or some of its rows, as arrays that TrainingSession takes."""
 
     x: np.ndarray
     targets: np.ndarray
@@ -67,7 +67,7 @@ class State(NamedTuple):
     results: the sums over the steps of this epoch so far of the rows' losses, of their weights, and of what is right.
     """
 
-    parts: list[LayerSpec]
+    specs: list[LayerSpec]
     optimizer: Optimizer
     results: list[float]
 
@@ -220,7 +220,7 @@ def run_of(problem: Problem, state: State) -> TrainingSession:
     With one share its steps are those of a network alone. With more its gradients are parts of a sum, and update() makes a
     step.
     """
-    return TrainingSession(state.parts, problem.n_inputs, problem.loss, state.optimizer, problem.plan.max_rows, l2=problem.l2,
+    return TrainingSession(state.specs, problem.n_inputs, problem.loss, state.optimizer, problem.plan.max_rows, l2=problem.l2,
                apart=len(problem.plan.shares) > 1, check=problem.check, key=problem.key)
 
 

@@ -183,22 +183,19 @@ BLOCK_TILES = 4
 
 
 class Tiles(NamedTuple):
-    """The shapes of a dtype's tiles: three for products, two of one row for copying, a square one for transposing.
+    """The shapes of a dtype's tiles."""
 
-    `column` is one row of vectors with room for as many elements as a full tile has rows.
-    """
-
-    full: tile.Shape
-    column_edge: tile.Shape
-    unpacked: tile.Shape
-    row: tile.Shape
-    edge_row: tile.Shape
-    square: tile.Shape
-    column: tile.Shape
+    full: tile.Shape            # C of a product: MR x NR
+    column_edge: tile.Shape     # C of the last columns of a product, narrower than full
+    unpacked: tile.Shape        # C of a product whose B is read in place
+    row: tile.Shape             # one row as wide as full, for copying
+    edge_row: tile.Shape        # one row as wide as column_edge, for copying
+    square: tile.Shape          # as many rows as elements of a vector, for transposing
+    column: tile.Shape          # one row with room for as many elements as full has rows
 
 
 class Machine(NamedTuple):
-    """What sizes and choices depend on beside the operands: the sizes of a dtype's tiles, and the caches."""
+    """The facts that sizes and choices depend on beside the operands: the sizes of a dtype's tiles, and the caches."""
 
     itemsize: int               # bytes of an element
     lanes: int                  # elements of a vector
@@ -300,7 +297,7 @@ def layer_work(products, rows, inputs, neurons):
 
 
 class Cut(NamedTuple):
-    """How a product is cut."""
+    """The sizes of a product's blocks."""
 
     kc: int                     # K of a KC block
     mc: int                     # rows of an MC block
@@ -331,8 +328,8 @@ def most_mc_bytes(machine):
 class Grid(NamedTuple):
     """The block of C that a task computes."""
 
-    rows: int
-    cols: int
+    rows: int                   # rows of the block
+    cols: int                   # columns of the block
 
 
 @formula
@@ -395,13 +392,13 @@ def spread(row_bytes):
     return row_bytes + CACHE_LINE if row_bytes % 1024 == 0 else row_bytes
 
 
-# ---- one pass
+# ---- partitions of a batch
 
 
 class Partitions(NamedTuple):
-    """How a batch is cut."""
+    """The partitions of a batch."""
 
-    count: int
+    count: int                  # how many partitions
     rows: int                   # rows of each but the last
 
 
@@ -449,7 +446,9 @@ def block_rows(dtype, batch, neurons):
 
 def describe():
     """Return what show_config prints of this file."""
-    shapes = {str(t): tiles(t) for t in (types.float32, types.float64)}
-    rows = {f"{name} tiles": ", ".join(f"{t.rows} x {t.vecs * t.lanes}" for t in (s.full, s.column_edge, s.unpacked))
-            for name, s in shapes.items()}
+    rows = {}
+    for dtype in (types.float32, types.float64):
+        shapes = tiles(dtype)
+        sizes = [f"{t.rows} x {t.vecs * t.lanes}" for t in (shapes.full, shapes.column_edge, shapes.unpacked)]
+        rows[f"{dtype} tiles"] = ", ".join(sizes)
     return rows | {"blocking": f"depth {KC}, rows {TASK_ROWS}; one-pass backward {FUSED_ROWS} rows"}

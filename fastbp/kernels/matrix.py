@@ -15,8 +15,8 @@ class Matrix(NamedTuple):
     """A matrix of any layout."""
 
     data: int                   # the address of the first element, or 0: there is no matrix
-    rows: int
-    cols: int
+    rows: int                   # how many rows
+    cols: int                   # how many columns
     row_step: int               # bytes from one row to the next
     col_step: int               # bytes from one column to the next
 

@@ -14,7 +14,7 @@ from .simd.tile import BFLOAT16
 from .train.losses import BINARY, SOFTMAX
 from .train.optimizers import ADAM, NESTEROV, SGD
 
-_GELU_SCALE = np.sqrt(2 / np.pi)        # This factor scales the argument of the GELU's tanh.
+_GELU_SCALE = np.sqrt(2 / np.pi)        # This factor scales the argument u of the GELU's tanh.
 _GELU_CUBE = 0.044715                   # This is the coefficient of z³ in that argument.
 _GELU_IS_0 = -30.0                      # Below this z the GELU is 0 to the last bit. -inf times its sigmoid, 0, would be NaN.
 
@@ -167,6 +167,7 @@ def _write(targets, results):
 
 
 def _overlap(targets, operands):
+    """Return whether a target may share memory with an operand. None counts as no array."""
     return any(np.may_share_memory(a, b) for a in targets if a is not None for b in operands if b is not None)
 
 

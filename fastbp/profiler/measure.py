@@ -29,7 +29,7 @@ QUIET = 0.12                    # Seconds to wait before a step: OpenBLAS's thre
 
 
 class Plan:
-    """What to profile: layers of `sizes`, the number of inputs first, on a batch of rows.
+    """The task of a profile: layers of `sizes`, the number of inputs first, on a batch of rows.
 
     `factors` is the dtype that their products multiply.
     """

@@ -196,11 +196,11 @@ class _Epochs:
 
     def _begin(self, optimizer, inputs):
         estimator = self._estimator
-        *hidden, last = _parts(estimator.coefs_, estimator.intercepts_)
-        parts = [*(part._replace(activation=_activation(estimator.activation)) for part in hidden), last]
+        *hidden, last = _specs(estimator.coefs_, estimator.intercepts_)
+        specs = [*(spec._replace(activation=_activation(estimator.activation)) for spec in hidden), last]
         self._kept_alive, self._optimizer, self._targets_of = optimizer, optimizer.compiled(), None
         loss = _Loss(_LOSSES[estimator.out_activation_, estimator.loss][0], estimator.coefs_[0].dtype)
-        self._run = TrainingSession(parts, inputs, loss, self._optimizer, self._batch_size, l2=estimator.alpha, shared=True,
+        self._run = TrainingSession(specs, inputs, loss, self._optimizer, self._batch_size, l2=estimator.alpha, shared=True,
                                     check=False)
 
 
@@ -208,8 +208,8 @@ def _activation(name):
     return ACTIVATIONS.index(_ACTIVATIONS[name])
 
 
-def _parts(coefs, intercepts):
-    """Return the layers. They share memory with the arrays."""
+def _specs(coefs, intercepts):
+    """Return the LayerSpec of each layer. They share memory with the arrays."""
     return [LayerSpec(weights, biases.reshape(1, -1)) for weights, biases in zip(coefs, intercepts, strict=True)]
 
 
@@ -275,9 +275,9 @@ class _Compiled:
         coefs, intercepts = self.coefs_, self.intercepts_
         if not self._has_kernels(X, coefs, intercepts):
             return super()._forward_pass_fast(X, check_input=False)
-        *hidden, last = _parts(coefs, intercepts)
-        for part in hidden:
-            X, _ = functional._forward(X, part.weights, part.biases, None, _activation(self.activation))
+        *hidden, last = _specs(coefs, intercepts)
+        for spec in hidden:
+            X, _ = functional._forward(X, spec.weights, spec.biases, None, _activation(self.activation))
         output = _activation("identity" if self.out_activation_ == "softmax" else self.out_activation_)
         scores, _ = functional._forward(X, last.weights, last.biases, None, output)
         return softmax(scores) if self.out_activation_ == "softmax" else scores

@@ -62,13 +62,13 @@ def compact(data, rows, cols):
 class ForwardMemory(NamedTuple):
     """Addresses of a forward pass's memory."""
 
-    queue: int
-    bias: int
+    queue: int                  # the queue
+    bias: int                   # the biases, filled up to whole tiles
     packed: int                 # micropanels of the weights
     weights: int                # the weights rounded
     x: int                      # a block of x rounded
-    scratch: int
-    end: int
+    scratch: int                # gemm.problem.scratch_bytes for each thread, for copies of A
+    end: int                    # the first byte behind all this
 
 
 @kernel
@@ -137,16 +137,16 @@ forward = link.units("forward", FORWARD, _build_forward, [tile.BFLOAT16])
 class BackwardMemory(NamedTuple):
     """Addresses of a backward pass's memory: of weights.T, then of a block of rows."""
 
-    queue: int
+    queue: int                  # the queue
     packed_weights: int         # micropanels of weights.T, if they are needed
     weights: int                # the weights rounded, until they are packed: in the place of what follows
-    dz: int
+    dz: int                     # dz of a block of rows, not rounded
     dz_along: int               # dz rounded along its rows
     dz_across: int              # dz rounded across its rows
     packed_dz: int              # micropanels of dz_across
     x_across: int               # x rounded across its rows
-    scratch: int
-    end: int
+    scratch: int                # gemm.problem.scratch_bytes for each thread, for copies of A
+    end: int                    # the first byte behind all this
 
 
 @kernel

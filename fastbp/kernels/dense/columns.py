@@ -21,20 +21,20 @@ class Mask(NamedTuple):
     Addresses are 0 where there is nothing; steps are in bytes.
     """
 
-    tasks: int
-    rows: int
-    cols: int
-    dvalues: int
-    dvalues_row_step: int
+    tasks: int                  # stripes
+    rows: int                   # M
+    cols: int                   # N
+    dvalues: int                # dvalues (M, N)
+    dvalues_row_step: int       # bytes from one row of dvalues to the next
     activation: int             # its derivative comes from `saved` (activations.py)
-    saved: int                  # 0: everything passes
-    saved_row_step: int
-    dz: int
-    dz_row_step: int
+    saved: int                  # what the activation saved (M, N); 0: everything passes
+    saved_row_step: int         # bytes from one row of saved to the next
+    dz: int                     # dz (M, N)
+    dz_row_step: int            # bytes from one row of dz to the next
     micropanels: int            # where dz is packed as B of a product
-    sums: int
+    sums: int                   # the column sums (1, N)
     accumulate: int             # 1: add to `sums`
-    task_cols: int
+    task_cols: int              # columns of a stripe
 
 
 @kernel
@@ -112,16 +112,16 @@ def read_row(row, address, row_step, cols):
 class Sum(NamedTuple):
     """The job of C = the sum of matrices like C, in their order. A task is a block of rows."""
 
-    tasks: int
-    rows: int
-    cols: int
+    tasks: int                  # blocks of rows
+    rows: int                   # rows of C
+    cols: int                   # columns of C
     parts: int                  # the address of the first matrix
-    parts_row_step: int         # bytes
+    parts_row_step: int         # bytes from one row of a matrix to the next
     count: int                  # matrices
     distance: int               # bytes from one matrix to the next
-    c: int                      # address
-    c_row_step: int             # bytes
-    task_rows: int
+    c: int                      # the address of C
+    c_row_step: int             # bytes from one row of C to the next
+    task_rows: int              # rows of a block
 
 
 @kernel

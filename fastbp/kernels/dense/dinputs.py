@@ -22,10 +22,10 @@ from .passes import b_of_weights
 class Memory(NamedTuple):
     """Addresses of the memory of a pass."""
 
-    queue: int
+    queue: int                  # the queue
     weights: int                # micropanels of weights.T, if they are needed
-    scratch: int
-    end: int
+    scratch: int                # gemm.problem.scratch_bytes for each thread, for copies of A
+    end: int                    # the first byte behind all this
 
 
 @kernel

@@ -34,11 +34,11 @@ from .operands import BACKWARD, FORWARD, backward_fits, forward_fits, is_contigu
 class ForwardMemory(NamedTuple):
     """Addresses of a forward pass's memory."""
 
-    queue: int
-    bias: int
+    queue: int                  # the queue
+    bias: int                   # the biases, filled up to whole tiles
     weights: int                # micropanels of weights, or of the edge of weights in place
-    scratch: int
-    end: int
+    scratch: int                # gemm.problem.scratch_bytes for each thread, for copies of A
+    end: int                    # the first byte behind all this
 
 
 @kernel
@@ -156,13 +156,13 @@ def _build_backward(dtype):
 class SeparateMemory(NamedTuple):
     """Addresses of the memory of a backward pass whose results are products of their own."""
 
-    queue: int
+    queue: int                  # the queue
     weights: int                # micropanels of weights.T, if they are needed
     dz: int                     # dz of a block of rows
     packed: int                 # micropanels of dz, or of the edge of x; beyond a dz in place, what tiles read too much
     dweights: int               # dweights.T of a skinny layer
-    scratch: int
-    end: int
+    scratch: int                # gemm.problem.scratch_bytes for each thread, for copies of A
+    end: int                    # the first byte behind all this
 
 
 @kernel

@@ -11,10 +11,10 @@ from ..elementwise.activations import RELU
 
 
 class Algorithm(NamedTuple):
-    """What `plan` prints of an algorithm."""
+    """An algorithm, as `plan` prints it."""
 
-    name: str
-    reason: str
+    name: str                   # its name
+    reason: str                 # why it is chosen
 
 
 # The numbers by which compiled code knows the algorithms of ALGORITHMS, in its order.

@@ -21,10 +21,10 @@ from .operands import FORWARD
 class Memory(NamedTuple):
     """Addresses of a forward pass's memory."""
 
-    queue: int
+    queue: int                  # the queue
     columns: int                # the columns of weights, each a contiguous row
-    bias: int
-    end: int
+    bias: int                   # the biases, filled up to whole tiles
+    end: int                    # the first byte behind all this
 
 
 @kernel

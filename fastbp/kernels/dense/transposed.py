@@ -35,22 +35,22 @@ class TransposedBackward(NamedTuple):
     Addresses are 0 where there is nothing; steps are in bytes.
     """
 
-    tasks: int
-    rows: int
-    inputs: int
-    neurons: int
-    partition_rows: int
-    x: int
-    x_row_step: int
-    weights: int
-    weights_row_step: int
-    activation: int
-    saved: int                  # 0: everything passes
-    saved_row_step: int
-    dvalues: int
-    dvalues_row_step: int
-    dinputs: int
-    dinputs_row_step: int
+    tasks: int                  # partitions
+    rows: int                   # rows of the batch: M
+    inputs: int                 # inputs of the layer: K
+    neurons: int                # neurons of the layer: N
+    partition_rows: int         # rows of each partition but the last
+    x: int                      # x (M, K)
+    x_row_step: int             # bytes from one row of x to the next
+    weights: int                # weights (K, N)
+    weights_row_step: int       # bytes from one row of weights to the next
+    activation: int             # its number in activations.py
+    saved: int                  # what the activation saved (M, N); 0: everything passes
+    saved_row_step: int         # bytes from one row of saved to the next
+    dvalues: int                # dvalues (M, N)
+    dvalues_row_step: int       # bytes from one row of dvalues to the next
+    dinputs: int                # dinputs (M, K)
+    dinputs_row_step: int       # bytes from one row of dinputs to the next
     parts: int                  # dweights of each partition, followed by its dbiases
     part_bytes: int             # bytes from one partition's to the next one's
     workers: int                # worker_bytes for each worker
@@ -70,8 +70,8 @@ class Worker(NamedTuple):
     dz: int                     # dz.T
     dinputs: int                # dinputs.T
     sums: int                   # dweights and dbiases of a block
-    scratch: int
-    end: int
+    scratch: int                # gemm.problem.scratch_bytes, for copies of A
+    end: int                    # the first byte behind all this
 
 
 @kernel
@@ -186,11 +186,11 @@ _transposed_rows = link.units("transposed_rows", TASK, _build)
 class Memory(NamedTuple):
     """Addresses of the memory of a pass."""
 
-    queue: int
-    parts: int
-    part_bytes: int
-    workers: int
-    end: int
+    queue: int                  # the queue
+    parts: int                  # dweights of each partition, followed by its dbiases
+    part_bytes: int             # bytes from one partition's to the next one's: a size, no address
+    workers: int                # a Worker's memory for each thread
+    end: int                    # the first byte behind all this
 
 
 @kernel

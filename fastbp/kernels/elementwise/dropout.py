@@ -1,7 +1,7 @@
-"""Dropout: each element stays, times 1 / (1 - rate), or becomes 0, at random (Srivastava et al., JMLR 15, 2014).
+"""Dropout: at random, each element is multiplied by 1 / (1 - rate) or becomes 0 (Srivastava et al., JMLR 15, 2014).
 
-The draw depends on a key and on the element's place alone. So it is the same on any number of threads, and the backward pass
-draws it again.
+The random number depends on a key and on the element's place alone. So it is the same on any number of threads, and the
+backward pass draws the same one again.
 """
 from typing import NamedTuple
 
@@ -12,30 +12,31 @@ from ..schedule.records import read
 from ..simd import tile
 from ..simd.arithmetic import kept
 
-# The elements of a task.
+# A task does this many elements.
 CHUNK = 1 << 13
 
-# Multiply-adds that take as long as an element.
+# The work of an element: this many multiply-adds take as long.
 WORK = 16
 
 
 class Dropout(NamedTuple):
-    """The job of out = values, some of them dropped: contiguous elements; both may be the same. A task is a chunk."""
+    """The job of a dropout of contiguous elements, out of place or in place. A task is a chunk of CHUNK elements."""
 
-    tasks: int
+    tasks: int                  # chunks
     count: int                  # elements
-    first: int                  # the place of the first element in the stream
-    values: int                 # the address of the elements
-    out: int                    # the address where they go
-    key: int                    # where the stream of random numbers begins
+    first: int                  # the place of the first element in the stream of random numbers
+    values: int                 # the address of the elements (count,)
+    out: int                    # the address of the results (count,); it may be that of the elements
+    key: int                    # the beginning of the stream
     least: int                  # rate * 2**63: the least random number of an element that stays
-    factor: float               # 1 / (1 - rate), by which an element that stays is multiplied
+    factor: float               # 1 / (1 - rate), the factor of an element that stays
 
 
 def _build(dtype):
     row = blocking.tiles(dtype).row
 
     def drop(job_address, worker, task):
+        """Compute a chunk of a Dropout."""
         job = read(job_address, Dropout)
         start = task * CHUNK
         for j in range(start, min(start + CHUNK, job.count), tile.width(row)):          # values, out (count,)

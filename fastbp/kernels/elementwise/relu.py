@@ -12,18 +12,18 @@ from ..schedule.records import read
 from ..simd import tile
 from ..simd.arithmetic import mask
 
-# Elements of a task.
+# A task does this many elements.
 CHUNK = 1 << 15
 
 
 class Relu(NamedTuple):
     """The job of out = dvalues where z lets the gradient pass, else 0: addresses of contiguous elements."""
 
-    tasks: int
+    tasks: int                  # chunks
     count: int                  # elements
-    dvalues: int
-    z: int
-    out: int
+    dvalues: int                # dvalues (count,)
+    z: int                      # z (count,)
+    out: int                    # the results (count,)
 
 
 def _build_chunk(dtype):

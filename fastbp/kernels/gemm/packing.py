@@ -32,13 +32,13 @@ GROUP_BYTES = 256
 class Pack(NamedTuple):
     """The job of packing a matrix of any strides. A task is ROWS rows of a group of micropanels."""
 
-    tasks: int
-    rows: int
-    cols: int
-    source: int                 # address
-    row_step: int               # bytes
-    col_step: int               # bytes
-    micropanels: int            # address
+    tasks: int                  # blocks of rows of groups
+    rows: int                   # rows of the matrix
+    cols: int                   # columns of the matrix
+    source: int                 # the address of the matrix
+    row_step: int               # bytes from one row to the next
+    col_step: int               # bytes from one column to the next
+    micropanels: int            # the address of the micropanels
 
 
 # ---- B

@@ -28,10 +28,10 @@ class OperandB(NamedTuple):
     (packing.pack_edge); 0 where B may be read beyond its rows.
     """
 
-    data: int
+    data: int                   # the address of B's first element, or of its micropanels
     col_step: int               # bytes from one column to the next
     row_step: int               # bytes from one row to the next, or PACKED
-    edge: int
+    edge: int                   # the address of the last columns' micropanel, or 0
 
 
 class GemmProblem(NamedTuple):
@@ -40,19 +40,19 @@ class GemmProblem(NamedTuple):
     Addresses are 0 where there is nothing; strides are in bytes.
     """
 
-    tasks: int
+    tasks: int                  # blocks of C
     rows: int                   # M
     cols: int                   # N
     depth: int                  # K
-    a: int
-    a_row_step: int
+    a: int                      # the address of A
+    a_row_step: int             # bytes from one row of A to the next
     a_col_step: int             # this or a_row_step is the size of an element
-    b: int                      # as in OperandB
-    b_col_step: int
-    b_row_step: int
-    b_edge: int
-    c: int
-    c_row_step: int
+    b: int                      # data of OperandB
+    b_col_step: int             # col_step of OperandB
+    b_row_step: int             # row_step of OperandB
+    b_edge: int                 # edge of OperandB
+    c: int                      # the address of C
+    c_row_step: int             # bytes from one row of C to the next
     accumulate: int             # 1: add to what is in C
     bias: int                   # the address of N numbers, filled up to whole tiles
     task_rows: int              # rows of a task's block of C
@@ -63,7 +63,7 @@ class GemmProblem(NamedTuple):
     relu: int                   # 1: apply a ReLU in registers
     activation: int             # an activation beyond the ReLU, for rows that a task has finished
     saved: int                  # where the activation's derivative goes
-    saved_row_step: int
+    saved_row_step: int         # bytes from one row of that to the next
     soon: int                   # memory that is needed after this product, from which each tile prefetches its share
     soon_too: int               # another stretch of it
     soon_bytes: int             # bytes of a tile's share

@@ -23,15 +23,15 @@ ROWS = 64
 class Round(NamedTuple):
     """The job of rounding a matrix. A task is ROWS rows of the target."""
 
-    tasks: int
-    rows: int
-    cols: int
-    source: int                 # address
-    source_row_step: int        # bytes
-    target: int                 # address
-    target_row_step: int        # bytes
-    target_rows: int
-    target_cols: int            # pairs
+    tasks: int                  # blocks of rows
+    rows: int                   # rows of the source
+    cols: int                   # columns of the source
+    source: int                 # the address of the source
+    source_row_step: int        # bytes from one row of the source to the next
+    target: int                 # the address of the target
+    target_row_step: int        # bytes from one row of the target to the next
+    target_rows: int            # rows of the target
+    target_cols: int            # columns of the target, each of pairs
     across: int                 # 1: across rows, 0: along rows
 
 

@@ -1,7 +1,7 @@
-"""A queue of a pass's tasks, from which whoever is free takes the next one.
+"""A queue of a pass's tasks, from which each thread takes the next one when it is free.
 
-A task's result depends on its number alone, so it has the same bits on any number of threads. Calling threads takes some
-10 us, so a pass puts all of its jobs in one queue, with barriers where one needs the result of another.
+A task's result depends on the task's number alone, so it has the same bits on any number of threads. Calling threads takes some
+10 us. So a pass puts all of its jobs in one queue, with a barrier where a job needs the results of those before it.
 """
 import sys
 from typing import NamedTuple
@@ -15,45 +15,50 @@ from . import tbb, team, trace
 from .atomic import fetch_add, load
 from .records import put_word, read, replace, write
 
-# The most jobs in a queue: as many as bfloat16.py needs.
+# The most jobs in a queue: dense/bfloat16.py needs this many.
 JOBS = 9
 
-# Room for a job: the bytes of its record at most.
+# The bytes of room for a job. No job's record is larger.
 JOB_BYTES = 256
 
-# The memory of a queue. Threads count in two words, each in a cache line of its own; half a line holds an Entry.
+# The bytes of room for an Entry: half a cache line.
 _ENTRY_BYTES = CACHE_LINE // 2
-_TAKEN = 0                                      # How many tasks were taken.
-_DONE = _TAKEN + CACHE_LINE                     # How many tasks are done.
-_QUEUE = _DONE + CACHE_LINE                     # The Queue.
-_ENTRIES = _QUEUE + CACHE_LINE                  # The Entry of each job.
-_JOBS = _ENTRIES + JOBS * _ENTRY_BYTES          # The jobs.
-REGION_BYTES = _JOBS + JOBS * JOB_BYTES         # The size of all that.
+
+# The memory of a queue. These are distances in bytes from its beginning. Threads count in the first two words, so each of these
+# has a cache line of its own.
+_TAKEN = 0                                      # This word counts the tasks that were taken.
+_DONE = _TAKEN + CACHE_LINE                     # This word counts the tasks that are done.
+_QUEUE = _DONE + CACHE_LINE                     # The Queue lies here.
+_ENTRIES = _QUEUE + CACHE_LINE                  # The Entry of each job lies here.
+_JOBS = _ENTRIES + JOBS * _ENTRY_BYTES          # The jobs lie here.
+REGION_BYTES = _JOBS + JOBS * JOB_BYTES         # The memory of a queue has this size.
 
 # The signature of a unit of work: (address of the job, worker, task) -> status.
 TASK = types.intp(types.intp, types.intp, types.intp)
 
+# A call of the operating system that lets other threads have the core.
 _give_way = types.ExternalFunction("SwitchToThread" if sys.platform == "win32" else "sched_yield", types.int32())
 
 
 class Queue(NamedTuple):
     """The contents of a queue."""
 
-    jobs: int
-    tasks: int                  # of all jobs
-    after: int                  # the number of tasks that have to be done before the next job begins
+    jobs: int                   # how many jobs
+    tasks: int                  # how many tasks of all jobs
+    after: int                  # how many tasks must be done before the job that is added next begins
 
 
 class Entry(NamedTuple):
     """The place of a job in a queue."""
 
     work: int                   # the address of its unit
-    first: int                  # the number of its first task
-    after: int                  # the number of the queue's tasks that have to be done before it begins
+    first: int                  # the number in the queue of its first task
+    after: int                  # how many of the queue's tasks must be done before it begins
 
 
 def _build():
     def spread(memory, threads):
+        """Work off the queue in this memory with that many threads; return OK."""
         if tbb.enter():
             for worker in prange(threads):
                 work_off(memory, worker)
@@ -69,6 +74,7 @@ _spread = link.Unit("spread", None, types.intp(types.intp, types.intp), _build, 
 
 def _build_team():
     def with_team(work, argument, count, memory, threads):
+        """Call the unit at the address `work`, with a team in this memory at hand for its queues; return OK."""
         if tbb.enter():
             for _ in prange(threads):
                 worker = team.role(memory)
@@ -90,7 +96,7 @@ _with_team = link.Unit("team", None, types.intp(*[types.intp] * 5), _build_team,
 
 @kernel
 def begin(memory):
-    """Make an empty queue in memory of REGION_BYTES."""
+    """Make an empty queue in memory of REGION_BYTES bytes."""
     write(memory + _QUEUE, Queue(jobs=0, tasks=0, after=0))
 
 
@@ -108,16 +114,16 @@ def add(memory, work, job):
 
 @kernel
 def barrier(memory):
-    """Let what is queued from here on begin when all before it is done."""
+    """Let the jobs that are added from here on begin only when all tasks before them are done."""
     queue = read(memory + _QUEUE, Queue)
     write(memory + _QUEUE, replace(queue, after=queue.tasks))
 
 
 @kernel
 def run_queue(memory, threads):
-    """Do all that is queued, and empty the queue.
+    """Do all tasks of a queue, and empty it.
 
-    Tasks are told a `worker`, a number below `threads` that no two have at once.
+    Each task is called with a `worker`, a number below `threads` that no other task has at the same time.
     """
     begun = trace.begin()
     put_word(memory + _TAKEN, 0)
@@ -149,9 +155,9 @@ def work_off(memory, worker):
 
 @kernel
 def do_task(memory, job, worker, task):
-    """Find the job that a task belongs to, from the last one on, wait for what it comes after, and do it.
+    """Do a task: find its job, from job number `job` down, and wait until the tasks that must come before it are done.
 
-    Whoever is waited for is at work on a task of its own, and waits for none that was taken later: so there is no deadlock.
+    There is no deadlock: a thread waits only for tasks that were taken before its own, and those are being done.
     """
     entry = read(memory + _ENTRIES + job * _ENTRY_BYTES, Entry)
     while task < entry.first:
@@ -166,7 +172,7 @@ def do_task(memory, job, worker, task):
 
 @kernel
 def help_team(memory, worker):
-    """Work off one queue of a team after another."""
+    """Work off one queue of a team after another, until the team is over."""
     state, queue = team.enter(memory, worker, 0, _give_way)
     while queue != 0:
         work_off(queue, worker)
@@ -176,7 +182,11 @@ def help_team(memory, worker):
 
 @kernel
 def run_with_team(work, argument, count, memory, threads):
-    """Return the status of a unit at the address `work`, whose queues have threads at hand; memory of team.BYTES."""
+    """Call the unit at the address `work`, with threads at hand for its queues; return its status.
+
+    argument, count: the unit's arguments. memory: team.BYTES bytes. While there is another team, the unit's queues call threads
+    as others do.
+    """
     if threads <= 1 or not team.found(memory):
         return link.call(work, (argument, count))
     link.call(_with_team(), (work, argument, count, memory, threads))
@@ -186,7 +196,7 @@ def run_with_team(work, argument, count, memory, threads):
 
 @kernel
 def run(work, job, memory, threads):
-    """Run a queue of one job."""
+    """Run a queue of one job, in memory of REGION_BYTES bytes."""
     begin(memory)
     add(memory, work, job)
     run_queue(memory, threads)
@@ -194,7 +204,7 @@ def run(work, job, memory, threads):
 
 @kernel
 def run_here(work, job, memory):
-    """Do the tasks of a job on this thread alone, inside another job's task; memory of JOB_BYTES."""
+    """Do the tasks of a job on this thread alone, inside another job's task, in memory of JOB_BYTES bytes."""
     begun = trace.begin()
     write(memory, job)
     for task in range(job.tasks):

@@ -3,7 +3,7 @@
 A record is a typing.NamedTuple whose fields are annotated with int or float. In memory its fields follow one another, eight
 bytes each. Python writes them as 64-bit words (in_words), and knows the words by field name (fields_of). So do kernels:
 
-    job = read(address, Product)                        from memory
+    job = read(address, GemmProblem)                    from memory
     job = replace(job, c=c, accumulate=1)               a changed copy
     write(address, job)                                 to memory
 """

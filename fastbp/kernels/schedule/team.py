@@ -1,11 +1,11 @@
-"""A team: threads that stay at hand for many queues (queue.py), where calling them for one after another takes longer.
+"""A team: threads that stay at hand for many queues (queue.py). Calling threads for each queue would take longer.
 
-One thread leads the team and opens its queues to the others, which look for the next one all the time. That pays for a run of
-training steps (train/run.py), each of which has a dozen queues of some 10 us. There is one team at a time in a process. Who
-finds it taken calls threads as others do.
+One thread leads the team. It opens its queues to the others, which look for the next one all the time. That pays for a run of
+training steps (train/run.py), each of which has a dozen queues of some 10 us. A process has one team at a time. While there is
+one, other callers call threads for each queue.
 
-The state of a team counts up, and is odd while a queue is open. Whoever works on the queue is counted as inside, and the
-leader closes it and waits until nobody is.
+The state of a team is a number that only grows. It is odd while a queue is open. A thread that works on the queue is counted as
+inside. The leader closes the queue and then waits until no thread is inside.
 """
 import platform
 from typing import NamedTuple
@@ -26,24 +26,27 @@ from .records import layout, offset, put_word, write
 class Opened(NamedTuple):
     """The queue that is open."""
 
-    queue: int                  # its address
-    threads: int                # how many of the team may work on it
+    queue: int                  # the address of its memory
+    threads: int                # how many threads of the team may work on it
 
 
-# The memory of a team: its words, each in a cache line of its own.
-_STATE = 0                                      # The state, which is odd while a queue is open.
-_INSIDE = _STATE + CACHE_LINE                   # How many work on the queue.
-_OVER = _INSIDE + CACHE_LINE                    # Whether the leader has nothing more to do.
-_ROLES = _OVER + CACHE_LINE                     # How many have come.
-_OPENED = _ROLES + CACHE_LINE                   # The queue that is Opened.
-STATUS = _OPENED + layout(Opened).itemsize      # What the leader's unit has returned.
-BYTES = _OPENED + CACHE_LINE                    # The size of all that.
+# The memory of a team. These are distances in bytes from its beginning. Each word that threads wait for has a cache line of its
+# own.
+_STATE = 0                                      # This word is the state, which is odd while a queue is open.
+_INSIDE = _STATE + CACHE_LINE                   # This word counts the threads that work on the queue.
+_OVER = _INSIDE + CACHE_LINE                    # This word is 1 when the leader has nothing more to do.
+_ROLES = _OVER + CACHE_LINE                     # This word counts the threads that have come.
+_OPENED = _ROLES + CACHE_LINE                   # The Opened of the queue lies here.
+STATUS = _OPENED + layout(Opened).itemsize      # This word is the status that the leader's unit has returned.
+BYTES = _OPENED + CACHE_LINE                    # The memory of a team has this size.
 
+# The places of Opened's fields.
 _QUEUE, _THREADS = _OPENED + offset(Opened, "queue"), _OPENED + offset(Opened, "threads")
 
-# Looks for a queue before a look that gives way to other processes.
+# A thread looks this many times for a queue; from then on it lets other processes have the core after each look.
 _SPINS = 1 << 11
 
+# Whether this is an x86 CPU, which has an instruction for waiting.
 _IS_X86 = platform.machine().lower() in ("x86_64", "amd64", "i686", "x86")
 
 
@@ -60,7 +63,7 @@ def pause(typing_context):
 
 @kernel
 def found(memory):
-    """Make a team of memory of BYTES, unless there is one; return whether it was made."""
+    """Make a team in memory of BYTES bytes, unless the process has one; return whether it was made."""
     if exchange(_state.address(_state.TEAM_IS_TAKEN), 1) != 0:
         return False
     for word in (_STATE, _INSIDE, _OVER, _ROLES):
@@ -77,14 +80,14 @@ def lead(memory):
 
 @kernel
 def dismiss(memory):
-    """Let the others go: the leader has nothing more to do."""
+    """Let the other threads of the team go: the leader has nothing more to do."""
     exchange(_state.address(_state.TEAM), 0)
     exchange(memory + _OVER, 1)
 
 
 @kernel
 def disband():
-    """Let another team be made, after all have gone."""
+    """Allow another team to be made. All threads of this one have gone."""
     exchange(_state.address(_state.TEAM_IS_TAKEN), 0)
 
 
@@ -97,20 +100,20 @@ def own():
 
 @kernel
 def role(memory):
-    """Return a number of its own to each of the team; 0 leads."""
+    """Return the number of this thread in the team. Each thread gets another one; 0 leads."""
     return fetch_add(memory + _ROLES, 1)
 
 
 @kernel
 def open_queue(memory, queue, threads):
-    """Let the first so many of the team work on the queue at an address."""
+    """Let the first `threads` threads of the team work on the queue at an address."""
     write(memory + _OPENED, Opened(queue=queue, threads=threads))
     fetch_add(memory + _STATE, 1)
 
 
 @kernel
 def close_queue(memory):
-    """Close the queue, and return when nobody works on it any more."""
+    """Close the queue, and return when no thread works on it any more."""
     fetch_add(memory + _STATE, 1)
     while load(memory + _INSIDE) != 0:
         pause()
@@ -118,9 +121,10 @@ def close_queue(memory):
 
 @kernel
 def enter(memory, worker, last, give_way):
-    """Return (state, queue) of the next queue open to a worker, who must `leave` it; (0, 0) when the team is over.
+    """Return (state, queue) of the next queue that is open to a worker, or (0, 0) when the team is over.
 
-    last: the state of the queue before. give_way(): lets other processes have the core.
+    The worker is counted as inside until it calls `leave`. last: the state that the call before returned, at first 0.
+    give_way(): lets other processes have the core.
     """
     looks = 0
     while load(memory + _OVER) == 0:
@@ -140,5 +144,5 @@ def enter(memory, worker, last, give_way):
 
 @kernel
 def leave(memory):
-    """Let the leader close the queue as far as this worker is concerned."""
+    """Count this worker as no longer inside the queue."""
     fetch_add(memory + _INSIDE, -1)

@@ -1,6 +1,6 @@
-"""The events of an active profile: one for each pass, each queue of tasks that it runs, and each task.
+"""The events of an active profile: one for each pass, one for each queue of tasks that the pass runs, and one for each task.
 
-A log is a Header in a cache line of its own, and the events. Where no profile is active all of this is a look at one word.
+A log is a Header in a cache line of its own, and after it the events. Where no profile is active, this only looks at one word.
 """
 import sys
 import time
@@ -21,48 +21,49 @@ from .records import FIELD_BYTES, offset, record_type, write
 # The kinds of events that are not tasks.
 FORWARD, BACKWARD, RELU, DINPUTS, UPDATE, QUEUE = range(1, 7)
 
-# The first words of a job, or a Call, that an event keeps.
+# An event keeps this many words of its job or Call, the first ones.
 WORDS = 16
 
+# The LLVM types of a 64-bit word and of its address.
 _WORD, _POINTER = ir.IntType(64), ir.IntType(64).as_pointer()
 
 
 class Header(NamedTuple):
     """The first words of a log."""
 
-    count: int                  # events so far, also those that found no room
-    capacity: int               # events that there is room for
+    count: int                  # how many events there were, also those that found no room
+    capacity: int               # for how many events there is room
 
 
 class Event(NamedTuple):
     """The first words of an event. The words of its job follow, from the next cache line on."""
 
     work: int                   # FORWARD … QUEUE, or the address of the task's unit
-    queue: int                  # the address of the queue that the task stood in; 0: it is one inside another task
-    thread: int                 # as Python's threading.get_ident
-    start: int                  # nanoseconds of `clock`
-    task: int                   # the number of the task, of a QUEUE the number of threads
-    end: int                    # nanoseconds of `clock`; 0 while the event is being written
+    queue: int                  # the address of the queue that the task stood in; 0: it ran inside another task
+    thread: int                 # the thread's number, as threading.get_ident returns it
+    start: int                  # when it began, in nanoseconds of `clock`
+    task: int                   # the number of the task; for a QUEUE the number of threads
+    end: int                    # when it ended, in nanoseconds of `clock`; 0 while the event is being written
 
 
 class Call(NamedTuple):
-    """The words of a pass."""
+    """The words of a pass. Some fields mean something else for a ReLU or for an UPDATE, an optimiser's step."""
 
-    rows: int                   # of an update: those of the batch that dweights are computed of, 0 if they are given
-    inputs: int                 # of the layer; of a ReLU: 1; of an update: the number of parameters
-    neurons: int                # of the layer; of an update: 1
+    rows: int                   # rows of x; for an UPDATE that computes dweights itself, rows of the batch, else 0
+    inputs: int                 # inputs of the layer; for a ReLU 1; for an UPDATE the number of parameters
+    neurons: int                # neurons of the layer; for an UPDATE 1
     precision: int              # bits of a factor of its products
-    activation: int             # of an update: the arrays that the optimiser keeps beside the parameters
+    activation: int             # its number in activations.py; for an UPDATE the arrays kept beside an array of parameters
     weights: int                # the address of the layer's weights
     dinputs: int                # the address of dinputs; 0: not wanted
-    dinputs_bytes: int          # the size of dinputs
+    dinputs_bytes: int          # the size of dinputs in bytes
 
 
 class Begun(NamedTuple):
     """The beginning of an event."""
 
     log: int                    # the address of the active profile's log; 0: there is none
-    start: int                  # nanoseconds of `clock`
+    start: int                  # when it began, in nanoseconds of `clock`
 
 
 # The bytes before the first event: the Header's cache line.
@@ -70,28 +71,31 @@ LOG_BYTES = CACHE_LINE
 
 # The bytes of an event before the words of its job: the Event's cache line.
 _WORDS_AT = CACHE_LINE
+
+# The bytes of an event.
 EVENT_BYTES = _WORDS_AT + FIELD_BYTES * WORDS
 
+# The places in bytes of fields that are read and written alone.
 _COUNT, _CAPACITY, _END = offset(Header, "count"), offset(Header, "capacity"), offset(Event, "end")
 
 
 @kernel
 def begin():
-    """Return what has Begun: zeros where no profile is active."""
+    """Return the Begun of an event; its fields are 0 where no profile is active."""
     log = state.word(state.PROFILE)
     return Begun(log=log, start=link.call(_clock(), (log,)) if log != 0 else 0)
 
 
 @kernel
 def finish(begun, work, queue, task, words):
-    """Record an event, whose job lies at the address `words`, if a profile was active when it began."""
+    """Record an event if a profile was active when it began. words: the address of its job."""
     if begun.log != 0:
         link.call(_record(), (begun.log, work, queue, task, begun.start, words))
 
 
 @kernel
 def finish_pass(begun, work, call):
-    """Record a pass, if a profile was active when it began."""
+    """Record a pass if a profile was active when it began. work: FORWARD … UPDATE."""
     if begun.log != 0:
         link.call(_record(), (begun.log, work, 0, 0, begun.start, in_memory(call)))
 
@@ -102,11 +106,11 @@ def bind():
         unit.bind()
 
 
-# ---- the units of passes, which record themselves
+# ---- units of passes that record themselves
 
 
 def forward(run, precision):
-    """Return the unit of a forward pass that `run` computes."""
+    """Return the unit of a forward pass that `run` computes, with products of factors of `precision` bits."""
     run = inlined(run)
 
     def recorded(operands, most_threads):
@@ -122,7 +126,7 @@ def forward(run, precision):
 
 
 def backward(run, precision):
-    """Return the unit of a backward pass that `run` computes."""
+    """Return the unit of a backward pass that `run` computes, with products of factors of `precision` bits."""
     run = inlined(run)
 
     def recorded(operands, most_threads):
@@ -140,7 +144,7 @@ def backward(run, precision):
 
 @intrinsic
 def in_memory(typing_context, record):
-    """Return the address of a copy of a record, followed by zeros up to WORDS, that lasts until the function returns."""
+    """Return the address of a copy of a record, filled up with zeros to WORDS words; it lasts until the function returns."""
     fields = record_type(record.instance_class)
 
     def generate(context, builder, signature, args):
@@ -160,7 +164,7 @@ def in_memory(typing_context, record):
 
 @intrinsic
 def _now(typing_context):
-    """Return nanoseconds of time.CLOCK_MONOTONIC; on Windows, ticks of the performance counter."""
+    """Return the time in nanoseconds of time.CLOCK_MONOTONIC; on Windows, in ticks of the performance counter."""
     def generate(context, builder, signature, args):
         memory = cgutils.alloca_once(builder, ir.ArrayType(_WORD, 2))
         pointer = builder.bitcast(memory, _POINTER)
@@ -185,18 +189,21 @@ def thread(typing_context):
 
 
 def _call_external(builder, name, result, arguments):
+    """Return the value of a call of a C function."""
     function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, [a.type for a in arguments]), name)
     return builder.call(function, arguments)
 
 
 def _build_clock():
     def clock(log):
+        """Return the time."""
         return _now()
     return clock
 
 
 def _build_record():
     def record(log, work, queue, task, start, words):
+        """Write an event that ends now to the log, or only count it if there is no room; return OK."""
         end = _now()
         number = fetch_add(log + _COUNT, 1)
         if number < load(log + _CAPACITY):

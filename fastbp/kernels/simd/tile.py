@@ -39,7 +39,7 @@ class Shape(NamedTuple):
     """The shape of a tile: rows x vecs vectors of `lanes` elements."""
 
     dtype: types.Type           # a Numba float type or BFLOAT16
-    rows: int
+    rows: int                   # rows of the tile
     vecs: int                   # vectors of a row
     lanes: int                  # elements of a vector
     step: int = 1               # elements of K that are multiplied at a time; K is a multiple of it

@@ -1,7 +1,7 @@
 """dweights = x.T @ dz in blocks of rows, each of which exists only while an optimiser needs it.
 
-A worker computes a block in its own memory, uses it and forgets it. So the gradients of a training step, which are of all of
-its rows, never go through memory.
+A worker computes a block in its own memory, uses it and forgets it. So the dweights of a training step, which are as large as
+the weights, are never written to main memory.
 """
 from typing import NamedTuple
 
@@ -16,17 +16,17 @@ from ..schedule.records import read, replace, write
 
 
 class WorkerMemory(NamedTuple):
-    """The memory of a worker that computes blocks."""
+    """The memory of a worker that computes blocks: addresses."""
 
-    job: int                    # the GemmProblem of a block
-    block: int                  # the block
-    scratch: int                # what the GemmProblem's unit copies of x.T
-    end: int
+    job: int                    # room for the GemmProblem of a block
+    block: int                  # room for the block
+    scratch: int                # room for what the GemmProblem's unit copies of x.T
+    end: int                    # the first byte behind all this
 
 
 @kernel
 def worker_memory(arena, machine, block_bytes):
-    """Return the WorkerMemory in an arena, for blocks of so many bytes."""
+    """Return the WorkerMemory in an arena, for blocks of up to block_bytes bytes."""
     job, arena = take(arena, JOB_BYTES)
     block, arena = take(arena, block_bytes)
     scratch, arena = take(arena, scratch_bytes(machine))
@@ -40,19 +40,22 @@ def worker_bytes(machine, block_bytes):
 
 
 @kernel
-def product_of(machine, x, micropanels, neurons, row_block):
-    """Return the GemmProblem of Matrix x and packed dz, without an address of C. A task is `row_block` rows, in C order."""
+def dweights_problem(machine, x, micropanels, neurons, block_rows):
+    """Return the GemmProblem of dweights (K, N) = x.T (K, M) @ dz (M, N), without an address of C.
+
+    x: a Matrix (M, K). micropanels: the address of the packed dz. A task is a block of `block_rows` rows, in C order.
+    """
     size = machine.itemsize
     c = Matrix(data=0, rows=x.cols, cols=neurons, row_step=neurons * size, col_step=size)
-    job = gemm_problem(machine, transpose_of(x), packed_b(micropanels, x.rows * size), c, 0, 1)
-    return replace(job, tasks=blocking.blocks(x.cols, row_block), task_rows=row_block, task_cols=neurons)
+    problem = gemm_problem(machine, transpose_of(x), packed_b(micropanels, x.rows * size), c, 0, 1)
+    return replace(problem, tasks=blocking.blocks(x.cols, block_rows), task_rows=block_rows, task_cols=neurons)
 
 
 @kernel
-def block_at(unit, job_address, block, memory):
+def block_at(unit, address, block, memory):
     """Compute a block of the GemmProblem at an address by its unit, in a WorkerMemory; return where dweights would begin."""
-    job = read(job_address, GemmProblem)
-    c = memory.block - block * job.task_rows * job.c_row_step
-    write(memory.job, replace(job, c=c, scratch=memory.scratch))
+    problem = read(address, GemmProblem)
+    c = memory.block - block * problem.task_rows * problem.c_row_step
+    write(memory.job, replace(problem, c=c, scratch=memory.scratch))
     link.call(unit, (memory.job, 0, block))
     return c

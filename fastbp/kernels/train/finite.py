@@ -1,7 +1,8 @@
 """Bounds on the numbers of an optimiser's step, which tell before it is made whether all that it computes is finite.
 
-No number of an array is above the array's norm, and none of a gradient that the step itself computes, x.T @ dz, is above
-|x| |dz| (Cauchy and Schwarz). One pass finds these norms. The step before has mostly found that of the parameters.
+No number of an array is larger than the array's norm. No number of a gradient that the step itself computes, x.T @ dz, is
+larger than |x| |dz| (Cauchy and Schwarz). The unit `norms` finds the norms. The step before has mostly found that of the
+parameters.
 """
 import math
 
@@ -15,15 +16,17 @@ from ..simd import tile
 from ..simd.arithmetic import total
 from .optimizers import ADAM, Squares, Update, added, array_at, squares_at
 
-# The statuses of a training step that was not made: what would not be finite.
+# The statuses of a training step that was not made. Each says what would not have been finite.
 LOSS, PENALTY, GRADIENT = -1, -2, -3
+
+# The name of each of these statuses in an error message.
 NOT_FINITE = {LOSS: "loss", PENALTY: "penalty", GRADIENT: "gradient, or the step along it,"}
 
-# Numbers up to here are safe: products of two of them are far below the largest float32, and so small beside it that a sum with
-# one of them, which is rounded, does not overflow.
+# Numbers up to this bound are safe. A product of two of them is far below the largest float32, and so small beside it that
+# adding it to a number near the largest one, with rounding, does not overflow.
 SAFE = 1e15
 
-# Numbers that are worth a task of `norms`: some 2 us.
+# How many numbers are worth a task of `norms`. A task of this size takes some 2 us.
 LOOK = 1 << 15
 
 
@@ -32,7 +35,7 @@ def squares(row, address, count):
     """Return the sum of the squares of `count` numbers; inf or NaN if one is not finite, and also if a square overflows."""
     size, width = tile.itemsize(row), tile.width(row)
     one, other, pairs = tile.zeros(row), tile.zeros(row), count // (2 * width) * 2 * width
-    for j in range(0, pairs, 2 * width):                # two sums, as an FMA waits four cycles for the one before
+    for j in range(0, pairs, 2 * width):                # numbers (count,); two sums: an FMA waits 4 cycles for the one before
         v, w = tile.load(row, address + j * size, 0, 1, width), tile.load(row, address + (j + width) * size, 0, 1, width)
         one, other = one + v * v, other + w * w
     for j in range(pairs, count, width):
@@ -43,7 +46,7 @@ def squares(row, address, count):
 
 @kernel
 def sums(row, address, count):
-    """Return the sum of `count` numbers, which are not negative."""
+    """Return the sum of `count` numbers, none of which is negative."""
     size, added = tile.itemsize(row), tile.zeros(row)
     for j in range(0, count, tile.width(row)):
         added = added + tile.load(row, address + j * size, 0, 1, count - j)
@@ -64,20 +67,21 @@ def _build_norms(dtype):
     row, size = tiles.row, dtype.bitwidth // 8
 
     @kernel
-    def factors(product, part, parts):
-        """Return the sums of squares of a part of x (depth, rows) and of dz (depth, cols), whose product the gradient is."""
-        first, end = part * product.depth // parts, (part + 1) * product.depth // parts
-        x, rows, cols = product.a + first * product.a_col_step, end - first, product.rows
-        if product.a_col_step == cols * size:
+    def factors(problem, part, parts):
+        """Return the sums of squares of a part of x and of a part of dz, whose product is the gradient."""
+        first, end = part * problem.depth // parts, (part + 1) * problem.depth // parts
+        x, rows, cols = problem.a + first * problem.a_col_step, end - first, problem.rows
+        if problem.a_col_step == cols * size:
             rows, cols = 1, rows * cols
         of_x = 0.0
-        for i in range(rows):
-            of_x += squares(row, x + i * product.a_col_step, cols)
-        panels = product.depth * blocking.round_up(product.cols, tile.width(tiles.column_edge))
-        first, end = part * panels // parts, (part + 1) * panels // parts
-        return of_x, squares(row, product.b + first * size, end - first)
+        for i in range(rows):                                                       # x (M, K): M is problem.depth
+            of_x += squares(row, x + i * problem.a_col_step, cols)
+        count = problem.depth * blocking.round_up(problem.cols, tile.width(tiles.column_edge))     # dz (M, N) in micropanels
+        first, end = part * count // parts, (part + 1) * count // parts
+        return of_x, squares(row, problem.b + first * size, end - first)
 
     def norms(job_address, worker, task):
+        """Write the Squares of a part of an array and of its gradient, before the step. A task is a part."""
         job, part, k = read(job_address, Update), task, 0
         while part >= parts_of(job, array_at(job, k)):
             part -= parts_of(job, array_at(job, k))
@@ -87,8 +91,8 @@ def _build_norms(dtype):
         start, end = part * array.count // parts, (part + 1) * array.count // parts
         offset, count = start * size, end - start
         gradient, dz = 0.0, 0.0
-        if array.product != 0:
-            gradient, dz = factors(read(array.product, GemmProblem), part, parts)
+        if array.problem != 0:
+            gradient, dz = factors(read(array.problem, GemmProblem), part, parts)
         else:
             for shard in range(job.shards):
                 gradient += squares(row, array.gradient + shard * job.distance + offset, count)
@@ -110,28 +114,28 @@ norms = link.units("norms", TASK, _build_norms)
 
 @kernel
 def numbers_of(job, array):
-    """Return how many numbers tell the norm of an array's gradient: its own, or those that it is a product of."""
-    if array.product == 0:
+    """Return how many numbers tell the bound of an array's gradient: its own, or those of its factors x and dz."""
+    if array.problem == 0:
         return array.count * job.shards
-    product = read(array.product, GemmProblem)
-    return product.depth * (product.rows + product.cols)
+    problem = read(array.problem, GemmProblem)
+    return problem.depth * (problem.rows + problem.cols)
 
 
 @kernel
 def parts_of(job, array):
-    """Return how many tasks of `norms` there are for an array: no more than it has itself, whose `sums` they write."""
+    """Return how many tasks of `norms` an array has: no more than tasks of its update, as both write the same `sums`."""
     return min(blocking.blocks(array.count, array.chunk), max(1, numbers_of(job, array) // LOOK))
 
 
 @kernel
 def is_small(job):
-    """Return whether gradients in one place are so few, and the parameters known, that a look at them needs no tasks."""
+    """Return whether the look needs no tasks: the gradients are few and in one place, and the parameters' norm is known."""
     return job.stored != 0 and job.stored_count <= LOOK and job.known != 0
 
 
 @kernel
 def look(job, address, unit, memory):
-    """Run `norms`, the unit at an address, for the Update at another one."""
+    """Run `norms`, the unit at the address `unit`, for an Update and its address, in memory for a queue."""
     tasks, numbers = 0, 0
     for k in range(job.count):
         tasks, numbers = tasks + parts_of(job, array_at(job, k)), numbers + numbers_of(job, array_at(job, k))
@@ -145,12 +149,12 @@ def look(job, address, unit, memory):
 
 @kernel
 def norms_found(job):
-    """Return the norm of the gradient and that of the parameters, as `norms` has written them down; NaN or inf if one is."""
+    """Return bounds of the gradient and of the parameters from what `norms` has written; inf or NaN where a number is."""
     g, w = 0.0, added(job, 0, job.tasks).parameters if job.known != 0 else 0.0
     for k in range(job.count):
         array = array_at(job, k)
         found = added(job, array.first_task, array.first_task + parts_of(job, array))
-        g += math.sqrt(found.gradient) * math.sqrt(found.dz if array.product != 0 else float(job.shards))
+        g += math.sqrt(found.gradient) * math.sqrt(found.dz if array.problem != 0 else float(job.shards))
         if job.known == 0:
             w += found.parameters
     return g, math.sqrt(w)
@@ -158,10 +162,10 @@ def norms_found(job):
 
 @kernel
 def is_safe(job, g, w):
-    """Return whether all that the step computes is finite, from the norms g of the gradient and w of the parameters.
+    """Return whether all that the step computes is finite, from bounds g of the gradient and w of the parameters.
 
-    It is if g, w, what is remembered and the rates are up to SAFE, as each step adds less to a velocity than what the largest
-    number is rounded to. Adam's m and v are means of gradients and of their squares. A NaN says no.
+    It is finite if g, w, what is remembered and the rates are up to SAFE: each step adds less to a velocity than the rounding
+    error of the largest number. Adam's m and v are means of gradients and of their squares. For a NaN the answer is no.
     """
     if job.kind == ADAM and not (job.rate <= SAFE * job.epsilon and SAFE * SAFE * job.epsilon >= 1.0):
         return False

@@ -1,4 +1,4 @@
-"""The update of an optimiser's step (step.py): one pass over the parameters, in place.
+"""The update of an optimiser's step (step.py): it goes over the parameters once and changes them in place.
 
     g = gradient + l2 * w
     sgd         w -= rate g
@@ -28,36 +28,37 @@ from . import dweights
 NAMES = "sgd", "momentum", "nesterov", "adam"
 SGD, MOMENTUM, NESTEROV, ADAM = range(len(NAMES))
 
-# How many arrays each kind keeps beside an array of parameters.
+# How many arrays each kind of optimiser keeps beside an array of parameters.
 STATES = 0, 1, 1, 2
 
-# The elements of a task.
+# A task updates this many elements, unless the gradient is computed in blocks.
 CHUNK = 1 << 12
 
 
 class Array(NamedTuple):
-    """An array of parameters: addresses of it, its gradient and what is remembered of it; 0: there is none."""
+    """An array of parameters, its gradient and what is remembered of it. An address is 0 where there is nothing."""
 
     first_task: int             # the number of its first task
     chunk: int                  # elements of a task
     count: int                  # elements
-    values: int                 # the address of the parameters
-    gradient: int               # the address of the first shard's gradient
-    velocity: int               # the address of v, or Adam's m
-    square: int                 # the address of Adam's v
-    penalised: int              # whether l2 and decay are for it
-    product: int                # the address of the GemmProblem that computes the gradient, in blocks of a chunk (dweights.py)
+    values: int                 # the address of the parameters (count,)
+    gradient: int               # the address of the first shard's gradient (count,)
+    velocity: int               # the address of v, or Adam's m (count,)
+    square: int                 # the address of Adam's v (count,)
+    penalised: int              # 1: l2 and decay apply to it
+    problem: int                # the address of the GemmProblem that computes the gradient, in blocks of a chunk (dweights.py)
 
 
+# The bytes of an Array.
 ARRAY_BYTES = layout(Array).itemsize
 
 
 class Update(NamedTuple):
     """The job of a step. A task is a chunk of an array."""
 
-    tasks: int
+    tasks: int                  # tasks of all arrays
     kind: int                   # SGD … ADAM
-    shards: int                 # gradients to add up
+    shards: int                 # gradients to add up for each array
     distance: int               # bytes from one shard's gradient to the next one's
     arrays: int                 # the address of the Array records
     count: int                  # arrays
@@ -65,50 +66,54 @@ class Update(NamedTuple):
     steps: int                  # the address of an integer: how many steps were made
     l2: float                   # the factor of the penalty l2 / 2 * Σ w²
     penalty: float              # the result: the penalty before the step
-    rate: float                 # the step's rate
+    rate: float                 # the step's learning rate
     epsilon: float              # the step's epsilon
-    decay: float                # the step's weight decay
+    decay: float                # the step's weight decay: its rate times the setting
     sums: int                   # the address of room for the Squares of each task
-    check: int                  # whether to make the step only if all that it computes is finite
-    known: int                  # whether Squares.parameters are those of the parameters as they are
+    check: int                  # 1: make the step only if all that it computes is finite
+    known: int                  # 1: Squares.parameters are those of the parameters as they are now
     stored: int                 # the address of all gradients of all shards, with zeros between them; 0: they lie apart
-    stored_count: int           # numbers there
+    stored_count: int           # numbers there, of all shards
     multiply: int               # the address of the unit of GemmProblems, which a step without any need not compile
-    block_bytes: int            # of the largest chunk of an array with a GemmProblem; 0: there is none
+    block_bytes: int            # bytes of the largest chunk of an array with a GemmProblem; 0: there is none
     scratch: int                # the address of dweights.worker_bytes for each worker
 
 
 class Settings(NamedTuple):
-    """The settings of an optimiser, as the user gives them."""
+    """The settings of an optimiser, as the user gives them. They have no units."""
 
-    learning_rate: float
-    decay: float                # of the learning rate, a step
-    beta: float
-    beta2: float
-    epsilon: float
-    weight_decay: float
-    corrected: float            # whether Adam's epsilon is added to the corrected root (1) or to the other (0)
+    learning_rate: float        # the rate of the first step
+    decay: float                # after n steps the rate is learning_rate / (1 + decay * n)
+    beta: float                 # the momentum, or Adam's beta_1
+    beta2: float                # Adam's beta_2
+    epsilon: float              # what Adam adds to a root
+    weight_decay: float         # AdamW's: in a step weights shrink by rate * weight_decay of themselves
+    corrected: float            # 1: Adam adds epsilon to the root after its bias correction; 0: before it
 
 
 class Squares(NamedTuple):
     """The sums of squares that a task finds."""
 
-    penalised: float            # of its penalised parameters before the step
-    gradient: float             # of its part of the gradient, or of x, where that is computed by a GemmProblem (finite.py)
-    dz: float                   # of its part of dz, there
-    parameters: float           # of its parameters after the step; or of these and what is remembered of them, before it
+    penalised: float            # of its penalised parameters, before the step
+    gradient: float             # of its part of the gradient; where a GemmProblem computes that, of x instead (finite.py)
+    dz: float                   # of its part of dz, where a GemmProblem computes the gradient
+    parameters: float           # of its parameters after the step; or before it, of these and of what is remembered of them
 
 
+# The bytes of a Squares.
 SQUARES_BYTES = layout(Squares).itemsize
 
 
 @kernel
 def gradient_of(machine, job, array, block, worker):
-    """Return the address of an array's gradient; or where it would begin, if only this block of it is there."""
-    if array.product == 0:
+    """Return the address of an array's gradient. Where it is computed in blocks, compute this block first.
+
+    The address is then where the whole gradient would begin: only the block is there.
+    """
+    if array.problem == 0:
         return array.gradient
     at = job.scratch + worker * dweights.worker_bytes(machine, job.block_bytes)
-    return dweights.block_at(job.multiply, array.product, block, dweights.worker_memory(at, machine, job.block_bytes))
+    return dweights.block_at(job.multiply, array.problem, block, dweights.worker_memory(at, machine, job.block_bytes))
 
 
 @kernel
@@ -134,7 +139,7 @@ def squares_at(job, task):
 
 @kernel
 def added(job, first, end):
-    """Return the sums of the Squares of some tasks."""
+    """Return the sums of the Squares of the tasks first … end - 1."""
     penalised, gradient, dz, parameters = 0.0, 0.0, 0.0, 0.0
     for task in range(first, end):
         found = read(squares_at(job, task), Squares)
@@ -149,6 +154,7 @@ def _build(dtype):
     row, machine = blocking.tiles(dtype).row, blocking.machine(dtype)
 
     def update(job_address, worker, task):
+        """Update a chunk of an array of parameters, and write its Squares."""
         job = read(job_address, Update)
         array = array_of(job, task)
         settings = read(job.settings, Settings)
@@ -195,7 +201,10 @@ update = link.units("update", TASK, _build)
 
 @kernel
 def with_rates(job):
-    """Return the job with the rates of the next step; the learning rate decays as in Neural Networks from Scratch, ch. 10."""
+    """Return the job with the next step's rate, epsilon and decay.
+
+    The learning rate decays as in Kinsley and Kukieła, Neural Networks from Scratch in Python, ch. 10.
+    """
     step, settings = load(job.steps), read(job.settings, Settings)
     rate = settings.learning_rate / (1.0 + settings.decay * step)
     epsilon, decay = settings.epsilon, rate * settings.weight_decay
@@ -209,11 +218,11 @@ def with_rates(job):
 
 @kernel
 def call_of(job, precision):
-    """Return the Call of a step."""
+    """Return the Call of a step, for a profile. precision: bits of a number."""
     rows, count = 0, 0
     for k in range(job.count):
         array = array_at(job, k)
         count += array.count
-        rows = max(rows, read(array.product, GemmProblem).depth if array.product != 0 else 0)
+        rows = max(rows, read(array.problem, GemmProblem).depth if array.problem != 0 else 0)
     return Call(rows=rows, inputs=count, neurons=1, precision=precision, activation=STATES[job.kind],
                 weights=0, dinputs=0, dinputs_bytes=0)

@@ -1,7 +1,7 @@
-"""Training steps without Python in between: the shards of a batch, the optimiser's step, and again.
+"""Training steps without Python in between. Each step runs the shards of a batch and then the optimiser's step.
 
-A run goes on where the last one stopped, which is at a whole step: after so many batches, at the end of the data, or before
-the step of a batch whose loss, gradient or penalty is not finite (finite.py).
+A run goes on where the last one stopped, which is at a whole step: after the batches asked for, at the end of the data, or
+before the step of a batch whose loss, gradient or penalty is not finite (finite.py).
 """
 import math
 
@@ -26,11 +26,14 @@ from .shard import Shard, gather, shard, sums_bytes
 
 
 def _build_steps(dtype):
-    work, optimize, product = (units[dtype].address for units in (shard, optimizer_step.step, loops.gemm))
+    work, optimize, multiply = (units[dtype].address for units in (shard, optimizer_step.step, loops.gemm))
 
     @kernel
     def weight_of(job, start, rows):
-        """Gather a batch's weights; return (their sum times a scale, the scale), (1, 1) if all are 0: so is the loss then."""
+        """Gather a batch's weights; return (their sum times a scale, the scale).
+
+        Where all weights are 0 the sum is returned as 1: the loss is 0 then.
+        """
         if job.weights == 0:
             return float(rows), 1.0
         weights = job.weights + 8 * start
@@ -46,7 +49,7 @@ def _build_steps(dtype):
 
     @kernel
     def status_of(job, task):
-        """Return the first status of a batch's shards that is not OK."""
+        """Return the first status of a batch's shards that is not OK, or OK."""
         for i in range(task.tasks):
             status = load(job.statuses + 8 * i)
             if status != link.OK:
@@ -55,9 +58,9 @@ def _build_steps(dtype):
 
     @kernel
     def added(job, task):
-        """Return the Sums of a batch."""
+        """Return the Sums of a batch, added up in the order of its rows."""
         loss, right = 0.0, 0.0
-        for i in range(task.tasks):
+        for i in range(task.tasks):                                                 # shards, and the loss's tasks of each
             size = min(task.rows_each, task.rows - i * task.rows_each)
             for k in range(blocking.blocks(size, losses.ROWS)):
                 sums = read(job.sums + i * sums_bytes(task.rows_each) + k * losses.SUMS_BYTES, losses.Sums)
@@ -88,7 +91,7 @@ def _build_steps(dtype):
         penalty = 0.0
         if job.update != 0:
             l2 = job.l2 / (weight / scale) if job.shared != 0 else job.l2
-            write(job.update, replace(read(job.update, Update), l2=l2, shards=tasks, multiply=product()))
+            write(job.update, replace(read(job.update, Update), l2=l2, shards=tasks, multiply=multiply()))
             status = link.call(optimize(), (job.update,))
             if status != link.OK:
                 return status
@@ -99,7 +102,7 @@ def _build_steps(dtype):
         return link.OK
 
     def steps(job_address, batches):
-        """Make up to so many steps; return a status."""
+        """Make up to `batches` steps; return a status."""
         job = read(job_address, Training)
         memory, slot = acquire(REGION_BYTES)
         if memory == 0:
@@ -121,7 +124,7 @@ def _build_train(dtype):
     steps = _steps[dtype].address
 
     def train(job_address, batches):
-        """Make up to so many steps, with threads at hand where a step is worth them; return a status."""
+        """Make up to `batches` steps, with a team of threads at hand where a step is worth it; return a status."""
         job = read(job_address, Training)
         memory, slot = acquire(team.BYTES)
         if memory == 0:

@@ -1,6 +1,7 @@
-"""Shards of a batch: forward, loss and backward of some of its rows, through all layers of a network.
+"""Shards of a batch: the forward pass, the loss and the backward pass of some of its rows, through all layers of a network.
 
-A batch is one shard, whose passes use threads where these pay; or two of a small network, each on a thread of its own.
+A batch is one shard, whose passes use threads where these pay. A batch of a small network may be two shards, each on a thread
+of its own.
 """
 from typing import NamedTuple
 
@@ -25,30 +26,33 @@ from .network import LAYER_BYTES, Layer, Training
 class Shard(NamedTuple):
     """The job of forward, loss and backward of a batch. A task is a shard of its rows, with gradients of its own."""
 
-    tasks: int
+    tasks: int                  # shards
     training: int               # the address of the Training
-    start: int                  # the batch's first row of the data
-    rows: int                   # of the batch
-    rows_each: int              # of a shard; the last one may have fewer
-    most_threads: int           # of a pass
-    key: int                    # of the first layer's dropout
-    factor: float               # what the gradient of a row of the loss is multiplied by, times its weight
-    scale: float                # what rows' weights are multiplied by (losses.scale_of)
+    start: int                  # the number in the data of the batch's first row
+    rows: int                   # rows of the batch
+    rows_each: int              # rows of a shard; the last one may have fewer
+    most_threads: int           # the most threads of a pass
+    key: int                    # the key of the first layer's dropout; that of layer k is k higher
+    factor: float               # the factor of a row's gradient, beside the row's weight
+    scale: float                # the factor of the rows' weights (losses.scale_of)
 
 
 class Rows(NamedTuple):
     """The rows of a shard."""
 
-    shard: int                  # its number
-    first: int                  # the first one's number in the batch
-    start: int                  # and in the data
-    count: int
+    shard: int                  # the number of the shard
+    first: int                  # the number in the batch of the first row
+    start: int                  # the number in the data of the first row
+    count: int                  # how many rows
 
 
 @kernel
 def gather(source, source_row, order, target, row_bytes, rows):
-    """Copy rows, one after another, to an address, and return it."""
-    for i in range(rows):
+    """Copy rows in an order, one after another, to the address `target`, and return it.
+
+    source_row: bytes from one row of the source to the next. order: the address of the rows' 64-bit numbers.
+    """
+    for i in range(rows):                               # order (rows,), target (rows, row_bytes)
         copy(target + i * row_bytes, source + load(order + 8 * i) * source_row, row_bytes)
     return target
 
@@ -59,7 +63,7 @@ def _build_shard(dtype):
 
     @kernel
     def layer_of(job, k, first):
-        """Return layer k, its buffers from row `first` of the batch on."""
+        """Return layer k, with its buffers from row `first` of the batch on."""
         layer = read(job.layers + k * LAYER_BYTES, Layer)
         offset = first * layer.neurons * tile.itemsize(tiles.full)
         saved = layer.saved + offset if layer.saved != 0 else 0
@@ -67,30 +71,30 @@ def _build_shard(dtype):
 
     @kernel
     def dense(data, rows, cols):
-        """Return the Matrix at an address, its rows one after another."""
+        """Return the Matrix at an address, in C order."""
         size = tile.itemsize(tiles.full)
         return Matrix(data=data, rows=rows, cols=cols, row_step=cols * size, col_step=size)
 
     @kernel
     def some(data, rows, cols):
-        """Return the Matrix at an address, its rows one after another, or none at the address 0."""
+        """Return the Matrix at an address, in C order; NO_MATRIX at the address 0."""
         return dense(data, rows, cols) if data != 0 else NO_MATRIX
 
     @kernel
     def dropout_of(layer, rows, values, out, key):
-        """Return the Dropout of a shard's rows: values, out (rows, neurons)."""
+        """Return the Dropout of a shard's rows: out (rows, neurons) from values (rows, neurons), both addresses."""
         count = rows.count * layer.neurons
         return Dropout(tasks=blocking.blocks(count, dropout.CHUNK), count=count, first=rows.first * layer.neurons,
                        values=values, out=out, key=key, least=layer.least, factor=layer.factor)
 
     @kernel
     def run_dropout(job, most_threads, memory):
-        """Run a Dropout."""
+        """Run a Dropout, in memory for a queue."""
         run(drop(), job, memory, min(most_threads, blocking.threads(job.count * dropout.WORK)))
 
     @kernel
     def forward(job, task, rows, x, memory):
-        """Compute each layer's y from x (rows, inputs)."""
+        """Compute each layer's y from x (rows, inputs); return a status."""
         inputs = x
         for k in range(job.count):                                          # inputs (M, K), weights (K, N), y (M, N)
             layer = layer_of(job, k, rows.first)
@@ -111,7 +115,7 @@ def _build_shard(dtype):
 
     @kernel
     def backward(job, task, rows, x, memory):
-        """Compute the shard's gradients from that with respect to the scores, which the last layer's dvalues hold."""
+        """Compute the gradients of the shard's parameters from the last layer's dvalues; return a status."""
         distance = rows.shard * job.distance
         for k in range(job.upper - 1, max(job.first, job.lower) - 1, -1):   # dvalues (M, N), weights (K, N), before (M, K)
             layer = layer_of(job, k, rows.first)
@@ -126,9 +130,10 @@ def _build_shard(dtype):
                 dvalues = dense(layer.dvalues, rows.count, layer.neurons)
                 weights = dense(layer.weights, layer.inputs, layer.neurons)
                 dbiases = dense(layer.dbiases + distance, 1, layer.neurons)
-                if layer.product != 0:              # there is one shard then: these are all rows of the batch
-                    here = blocking.with_caches(machine)
-                    write(layer.product, dweights.product_of(here, inputs, layer.dz, layer.neurons, layer.row_block))
+                if layer.problem != 0:              # there is one shard then: these are all rows of the batch
+                    problem = dweights.dweights_problem(blocking.with_caches(machine), inputs, layer.dz, layer.neurons,
+                                                        layer.block_rows)
+                    write(layer.problem, problem)
                     status = link.call(layer.backward, (dvalues, saved, weights, before, dbiases, layer.dz, layer.activation))
                 else:
                     gradient = dense(layer.dweights + distance, layer.inputs, layer.neurons)
@@ -142,7 +147,7 @@ def _build_shard(dtype):
 
     @kernel
     def losses_of(job, task, rows, memory):
-        """Compute the losses of the shard's rows, and the gradients with respect to their scores."""
+        """Compute the losses of the shard's rows, and write the gradient with respect to the scores to the last dvalues."""
         last = layer_of(job, job.count - 1, rows.first)
         row_bytes = last.neurons * tile.itemsize(tiles.full)
         if last.dvalues != last.y:
@@ -181,6 +186,7 @@ def _build_shard(dtype):
         return backward(job, task, rows, x, memory)
 
     def shard(job_address, worker, number):
+        """Do one shard of a batch, and write its status where the Training says."""
         task = read(job_address, Shard)
         memory, slot = acquire(REGION_BYTES)
         status = link.NO_MEMORY if memory == 0 else do_shard(task, number, memory)
@@ -197,5 +203,5 @@ shard = link.units("shard", TASK, _build_shard)
 
 @kernel
 def sums_bytes(rows):
-    """Return the bytes of the Sums of so many rows."""
+    """Return the bytes of the Sums of a loss's tasks for `rows` rows."""
     return blocking.blocks(rows, losses.ROWS) * losses.SUMS_BYTES

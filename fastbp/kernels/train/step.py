@@ -1,6 +1,6 @@
-"""A step of an optimiser, which is made, if it is to be checked, only if all that it computes is finite.
+"""A step of an optimiser. A checked step is made only if all that it computes is finite.
 
-Where the norms do not tell that beforehand (finite.py), the step is made, looked at, and undone if it must be.
+Where the norms do not tell that beforehand (finite.py), the step is made, looked at, and undone if something is not finite.
 """
 import math
 from typing import NamedTuple
@@ -19,16 +19,16 @@ from . import dweights, finite, optimizers
 from .finite import GRADIENT, PENALTY, are_finite, is_safe, is_small, look, norms_found, squares
 from .optimizers import CHUNK, Update, added, array_at, call_of, with_rates
 
-# What `keep` does: only count bytes, copy to an arena, or copy back from there.
+# What `keep` is asked to do: only count bytes, copy to an arena, or copy back from there.
 _COUNT, _KEEP, _RESTORE = range(3)
 
 
 class StepMemory(NamedTuple):
-    """The memory of a step."""
+    """The memory of a step: addresses."""
 
-    queue: int                  # the queue of its tasks
-    workers: int                # dweights.WorkerMemory of each thread
-    end: int
+    queue: int                  # room for the queue of its tasks
+    workers: int                # room for the dweights.WorkerMemory of each thread
+    end: int                    # the first byte behind all this
 
 
 def _build_step(dtype):
@@ -38,7 +38,7 @@ def _build_step(dtype):
 
     @kernel
     def step_memory(job, arena, threads):
-        """Return the StepMemory in an arena."""
+        """Return the StepMemory in an arena, for that many threads."""
         here = blocking.with_caches(machine)
         queue, arena = take(arena, REGION_BYTES)
         workers, arena = take(arena, threads * dweights.worker_bytes(here, job.block_bytes) if job.block_bytes > 0 else 0)
@@ -46,7 +46,10 @@ def _build_step(dtype):
 
     @kernel
     def keep(job, arena, way):
-        """Copy all parameters and what is remembered of them to an arena, or back; return the arena's end."""
+        """Copy all parameters and what is remembered of them to an arena, or back; return the arena's end.
+
+        way: _COUNT copies nothing, _KEEP copies to the arena, _RESTORE copies back.
+        """
         for k in range(job.count):
             array = array_at(job, k)
             for address in (array.values, array.velocity, array.square):
@@ -58,7 +61,7 @@ def _build_step(dtype):
 
     @kernel
     def status_of(job, penalty):
-        """Return OK if a step that was made has computed finite numbers, else what has not."""
+        """Return OK if all that a step has computed is finite, else the status that says what is not."""
         if not math.isfinite(penalty):
             return PENALTY
         for k in range(job.count):
@@ -70,13 +73,13 @@ def _build_step(dtype):
 
     @kernel
     def make(job, memory, threads):
-        """Make a step in a StepMemory; return its penalty."""
+        """Make a step in a StepMemory; return the penalty before it."""
         run(update(), replace(job, scratch=memory.workers), memory.queue, threads)
         return 0.5 * job.l2 * added(job, 0, job.tasks).penalised if job.l2 > 0.0 else 0.0       # squares may be inf
 
     @kernel
     def make_or_undo(job, memory, threads):
-        """Make a step in a StepMemory, and undo it if it computes what is not finite; return (status, penalty)."""
+        """Make a step in a StepMemory, and undo it if something that it computes is not finite; return (status, penalty)."""
         kept, slot = acquire(keep(job, COUNTING, _COUNT))
         if kept == 0:
             return link.NO_MEMORY, 0.0
@@ -89,7 +92,7 @@ def _build_step(dtype):
         return status, penalty
 
     def step(address):
-        """Make one step of the Update at an address, whose `l2` is set, and write its penalty there; return a status."""
+        """Make one step of the Update at an address, whose `l2` is set, and write the penalty there; return a status."""
         begun, job = trace.begin(), with_rates(read(address, Update))
         threads = blocking.threads(job.tasks * CHUNK * blocking.ELEMENT_WORK)
         acquired, slot = acquire(step_memory(job, COUNTING, threads).end)
@@ -99,7 +102,7 @@ def _build_step(dtype):
         status, safe = link.OK, False
         if job.check != 0:
             if is_small(job):
-                # The gradient is a sum over shards, whose norm is at most the root of their number times that of them all.
+                # The gradient is the sum of the shards' gradients. Its norm is at most sqrt(shards) times that of all of them.
                 g = math.sqrt(squares(tiles.row, job.stored, job.stored_count) * job.shards)
                 safe = is_safe(job, g, math.sqrt(added(job, 0, job.tasks).parameters))
             else:
