@@ -1,4 +1,4 @@
-"""A network's functions in plain Python, for where Numba's JIT is disabled. jitted.py compiles the same functions."""
+"""A network's functions in plain Python, for where Numba's JIT is disabled. network.py compiles the same functions."""
 import numpy as np
 from numba import typeof
 from numba.core.errors import TypingError
@@ -9,7 +9,7 @@ from ..kernels.elementwise.activations import IDENTITY
 from ..kernels.train.losses import BINARY, SOFTMAX
 from .functions import check_array
 
-# The messages of ValueError, which jitted.py raises too.
+# The messages of the ValueErrors that these functions raise, and those of network.py as well.
 PARAMETERS = "parameters do not fit the network, expected arrays like those of network.parameters()"
 INPUTS = "x does not fit the network, expected (rows, n_inputs)"
 TARGETS = "y does not fit x and the network, expected (rows, n_outputs)"

@@ -20,6 +20,7 @@ from ..kernels.gemm.problem import OperandB, gemm_problem, packed_b, unpacked_b
 from ..kernels.matrix import Matrix, transpose_of
 from ..kernels.simd.tile import BFLOAT16
 
+# The Numba type of each dtype that can be asked for.
 DTYPES = {"float32": numba.float32, "float64": numba.float64, BFLOAT16_NAME: BFLOAT16}
 
 
@@ -93,12 +94,12 @@ def _matrix(machine, rows, cols):
 
 def _product(name, machine, algorithm, a, b, threads):
     """Return the Part of a product of two Matrix by an algorithm."""
-    right = packed_b(1, b.rows * machine.itemsize)
+    operand_b = packed_b(1, b.rows * machine.itemsize)
     if algorithm == UNPACKED or (algorithm == SKINNY and name == "dweights"):
-        right = unpacked_b(b, 0)
+        operand_b = unpacked_b(b, 0)
     elif algorithm in (DOT, SKINNY):                    # rows of weights, or copies of its columns: columns of B, contiguous
-        right = OperandB(data=1, col_step=b.rows * machine.itemsize, row_step=machine.itemsize, edge=0)
-    problem = gemm_problem(machine, a, right, _matrix(machine, a.rows, b.cols), 0, threads)
+        operand_b = OperandB(data=1, col_step=b.rows * machine.itemsize, row_step=machine.itemsize, edge=0)
+    problem = gemm_problem(machine, a, operand_b, _matrix(machine, a.rows, b.cols), 0, threads)
     size = f"M {problem.rows}, N {problem.cols}, K {problem.depth}"
     tasks = f"{problem.tasks} tasks of {min(problem.task_rows, problem.rows)} x {min(problem.task_cols, problem.cols)}"
     if algorithm in (PACKED, UNPACKED):

@@ -51,7 +51,7 @@ def forward(dtype):
 
     def entry(x, weights, biases, has_biases, y, saved, has_saved, activation):
         return link.call(unit(), (matrix(x), matrix(weights), only_if(has_biases, matrix(biases)), matrix(y),
-                                   only_if(has_saved, matrix(saved)), activation, MOST_THREADS))
+                                  only_if(has_saved, matrix(saved)), activation, MOST_THREADS))
 
     return compiler.entry(entry, types.intp(a, a, a, _FLAG, a, a, _FLAG, _FLAG), f"python_forward-{dtype}")
 
@@ -69,8 +69,8 @@ def backward(dtype):
 
     def entry(dvalues, saved, has_saved, x, weights, dinputs, has_dinputs, dweights, dbiases, activation):
         return link.call(unit(), (matrix(dvalues), only_if(has_saved, matrix(saved)), matrix(x), matrix(weights),
-                                   only_if(has_dinputs, matrix(dinputs)), matrix(dweights), matrix(dbiases), activation,
-                                   MOST_THREADS))
+                                  only_if(has_dinputs, matrix(dinputs)), matrix(dweights), matrix(dbiases), activation,
+                                  MOST_THREADS))
 
     return compiler.entry(entry, types.intp(a, a, _FLAG, a, a, a, _FLAG, a, a, _FLAG), f"python_backward-{dtype}")
 
@@ -102,7 +102,7 @@ def train(dtype):
 
 
 def _of_record(units, name):
-    """Return the function of a dtype that returns the function (address of a record) -> status of its unit."""
+    """Return a function of a dtype, which returns the function (address of a record) -> status of that dtype's unit."""
     @cache
     def build(dtype):
         unit = units[dtype].address

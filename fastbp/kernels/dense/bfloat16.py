@@ -1,7 +1,7 @@
 """A dense layer whose products multiply bfloat16: float32 matrices, rounded on the way into a product and summed in float32.
 
 The units, arguments and refusals are those of passes.py. Everything but the operands of the products is float32, and dbiases
-is the sum of what is not rounded. The batch is gone over in blocks, so that what is rounded stays in the caches.
+is a sum of numbers that are not rounded. The batch is processed in blocks, so that the rounded numbers stay in the caches.
 """
 from typing import NamedTuple
 
@@ -91,7 +91,7 @@ def _build_forward(dtype):
     edge, request_edge = loops.column_edge_tiles[dtype].address, loops.column_edge_tiles[dtype].request
 
     def forward(x, weights, biases, y, saved, activation, most_threads):
-        """Compute y, and for gelu what it saves."""
+        """Compute y, and for gelu saved = dy/dz, as passes.forward does."""
         if not forward_fits(x, weights, biases, y, saved, SIZE) or x.col_step != SIZE or weights.col_step != SIZE:
             return link.REFUSED
         if blocking.has_column_edge(machine, y.cols) and edge() == 0:
@@ -117,8 +117,8 @@ def _build_forward(dtype):
             add(room.queue, round_pairs(), along_rows(from_row(x, i, rows), rounded_x))
             barrier(room.queue)
             saved_block = from_row(saved, i, rows) if saved.data != 0 else saved
-            right = packed_b(room.packed, pairs * SIZE)
-            problem = gemm_problem(here, rounded_x, right, from_row(y, i, rows), room.scratch, threads)
+            b = packed_b(room.packed, pairs * SIZE)
+            problem = gemm_problem(here, rounded_x, b, from_row(y, i, rows), room.scratch, threads)
             add(room.queue, gemm(), activated(replace(problem, bias=bias), activation, saved_block))
             run_queue(room.queue, threads)
         release(slot)
@@ -138,7 +138,7 @@ class BackwardMemory(NamedTuple):
 
     queue: int
     packed_weights: int         # micropanels of weights.T, if they are needed
-    weights: int                # the weights rounded, until they are packed: in the place of what follows
+    weights: int                # the rounded weights until they are packed; then dz to x_across lie there
     dz: int
     dz_along: int               # dz rounded along its rows
     dz_across: int              # dz rounded across its rows
@@ -171,7 +171,7 @@ def _build_backward(dtype):
     edge, request_edge = loops.column_edge_tiles[dtype].address, loops.column_edge_tiles[dtype].request
 
     def backward(dvalues, saved, x, weights, dinputs, dweights, dbiases, activation, most_threads):
-        """Compute dinputs, dweights and dbiases."""
+        """Compute dinputs, dweights and dbiases, as passes.backward does."""
         rows, inputs, neurons = x.rows, weights.rows, weights.cols
         if not backward_fits(dvalues, saved, x, weights, dinputs, dweights, dbiases, SIZE):
             return link.REFUSED
@@ -215,8 +215,8 @@ def _separate(dtype):
             dz_across = compact(room.dz_across, half, neurons)                                      # (rows / 2, N)
             x_across = compact(room.x_across, half, inputs)                                         # (rows / 2, K)
             saved_block = from_row(saved, i, rows) if saved.data != 0 else saved
-            of_dz = mask_job(here, from_row(dvalues, i, rows), activation, saved_block, dz, dbiases.data)
-            add(room.queue, mask(), replace(of_dz, accumulate=later))
+            dz_job = mask_job(here, from_row(dvalues, i, rows), activation, saved_block, dz, dbiases.data)
+            add(room.queue, mask(), replace(dz_job, accumulate=later))
             barrier(room.queue)
             add(room.queue, round_pairs(), across_rows(dz, dz_across))
             add(room.queue, round_pairs(), across_rows(from_row(x, i, rows), x_across))
@@ -225,13 +225,13 @@ def _separate(dtype):
             barrier(room.queue)
             add(room.queue, pack(), packing.pack_job(machine, dz_across, room.packed_dz))
             barrier(room.queue)
-            right = packed_b(room.packed_dz, half * SIZE)
-            of_dweights = gemm_problem(here, transpose_of(x_across), right, dweights, room.scratch, threads)
-            add(room.queue, gemm(), replace(of_dweights, accumulate=later))
+            b = packed_b(room.packed_dz, half * SIZE)
+            dweights_job = gemm_problem(here, transpose_of(x_across), b, dweights, room.scratch, threads)
+            add(room.queue, gemm(), replace(dweights_job, accumulate=later))
             if has_dinputs:
-                right = packed_b(room.packed_weights, pairs * SIZE)
-                of_dinputs = gemm_problem(here, dz_along, right, from_row(dinputs, i, rows), room.scratch, threads)
-                add(room.queue, gemm(), of_dinputs)
+                b = packed_b(room.packed_weights, pairs * SIZE)
+                dinputs_job = gemm_problem(here, dz_along, b, from_row(dinputs, i, rows), room.scratch, threads)
+                add(room.queue, gemm(), dinputs_job)
             run_queue(room.queue, threads)
             i += rows
             if i >= x.rows:

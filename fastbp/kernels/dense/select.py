@@ -1,7 +1,7 @@
 """The choice of an algorithm for each pass of a dense layer, from sizes, strides, dtype and machine alone.
 
-`forward` and `backward` are pure functions. Everything else obeys them: the passes (dense.py) start what they name, and no
-kernel asks again. `python -m fastbp plan BATCH INPUTS NEURONS` prints their answer, and the reason beside each name below.
+`forward` and `backward` are pure functions. Everything else obeys them: the passes (passes.py) start what they name, and
+no kernel asks again. `python -m fastbp plan BATCH INPUTS NEURONS` prints their answer, and the reason beside each name below.
 """
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ from ..elementwise.activations import RELU
 
 
 class Algorithm(NamedTuple):
-    """What `plan` prints of an algorithm."""
+    """An algorithm as `plan` prints it."""
 
     name: str
     reason: str
@@ -20,6 +20,7 @@ class Algorithm(NamedTuple):
 # The numbers by which compiled code knows the algorithms of ALGORITHMS, in its order.
 NAIVE, SKINNY, UNPACKED, PACKED, DOT, TRANSPOSED, FUSED, SEPARATE = range(8)
 
+# The algorithms, in the order of their numbers.
 ALGORITHMS = (
     Algorithm("naive", f"up to {blocking.NAIVE_WORK} multiply-adds, tiles and jobs take longer than the arithmetic"),
     Algorithm("skinny", f"up to {blocking.SKINNY_NEURONS} neurons would leave a tile empty for the most part, so x is read in "

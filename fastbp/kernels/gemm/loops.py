@@ -28,9 +28,11 @@ from . import amx, packing
 from .packing import copied_tile_bytes, row_edge_rows
 from .problem import PACKED, GemmProblem, activate_block, block_of, epilogue, prefetch_share, scratch_bytes
 
+# The dtypes that have products: Numba's float types, and pairs of bfloat16.
 DTYPES = *link.FLOATS, tile.BFLOAT16
 
-# (address of the problem, scratch, first copied row, i_start, i_end, j_start, j_end, p, p_end) -> status
+# The signature of a unit of loops 2 and 1:
+# (address of the problem, scratch, first copied row, i_start, i_end, j_start, j_end, p, p_end) -> status.
 SIGNATURE = types.intp(*[types.intp] * 9)
 
 
@@ -38,6 +40,7 @@ SIGNATURE = types.intp(*[types.intp] * 9)
 
 
 def _build(dtype):
+    """Return the task of loops 5, 4 and 3, which computes a block of C."""
     tiles, machine = blocking.tiles(dtype), blocking.machine(dtype)
     mc_block = _mc_block(dtype)
     activate = activations.activate[dtype if dtype in link.FLOATS else link.FLOATS[0]].address
@@ -58,6 +61,7 @@ def _build(dtype):
 
 
 def _mc_block(dtype):
+    """Return the kernel that multiplies an MC block by whichever tiles fit."""
     tiles, machine = blocking.tiles(dtype), blocking.machine(dtype)
     full, column_edge = _full[dtype].address, column_edge_tiles[dtype].address
     copy_rows = amx.copy_rows if blocking.by_amx(dtype) else packing.copy_rows
@@ -125,11 +129,12 @@ def build_micropanels(which, dtype):
 
 
 def _row_tiles(is_unpacked, has_chains):
+    """Return the function of loop 1, whose sums are cut into chains if has_chains."""
     @inlined
     def row_tiles(shape, problem, scratch, copied, i_start, i_end, j, p, p_end, b, b_step, is_packed):
         """Compute the tiles of rows i_start … i_end in one micropanel. Chains are added up in C, which stays in L1."""
         height, width, size, depth = tile.height(shape), tile.width(shape), tile.itemsize(shape), p_end - p
-        rows = products.in_registers(products.multiples(shape, problem.a_row_step))
+        row_offsets = products.in_registers(products.multiples(shape, problem.a_row_step))
         chain = blocking.even_block(depth, blocking.CHAIN, blocking.UNROLL) if has_chains else depth
         a, copy = problem.a + i_start * problem.a_row_step + p * size, scratch
         c = problem.c + i_start * problem.c_row_step + j * size
@@ -143,11 +148,11 @@ def _row_tiles(is_unpacked, has_chains):
             if has_chains:
                 for q in range(p, p_end, chain):
                     steps, done = min(chain, p_end - q), q - p
-                    acc = multiplied(shape, steps, a + done * size, rows, copy + done * height * size, in_place,
+                    acc = multiplied(shape, steps, a + done * size, row_offsets, copy + done * height * size, in_place,
                                      b + done * b_step, b_step, is_packed)
                     epilogue(acc, problem, c, i_end - i, j, q, q + steps)
             else:
-                acc = multiplied(shape, depth, a, rows, copy, in_place, b, b_step, is_packed)
+                acc = multiplied(shape, depth, a, row_offsets, copy, in_place, b, b_step, is_packed)
                 epilogue(acc, problem, c, i_end - i, j, p, p_end)
             if in_place:
                 a += height * problem.a_row_step
@@ -156,39 +161,43 @@ def _row_tiles(is_unpacked, has_chains):
             c += height * problem.c_row_step
 
     @inlined
-    def multiplied(shape, steps, a, rows, copy, in_place, b, b_step, is_packed):
+    def multiplied(shape, steps, a, row_offsets, copy, in_place, b, b_step, is_packed):
         """Return a tile of A B, of A in place or copied, and of B in a micropanel or in place."""
         height, width, size = tile.height(shape), tile.width(shape), tile.itemsize(shape)
-        acc, copied_rows = tile.zeros(shape), products.multiples(shape, size)
+        acc, copied_offsets = tile.zeros(shape), products.multiples(shape, size)
         if not is_unpacked and in_place:
-            return microkernel(acc, steps, a, rows, size, b, width * size)
+            return microkernel(acc, steps, a, row_offsets, size, b, width * size)
         if not is_unpacked or is_packed:
-            return microkernel(acc, steps, copy, copied_rows, height * size, b, width * size)
-        return microkernel(acc, steps, copy, copied_rows, height * size, b, b_step)
+            return microkernel(acc, steps, copy, copied_offsets, height * size, b, width * size)
+        return microkernel(acc, steps, copy, copied_offsets, height * size, b, b_step)
 
     return row_tiles
 
 
 @inlined
-def microkernel(acc, depth, a, rows, a_step, b, b_step):
-    """Return acc + A B. Steps that are constants where this is inlined are constants in its loop."""
+def microkernel(acc, depth, a, row_offsets, a_step, b, b_step):
+    """Return acc + A B. row_offsets: the distance of each of the tile's rows of A from `a`.
+
+    Steps that are constants where this is inlined are constants in its loop.
+    """
     for _ in range(depth // blocking.UNROLL):
         for _ in range(blocking.UNROLL):
-            acc = products.rank1(acc, a, rows, b)                               # acc (MR, NR) += A (MR, 1) B (1, NR)
+            acc = products.rank1(acc, a, row_offsets, b)                        # acc (MR, NR) += A (MR, 1) B (1, NR)
             a += a_step
             b += b_step
     for _ in range(depth % blocking.UNROLL):
-        acc = products.rank1(acc, a, rows, b)
+        acc = products.rank1(acc, a, row_offsets, b)
         a += a_step
         b += b_step
     return acc
 
 
 def _build_tiles(which, dtype):
+    """Return the function of loops 2 and 1 for tiles of one kind, by AMX where the CPU has it."""
     return (amx.build if blocking.by_amx(dtype) else build_micropanels)(which, dtype)
 
 
-# Rare are column-edge tiles, which blocking.has_column_edge tells, and unpacked-B tiles.
+# The units of column-edge tiles (blocking.has_column_edge) and of unpacked-B tiles are lazy: many programs never need them.
 _full = link.units("full", SIGNATURE, partial(_build_tiles, "full"), DTYPES)
 column_edge_tiles = link.units("column_edge", SIGNATURE, partial(_build_tiles, "column_edge"), DTYPES, lazy=True)
 unpacked_tiles = link.units("unpacked", SIGNATURE, partial(build_micropanels, "unpacked"), lazy=True)
