@@ -9,7 +9,7 @@ from ..kernels.elementwise.activations import IDENTITY
 from ..kernels.train.losses import BINARY, SOFTMAX
 from .functions import check_array
 
-# The messages of the ValueErrors that these functions raise, and those of network.py as well.
+# The messages of ValueError, which network.py raises too.
 PARAMETERS = "parameters do not fit the network, expected arrays like those of network.parameters()"
 INPUTS = "x does not fit the network, expected (rows, n_inputs)"
 TARGETS = "y does not fit x and the network, expected (rows, n_outputs)"

@@ -93,13 +93,13 @@ def _matrix(machine, rows, cols):
 
 
 def _product(name, machine, algorithm, a, b, threads):
-    """Return the Part of a product of two Matrix by an algorithm."""
-    operand_b = packed_b(1, b.rows * machine.itemsize)
+    """Return the PassPlan of a product of two Matrix by an algorithm."""
+    operand = packed_b(1, b.rows * machine.itemsize)
     if algorithm == UNPACKED or (algorithm == SKINNY and name == "dweights"):
-        operand_b = unpacked_b(b, 0)
+        operand = unpacked_b(b, 0)
     elif algorithm in (DOT, SKINNY):                    # rows of weights, or copies of its columns: columns of B, contiguous
-        operand_b = OperandB(data=1, col_step=b.rows * machine.itemsize, row_step=machine.itemsize, edge=0)
-    problem = gemm_problem(machine, a, operand_b, _matrix(machine, a.rows, b.cols), 0, threads)
+        operand = OperandB(data=1, col_step=b.rows * machine.itemsize, row_step=machine.itemsize, edge=0)
+    problem = gemm_problem(machine, a, operand, _matrix(machine, a.rows, b.cols), 0, threads)
     size = f"M {problem.rows}, N {problem.cols}, K {problem.depth}"
     tasks = f"{problem.tasks} tasks of {min(problem.task_rows, problem.rows)} x {min(problem.task_cols, problem.cols)}"
     if algorithm in (PACKED, UNPACKED):

@@ -23,7 +23,7 @@ PIECE = 1 << 21
 
 
 class Chunk(NamedTuple):
-    """A chunk of the data, or some of its rows, as arrays that a TrainingSession takes."""
+    """A chunk of the data, or some of its rows, as arrays that TrainingSession takes."""
 
     x: np.ndarray
     targets: np.ndarray

@@ -300,7 +300,7 @@ def layer_work(products, rows, inputs, neurons):
 
 
 class Cut(NamedTuple):
-    """The blocks that a product is cut into."""
+    """The sizes of a product's blocks."""
 
     kc: int                     # K of a KC block
     mc: int                     # rows of an MC block
@@ -399,7 +399,7 @@ def spread(row_bytes):
 
 
 class Partitions(NamedTuple):
-    """The partitions that a batch is cut into."""
+    """The partitions of a batch."""
 
     count: int
     rows: int                   # rows of each but the last

@@ -134,12 +134,15 @@ forward = link.units("forward", FORWARD, _build_forward, [tile.BFLOAT16])
 
 
 class BackwardMemory(NamedTuple):
-    """Addresses of a backward pass's memory: of weights.T, then of a block of rows."""
+    """Addresses of a backward pass's memory: of weights.T, then of a block of rows.
+
+    The rounded weights lie where dz to x_across are written once the weights are packed.
+    """
 
     queue: int
     packed_weights: int         # micropanels of weights.T, if they are needed
-    weights: int                # the rounded weights until they are packed; then dz to x_across lie there
-    dz: int
+    weights: int                # the weights rounded, until they are packed: in the place of what follows
+    dz: int                     # dz of a block of rows, not rounded
     dz_along: int               # dz rounded along its rows
     dz_across: int              # dz rounded across its rows
     packed_dz: int              # micropanels of dz_across

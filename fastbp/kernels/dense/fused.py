@@ -32,30 +32,30 @@ class FusedBackward(NamedTuple):
     Addresses are 0 where there is nothing; steps are in bytes.
     """
 
-    tasks: int
-    rows: int
-    inputs: int
-    neurons: int
-    partition_rows: int
-    dvalues: int
-    dvalues_row_step: int
-    activation: int
-    saved: int                  # 0: everything passes
-    saved_row_step: int
-    x: int
-    x_row_step: int
-    x_col_step: int
-    weights: int                # B of the product for dinputs: an OperandB
-    weights_col_step: int
-    weights_row_step: int
+    tasks: int                  # partitions
+    rows: int                   # rows of the batch: M
+    inputs: int                 # inputs of the layer: K
+    neurons: int                # neurons of the layer: N
+    partition_rows: int         # rows of each partition but the last
+    dvalues: int                # dvalues (M, N)
+    dvalues_row_step: int       # bytes from one row of dvalues to the next
+    activation: int             # its number in activations.py
+    saved: int                  # what the activation saved (M, N); 0: everything passes
+    saved_row_step: int         # bytes from one row of saved to the next
+    x: int                      # x (M, K)
+    x_row_step: int             # bytes from one row of x to the next
+    x_col_step: int             # bytes from one column of x to the next
+    weights: int                # the data of the OperandB of the product for dinputs
+    weights_col_step: int       # its col_step
+    weights_row_step: int       # its row_step
     by_dot: int                 # 1: dinputs are dot products
     is_skinny: int              # 1: dweights are computed transposed (skinny.py)
-    dinputs: int
-    dinputs_row_step: int
+    dinputs: int                # dinputs (M, K)
+    dinputs_row_step: int       # bytes from one row of dinputs to the next
     parts: int                  # dweights of each partition, followed by its dbiases
     part_bytes: int             # bytes from one partition's to the next one's
-    workers: int                # the memory of all workers, a Worker each
-    dz_row_step: int
+    workers: int                # worker_bytes for each worker
+    dz_row_step: int            # bytes from one row of a block's dz to the next
 
 
 @formula
@@ -100,7 +100,8 @@ def _build(dtype):
     def fused_rows(job_address, worker, task):
         job, here = read(job_address, FusedBackward), blocking.with_caches(machine)
         size, block = machine.itemsize, blocking.FUSED_ROWS
-        room = worker_of(job.workers + worker * worker_of(COUNTING, here, job.neurons).end, here, job.neurons)
+        worker_bytes = worker_of(COUNTING, here, job.neurons).end
+        room = worker_of(job.workers + worker * worker_bytes, here, job.neurons)
         dweights = Matrix(data=job.parts + task * job.part_bytes, rows=job.inputs, cols=job.neurons,
                           row_step=job.neurons * size, col_step=size)
         dbiases = dweights.data + job.inputs * job.neurons * size

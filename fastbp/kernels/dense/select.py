@@ -1,7 +1,7 @@
 """The choice of an algorithm for each pass of a dense layer, from sizes, strides, dtype and machine alone.
 
-`forward` and `backward` are pure functions. Everything else obeys them: the passes (passes.py) start what they name, and
-no kernel asks again. `python -m fastbp plan BATCH INPUTS NEURONS` prints their answer, and the reason beside each name below.
+`forward` and `backward` are pure functions. Everything else obeys them: the passes (passes.py) start what they name, and no
+kernel asks again. `python -m fastbp plan BATCH INPUTS NEURONS` prints their answer, and the reason beside each name below.
 """
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ from ..elementwise.activations import RELU
 
 
 class Algorithm(NamedTuple):
-    """An algorithm as `plan` prints it."""
+    """An algorithm, as `plan` prints it."""
 
     name: str
     reason: str

@@ -52,7 +52,7 @@ class TransposedBackward(NamedTuple):
     dinputs_row_step: int
     parts: int                  # dweights of each partition, followed by its dbiases
     part_bytes: int             # bytes from one partition's to the next one's
-    workers: int                # the memory of all workers, a Worker each
+    workers: int                # worker_bytes for each worker
 
 
 @kernel

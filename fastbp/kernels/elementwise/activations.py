@@ -1,12 +1,12 @@
-"""Activations: the functions that a layer applies to its sums z, and their derivatives.
+"""Activations, which a layer applies to its sums z, and what each saves for its derivative.
 
-    name            y                                       dy/dz, from s, what it saves
+    name            y                                       dy/dz from what is saved            saved
     identity        z                                       1
-    relu            z where z > 0, else 0                   1 where s > 0, else 0               s = y
-    leaky_relu      z where z > 0, else 0.01 z              1 where s > 0, else 0.01            s = y
-    sigmoid         1 / (1 + exp(-z))                       s (1 - s)                           s = y
-    tanh            tanh(z)                                 1 - s²                              s = y
-    gelu            z (1 + tanh(u)) / 2,                    s                                   s = dy/dz
+    relu            z where z > 0, else 0                   1 where saved > 0, else 0           y
+    leaky_relu      z where z > 0, else 0.01 z              1 where saved > 0, else 0.01        y
+    sigmoid         1 / (1 + exp(-z))                       saved (1 - saved)                   y
+    tanh            tanh(z)                                 1 - saved²                          y
+    gelu            z (1 + tanh(u)) / 2,                    saved                               dy/dz
                     u = sqrt(2/π) (z + 0.044715 z³)
                     (1 + tanh(u)) / 2 is sigmoid(2 u), which has no difference to lose digits in
 

@@ -197,7 +197,7 @@ def _build_tiles(which, dtype):
     return (amx.build if blocking.by_amx(dtype) else build_micropanels)(which, dtype)
 
 
-# The units of column-edge tiles (blocking.has_column_edge) and of unpacked-B tiles are lazy: many programs never need them.
+# The units for column-edge tiles (blocking.has_column_edge says when they are needed) and for unpacked-B tiles are lazy.
 _full = link.units("full", SIGNATURE, partial(_build_tiles, "full"), DTYPES)
 column_edge_tiles = link.units("column_edge", SIGNATURE, partial(_build_tiles, "column_edge"), DTYPES, lazy=True)
 unpacked_tiles = link.units("unpacked", SIGNATURE, partial(build_micropanels, "unpacked"), lazy=True)
