@@ -92,6 +92,7 @@ def _warmup(parser):
     return run
 
 
+# The commands, by name.
 COMMANDS = {
     "demo": Command("Train a network on handwritten digits, check its gradients, time its steps.", _module("demo")),
     "explain": Command("Show the chain rule on one neuron, number by number.", _module("cli.explain")),

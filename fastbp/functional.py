@@ -26,10 +26,12 @@ from .kernels.dense.dinputs import backward_inputs
 from .kernels.elementwise.activations import GELU, IDENTITY, RELU
 from .kernels.simd import tile
 
+# An array of floats; a user's (dinputs, dweights, dbiases); and the arrays to write these to, or None for a new one.
 FloatArray: TypeAlias = NDArray[np.floating[Any]]
-Gradients: TypeAlias = tuple[FloatArray, FloatArray, FloatArray]        # dinputs, dweights, dbiases
+Gradients: TypeAlias = tuple[FloatArray, FloatArray, FloatArray]
 Outs: TypeAlias = tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]
 
+# The Numba type by which kernels know a NumPy dtype or "bfloat16".
 _NUMBA_TYPE = dict(zip((*operands.FLOATS, operands.BFLOAT16), (types.float32, types.float64, tile.BFLOAT16), strict=True))
 
 
@@ -48,6 +50,7 @@ class _Entries(dict[Any, Any]):
         return self[dtype]
 
 
+# The compiled functions, or their NumPy twins where Numba's JIT is disabled. Those in capitals only serve other modules.
 _passes_of = reference if compiler.DISABLED else entry
 _FORWARD, _BACKWARD = _Entries(_passes_of.forward, "the forward pass"), _Entries(_passes_of.backward, "the backward pass")
 _RELU, TRAIN = _Entries(_passes_of.elementwise, "the ReLU"), _Entries(entry.train, "training steps")

@@ -31,7 +31,7 @@ class _Holder:
         self.held = object()
 
     def references(self):
-        """Return what getrefcount says of that object. No local variable holds it, which a debugger could look at."""
+        """Return the object's reference count. No local variable holds the object, which a debugger could look at."""
         return getrefcount(self.held)
 
 
@@ -52,8 +52,8 @@ class Dense:
     activation: "identity", "relu", "leaky_relu" (0.01 z below 0: Maas, Hannun and Ng, Rectifier nonlinearities, ICML 2013),
     "sigmoid", "tanh" or "gelu" (with tanh: Hendrycks and Gimpel, arXiv:1606.08415).
     dtype: float32 or float64. rng: a numpy.random.Generator, a seed, or None for fresh entropy.
-    precision: of the multiplications: the dtype's name or None, which mean the same, or "bfloat16" for float32
-    (fastbp.dense_forward says what it rounds).
+    precision: that of the multiplications: the dtype's name or None, which mean the same, or "bfloat16" for float32
+    (fastbp.dense_forward says what is rounded then).
 
     The next call overwrites a result that nobody but the layer holds any more, so that a training loop allocates nothing.
     Whoever keeps a result, or a view of it, keeps it unchanged.
@@ -114,7 +114,7 @@ class Dense:
             self.inputs, self.output, self._slope = inputs, output, saved if saved is not output else None
             self._made_output = output if out is None else None
         except BaseException as error:
-            # An interruption, as by a signal, may come after the kernel has written over the last results.
+            # A signal may have interrupted this after the kernel had overwritten the last results: then they are forgotten.
             is_accepted = functional.accepts(functional.check_forward, inputs, self.weights, self.biases, out, self.precision)
             if is_accepted and not (isinstance(error, MemoryError) and not self._fits_again(spare, inputs)):
                 self._forget()
@@ -170,7 +170,7 @@ class Dense:
             self.dbiases = dbiases if is_table or np.ndim(biases) == 2 else dbiases.reshape(-1)
 
     def _fits_again(self, spare, inputs):
-        """Return whether the result for these inputs overwrites one that is there, so that it needs no new memory."""
+        """Return whether the result for these inputs overwrites an earlier one, and so needs no new memory."""
         shape = len(np.atleast_2d(inputs)), np.shape(self.weights)[1]
         return any(room is not None and room.shape == shape for room in (spare, self._slope))
 
@@ -195,7 +195,7 @@ class Dense:
         return self.dinputs
 
     def _other_output(self):
-        """Return the output before the last one, if only this layer holds it: the next layer holds the last one."""
+        """Return the output before the last one if only this layer holds it, else None. The next layer holds the last one."""
         self._made_output, self._previous_output = self._previous_output, self._made_output
         is_free = getrefcount(self._made_output) <= _HELD_ONCE + (self._made_output is self.output)
         return self._made_output if is_free else None
@@ -350,12 +350,12 @@ class Dropout:
 
 
 def _passed(values, stays, factor):
-    """Return the values themselves, if no dropout has been drawn, else what it makes of them."""
+    """Return the values after a dropout, or the values themselves if none has been drawn."""
     return values if stays is None else functional._apply_dropout(values, stays, factor)
 
 
 def _lazily(out=None):
-    """Return the module that makes graphs of Dask arrays. Whoever has such an array has imported Dask."""
+    """Return the module for Dask arrays, which imports Dask: whoever passes such an array has imported it already."""
     from .dask import arrays
 
     if out is not None:
@@ -363,6 +363,7 @@ def _lazily(out=None):
     return arrays
 
 
+# A layer that Sequential takes.
 AnyLayer: TypeAlias = Dense | Dropout | ReLU
 
 
@@ -382,7 +383,7 @@ def _dtype(value):
 
 
 def _size(name, value):
-    """Return a size as an int; raise TypeError for what is no integer, ValueError for one below 0."""
+    """Return a size as an int. Raise TypeError unless it is an integer, ValueError if it is below 0."""
     try:
         size = operator.index(value)
     except TypeError:

@@ -33,8 +33,8 @@ class Sequential:
     loss: SoftmaxCrossEntropy(), BinaryCrossEntropy() or MeanSquaredError(); None for a network that is only to predict.
     l2: the factor of a penalty l2 / 2 * Σ w² that is added to the loss, w being all weights, without biases.
 
-    Weights and biases may be assigned later. When the network uses them, it replaces those that are no arrays of its dtype, in
-    C order, that can be written by copies that are.
+    Weights and biases may be assigned later. When the network uses them, it replaces by a copy whatever is not an aligned,
+    writeable array of its dtype in C order.
 
     Raises TypeError for what is no such layer or loss, ValueError for layers that do not fit each other, for one that is there
     twice, or for a last layer whose activation the loss brings with it.
@@ -79,7 +79,7 @@ class Sequential:
         return summary.line(self)
 
     def parameters(self) -> list[FloatArray]:
-        """Return the arrays that are trained, themselves: weights and biases of each dense layer."""
+        """Return the arrays that are trained, not copies of them: weights and biases of each dense layer."""
         self._replace_arrays(self.dtype)
         return [a for layer in self.dense for a in (layer.weights, layer.biases) if a is not None]
 
@@ -100,7 +100,7 @@ class Sequential:
                 # A subclass's own forward may take the inputs alone, so `training` goes only where it changes something.
                 h = layer.forward(h, training=training) if layer._differs_in_training else layer.forward(h)
         except BaseException:
-            if functional.accepts(self._as_inputs, "x", x):     # some layers hold this x then, and others the one before
+            if functional.accepts(self._as_inputs, "x", x):    # else some layers would hold this x, others the one before
                 for layer in self.layers:
                     layer._forget()
             raise
@@ -238,8 +238,8 @@ class Sequential:
     def _replace_arrays(self, dtype: np.dtype | None) -> None:
         """Replace the layers' arrays that cannot be trained by copies.
 
-        dtype: the dtype that the arrays must have; None for any float dtype. Raises ValueError for a view, in another order,
-        of another layer's array: a copy would separate the two without a word.
+        dtype: the dtype that the arrays must have; None for any float dtype. Raises ValueError if an array that is not in C
+        order shares memory with another one: a copy would separate the two without a word.
         """
         arrays = [array for layer in self.dense for array in (layer.weights, layer.biases) if isinstance(array, np.ndarray)]
         if not all(array.flags.c_contiguous for array in arrays):
@@ -283,7 +283,7 @@ def load(path: str | os.PathLike[str]) -> Sequential:
 
 
 def _dtype(dense):
-    """Return the dtype of all weights; raise ValueError if there are two, or another than float32 and float64."""
+    """Return the dtype of all weights. Raise ValueError if they differ in it, or if it is not float32 or float64."""
     dtype = dense[0].weights.dtype
     if dtype not in operands.FLOATS:
         raise ValueError(f"the layers' weights are of {dtype}, expected float32 or float64")

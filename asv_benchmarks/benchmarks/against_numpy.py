@@ -14,6 +14,7 @@ import fastbp
 
 from .base import THREADS, Benchmark, function, normal
 
+# Names and sizes of the layers that are compared.
 SHAPES = {f"{rows} x {n_inputs} -> {n_neurons}": (rows, n_inputs, n_neurons) for rows, n_inputs, n_neurons in [
     (32, 64, 64), (1, 1024, 1024), (128, 784, 128), (256, 512, 512), (4096, 784, 256), (100_000, 16, 16)]}
 TURNS = int(os.environ.get("FASTBP_BENCH_TURNS", 11))           # fastbp and NumPy take this many turns each.

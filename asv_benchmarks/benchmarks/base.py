@@ -13,6 +13,7 @@ import numpy as np
 
 import fastbp
 
+# The values of the parameters `threads` and `precision` that benchmarks have in common.
 THREADS = [1, "all"]
 PRECISIONS = ["float32", "float64", "bfloat16"]
 

@@ -5,6 +5,7 @@ import numpy as np
 
 from .base import PRECISIONS, THREADS, Benchmark, function, multiplying, normal
 
+# The sizes of the layer.
 ROWS, N_INPUTS, N_NEURONS = 1024, 512, 256
 
 

@@ -1,6 +1,7 @@
 """A training step of typical networks: forward, then backward through all layers, without a loss and an update."""
 from .base import Benchmark, dense_layers, normal
 
+# Each network has a number of rows, and the sizes of its layers.
 NETWORKS = {
     "controller 4-16-1, 1 row": (1, [4, 16, 1]),
     "digits 64-128-10, 32 rows": (32, [64, 128, 10]),

@@ -6,6 +6,7 @@ import tempfile
 
 from .base import Benchmark
 
+# The code whose time is measured.
 IMPORT = "import fastbp"
 FIRST_GRADIENT = """
 import numpy, fastbp

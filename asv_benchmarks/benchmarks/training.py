@@ -3,6 +3,7 @@ import numpy as np
 
 from .base import Benchmark, dense_layers, function, normal
 
+# Each training has a number of rows, a batch size, and the sizes of the network's layers.
 NETWORKS = {
     "digits 64-100-10, 1800 rows in batches of 200": (1800, 200, [64, 100, 10]),
     "digits 64-256-128-10, 1800 rows in batches of 64": (1800, 64, [64, 256, 128, 10]),

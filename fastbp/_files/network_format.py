@@ -13,11 +13,13 @@ from ..layers import Dense, Dropout, ReLU
 from ..losses import LOSSES
 from . import container
 
+# The type of the network that `load` makes.
 _N = TypeVar("_N")
 
-_FORMAT = 1                     # the version of the description
+_FORMAT = 1                     # The version of the description.
 
-# The values that each name of the description may have, as JSON has them. A type stands for all of its values.
+# The values that each name in the description of a network, and of a layer of each class, may have, as JSON has them. A type
+# stands for all of its values.
 _NETWORK: dict[str, tuple[Any, ...]] = {"format": (_FORMAT,), "layers": (list,), "loss": (None, *LOSSES), "l2": (float, int)}
 _LAYERS: dict[str, dict[str, tuple[Any, ...]]] = {
     "Dense": {"type": (str,), "activation": NAMES, "need_dinputs": (False, True), "precision": (None, BFLOAT16)},

@@ -8,7 +8,7 @@ from ..kernels.elementwise.activations import LEAKY_RELU, RELU
 from .loop import Network
 from .session import TrainingSession
 
-_CHANGE = 1e-5                  # by which a weight is changed up and down
+_CHANGE = 1e-5                  # A weight is changed up and down by this much.
 
 
 def check_gradients(network: Network, x: ArrayLike, y: ArrayLike, *, places: int = 100,

@@ -15,6 +15,7 @@ from ..optimizers import Optimizer
 from . import summary
 from .session import LayerSpec, TrainingSession
 
+# The format of the progress bar, as tqdm takes it.
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} epochs [{elapsed}<{remaining}{postfix}]"
 
 
@@ -44,7 +45,7 @@ class History:
                 + (", interrupted>" if self.interrupted else ">"))
 
 
-Callback: TypeAlias = Callable[[Any, History], object]      # of the network and the record so far
+Callback: TypeAlias = Callable[[Any, History], object]      # Its arguments are the network and the History so far.
 
 
 class Network(Protocol):

@@ -20,6 +20,7 @@ from ..kernels.gemm.problem import OperandB, gemm_problem, packed_b, unpacked_b
 from ..kernels.matrix import Matrix, transpose_of
 from ..kernels.simd.tile import BFLOAT16
 
+# The Numba type of each dtype that can be asked for.
 DTYPES = {"float32": numba.float32, "float64": numba.float64, BFLOAT16_NAME: BFLOAT16}
 
 

@@ -20,6 +20,7 @@ from distributed import Worker, WorkerPlugin, get_worker
 from distributed.comm import Comm, connect
 from distributed.protocol import to_serialize
 
+# The name of the plugin on a worker.
 NAME = "fastbp"
 
 

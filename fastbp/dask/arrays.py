@@ -24,6 +24,7 @@ from ..kernels.elementwise.activations import GELU, IDENTITY, RELU
 # A task of the tree adds up the gradients of so many chunks, or so many sums of them.
 _FAN_IN = 8
 
+# The parameters and the result of a function that is decorated.
 _Parameters = ParamSpec("_Parameters")
 _Result = TypeVar("_Result")
 

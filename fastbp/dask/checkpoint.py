@@ -17,6 +17,7 @@ _MAX_COUNT = (1 << 62) - 1
 # Characters of a file's entry that a message shows at most.
 _MAX_SHOWN = 300
 
+# The names of the arrays that a layer may have in a file.
 _ARRAYS = "weights", "biases"
 
 

@@ -39,7 +39,7 @@ AMX_TILES = 32, 32, 16, 16
 
 # ---- blocks of a product
 
-# Rows of a tile that row-edge tiles stand in for, and rows of a row-edge tile.
+# Rows of the tiles that have row-edge tiles beside them, and rows of a row-edge tile.
 TALL, SHORT = 6, 4
 
 # Steps of the innermost loop in one iteration. Fewer leave 3 % of the peak to counting, more gain nothing.
@@ -69,7 +69,7 @@ AHEAD = 8
 # Largest K at which C of an MC block stays in L1, as writing C takes longer than reading B.
 SHALLOW_K = 32
 
-# Bytes of a row of C from which on, for a K of a skinny layer, tiles go along rows.
+# Bytes of a row of C from which on, up to a K of SKINNY_NEURONS, an MC block is one tile high: tiles go along rows.
 LONG_ROW = 1536
 
 # The part of L3, one in so many, for an NC block of B, over which all MC blocks of a task go.
@@ -98,16 +98,16 @@ SKINNY_INPUTS = 2
 # Rows from which on a small layer is better transposed, so that vectors hold numbers of many rows.
 TRANSPOSED_ROWS = 64
 
-# Vectors that the inputs and neurons of such a layer make up at most.
+# Vectors that a row's inputs and neurons fill at most, if a layer is to be transposed.
 TRANSPOSED_VECTORS = 3
 
 # Rows up to which reading B in place beats packing it.
 UNPACKED_ROWS = 12
 
-# Rows up to which it does so if B is so large that packing takes it to memory and back.
+# Rows up to which reading B in place beats packing it, if B is so large that packing takes it to memory and back.
 FAR_UNPACKED_ROWS = 32
 
-# The part of L3, one in so many, from which on B is that large.
+# The part of L3, one in so many, from which on packing takes B to memory and back.
 FAR_L3_PART = 8
 
 # Rows up to which dinputs as dot products with the rows of weights beat packing weights.T.
@@ -267,7 +267,7 @@ def round_up(n, multiple):
 
 @formula
 def even_block(n, most, multiple):
-    """Return the size of equal blocks of n, a multiple, of at most `most` each."""
+    """Return the size of equal blocks that cover n: at most `most`, rounded up to a multiple."""
     return max(1, round_up(blocks(n, max(1, blocks(n, most))), multiple))
 
 
@@ -276,7 +276,7 @@ def even_block(n, most, multiple):
 
 @formula
 def worth(multiply_adds, least):
-    """Return how many threads a job is worth, of which each is to have so many multiply-adds at least."""
+    """Return how many threads a job is worth, if each is to have `least` multiply-adds or more."""
     return max(1, multiply_adds // least)
 
 
@@ -289,7 +289,7 @@ def threads(multiply_adds):
 
 @formula
 def layer_work(products, rows, inputs, neurons):
-    """Return the multiply-adds that so many of a layer's products take as long as."""
+    """Return the time of so many of a layer's products, counted in multiply-adds."""
     return products * rows * (inputs * neurons + ROW_WORK)
 
 
@@ -404,7 +404,7 @@ class Partitions(NamedTuple):
 
 @formula
 def partitions(rows):
-    """Return the Partitions of a fused or transposed backward pass: of the batch's size alone, never of the threads."""
+    """Return the Partitions of a fused or transposed backward pass: from the batch's size alone, never from the threads."""
     count = max(1, min(FUSED_PARTITIONS, rows // FUSED_PARTITION_ROWS))
     rows_each = round_up(blocks(rows, count), FUSED_ROWS)
     return Partitions(count=blocks(rows, rows_each), rows=rows_each)
@@ -426,14 +426,14 @@ def rounded_rows(rows, cols):
 
 
 def shards(batch, parameters):
-    """Return into how many shards to split a batch of a training step: of sizes alone, never of the threads."""
+    """Return the number of shards for a training step's batch: from sizes alone, never from the threads."""
     return max(1, min(SHARDS, batch // SHARD_ROWS)) if parameters <= batch * SHARD_PARAMETERS else 1
 
 
 def in_blocks(batch, row_bytes):
     """Return whether dweights of a training step are better computed in blocks.
 
-    So they are if a block and a batch's dz, with rows of so many bytes, stay in L2.
+    They are if a block and a batch's dz, with rows of so many bytes, stay in L2.
     """
     return max(batch, BLOCK_TILES * TALL) * row_bytes <= state.words[state.L2]
 

@@ -105,7 +105,7 @@ def train(dtype):
 
 
 def _of_record(units, name):
-    """Return the function of a dtype that returns the function (address of a record) -> status of its unit."""
+    """Return a function of a dtype, which returns the function (address of a record) -> status of that dtype's unit."""
     @cache
     def build(dtype):
         unit = units[dtype].address

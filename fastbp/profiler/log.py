@@ -12,17 +12,20 @@ from ..kernels.schedule.records import fields_of, layout
 from ..kernels.schedule.trace import EVENT_BYTES, LOG_BYTES, WORDS, Event, Header, bind
 from ..kernels.simd.vector import CACHE_LINE
 
+# The dtype of an event in a log. Its header fills a cache line.
 EVENT = np.dtype([*layout(Event).descr, ("unused", np.uint8, CACHE_LINE - layout(Event).itemsize), ("words", np.int64, WORDS)])
 assert EVENT.itemsize == EVENT_BYTES
 
 # Logs that no profile uses. Their memory is never freed, because a kernel that began while a profile was active may record its
 # end at any later time.
 _logs = []
+
+# The lock under which a log is taken, started or given back.
 _lock = threading.Lock()
 
 
 def _after_fork():
-    """Renew the lock, which another thread may have held. A forked child has no active profile (_state.forget_threads)."""
+    """Renew the lock, which another thread may have held. A forked child has no active profile (state.forget_threads)."""
     global _lock
     _lock = threading.Lock()
 

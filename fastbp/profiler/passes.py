@@ -13,6 +13,7 @@ from .work import Work
 
 # The name of each kind of pass.
 NAMES = {FORWARD: "forward", BACKWARD: "backward", RELU: "relu", DINPUTS: "dinputs", UPDATE: "update"}
+# The kind of pass of each name.
 _KINDS = {name: kind for kind, name in NAMES.items()}
 REST = "threads, copies"        # The rest of a pass has this name: it wakes and awaits threads, and makes small copies.
 NAIVE = "plain loops"           # A pass without tasks consists of this kernel.

@@ -27,7 +27,7 @@ from .measure import Plan
 from .passes import Pass, total
 from .report import Report, Streamed
 
-MIB = 1 << 20
+MIB = 1 << 20                   # Bytes.
 # The process may have this many bytes of anonymous memory.
 LIMIT = 256 * MIB
 # Python, Numba, kernels, their scratch memory and the log get this many bytes of it. They took 75 to 100 MiB when measured.

@@ -135,6 +135,7 @@ def _link_to_a_forged_one(path, place, rng):
     path.symlink_to(place / path.name)
 
 
+# The faults of files, by name.
 FILES = {function.__name__.strip("_").replace("_", " "): function for function in (
     _cut, _lengthened, _one_bit, _a_hole, _noise, _another_function, _another_version, _huge, _pipe, _folder, _link_to_nothing,
     _link_to_a_device, _unreadable, _forged_by_another, _forged_where_others_write, _link_to_a_forged_one)}
@@ -276,6 +277,7 @@ def _mount(*arguments):
         raise NotHere(f"mount is refused: {getattr(error, 'stderr', error)}") from None
 
 
+# The faults of folders, by name.
 FOLDERS = {function.__name__.strip("_").replace("_", " "): contextmanager(function) for function in (
     _missing, _a_file_in_its_place, _others_can_write, _others_can_write_inside, _others_can_write_above, _sticky_above,
     _of_another_user, _of_another_user_above, _a_link_of_another_user, _a_link, _read_only_and_full, _read_only_and_empty,

@@ -11,6 +11,7 @@ import fastbp
 
 from . import child, steps
 
+# The folder of the package.
 PACKAGE = Path(fastbp.__file__).parent
 
 # The code of a process that does the pieces of work named in its arguments. It prints digests of the results, and what the
@@ -56,7 +57,7 @@ while True:
         disk_cache._write(path, payload)
 """
 
-# The operands are whole numbers from -8 to 8, so that all results are exact.
+# The operands of each function. They are whole numbers from -8 to 8, so that all results are exact.
 _NUMBERS = np.random.default_rng(1)
 _X, _WEIGHTS, _Z, _DVALUES = (_NUMBERS.integers(-8, 9, shape) for shape in ((37, 29), (29, 19), 1003, 1003))
 _OPERANDS = {"relu_forward": (_Z,), "relu_backward": (_DVALUES, _Z), "dense_forward": (_X, _WEIGHTS)}

@@ -13,10 +13,12 @@ import fastbp
 
 from . import report
 
+# The names of the results.
 NAMES = "forward", "dinputs", "dweights", "dbiases"
+# The random numbers of each kind of operands.
 KINDS = {"positive": lambda rng, shape: rng.random(shape), "normal": lambda rng, shape: rng.standard_normal(shape),
          "far from 0": lambda rng, shape: 1000 + rng.standard_normal(shape)}
-LAYERS = (8, 6), (40, 30), (300, 200)
+LAYERS = (8, 6), (40, 30), (300, 200)   # Each layer has n_inputs and n_neurons.
 MOST_WORK = 1 << 30             # Layers with more multiply-adds are left out, as longdouble is slow.
 MOST_ELEMENTS = 10**8           # Layers with more elements in one array are left out, too.
 LOOKED_AT = 20_000              # Only the first rows of forward and dinputs are compared, up to this number.

@@ -23,8 +23,11 @@ from fastbp.profiler.disk import Rows
 
 from . import child, digests, report, steps
 
+# The numbers of threads that are compared.
 THREADS = 1, 2, 7
+# The code of a process that keeps a core busy.
 _BUSY = "while True: sum(range(1000))"
+# The code of a process that takes the steps whose numbers it reads, and prints their digests.
 _SERVE = """
 import sys, warnings
 warnings.simplefilter("ignore")
@@ -48,7 +51,7 @@ def main(arguments):
 
 
 def check(seed, seconds, busy=2):
-    """({what: how many}, faults) of steps of all kinds, half of the time with so many busy processes beside them."""
+    """Take steps of all kinds, half of the time beside `busy` busy processes; return ({what: how many}, faults)."""
     rng, end = random.Random(seed), time.monotonic() + seconds
     done, faults = {"steps": 0, "networks": 0, "streams": 0, "beside_load": 0}, []
     with _others() as others, warnings.catch_warnings():
@@ -75,7 +78,7 @@ def _alone(number):
 
 
 def _again(rng, number):
-    """{where: digest} on each number of threads in any order, and once more."""
+    """Return {where: digest} of a step on each number of threads in any order, and on one of them once more."""
     found = {}
     for turn, threads in enumerate(rng.sample(THREADS, 3) + [rng.choice(THREADS)]):
         fastbp.set_num_threads(threads)
@@ -92,7 +95,7 @@ def _differences(what, expected, found):
 
 @contextlib.contextmanager
 def _others():
-    """Processes that compute the steps that they are told: {threads: process}."""
+    """Yield {threads: process}: processes that take the steps whose numbers they are given."""
     with contextlib.ExitStack() as opened:
         yield {threads: opened.enter_context(_serving(threads)) for threads in (1, 2)}
 
@@ -118,7 +121,7 @@ def _elsewhere(others, number):
 
 @contextlib.contextmanager
 def _load(count):
-    """So many processes beside this one that use a core."""
+    """Run `count` processes that each use a core, beside the block."""
     processes = [subprocess.Popen([sys.executable, "-c", _BUSY]) for _ in range(count)]
     try:
         yield
@@ -132,7 +135,7 @@ def _load(count):
 
 
 def _in_chunks(number):
-    """What is wrong with a prediction in the pieces that predict itself makes, and with a fit of more or fewer calls."""
+    """Return the faults of a prediction in the pieces that predict itself makes, and of a fit in more or fewer calls."""
     network, x, y = steps.network(np.random.default_rng(number))
     x, rows = np.resize(x, (10_000, x.shape[1])), 4096
     fastbp.set_num_threads(1)
@@ -142,7 +145,7 @@ def _in_chunks(number):
     faults = _differences(f"network {number}: predict", steps.digest(whole), {f"in {rows} rows each": steps.digest(pieces)})
     found = {}
     for seconds in (0.03, 0.0, 1.0):
-        with mock.patch.object(session, "_CALL", seconds):             # how long a call of compiled code should take
+        with mock.patch.object(session, "_CALL", seconds):             # the seconds that a call of compiled code should take
             network, x, y = steps.network(np.random.default_rng(number))
             network.fit(x, y, epochs=2, batch_size=16, optimizer=fastbp.Adam(), rng=0, progress=False)
         found[f"in calls of {seconds} s"] = steps.digest(*network.parameters())
@@ -150,7 +153,7 @@ def _in_chunks(number):
 
 
 def _streamed(number, rng):
-    """What is wrong with a batch from files on any number of threads, beside the same blocks of rows in memory on one."""
+    """Return the faults of a batch from files on any number of threads, beside the same rows in memory on one thread."""
     numbers = np.random.default_rng(number)
     sizes, batch, rows = numbers.integers(2, 60, 3).tolist(), int(numbers.integers(2, 3000)), int(numbers.integers(1, 900))
     plan = measure.Plan(sizes, batch)
@@ -176,7 +179,7 @@ def _streamed(number, rng):
 
 
 def _stream(plan, x, dvalues, rows):
-    """The digest of stream.step's results."""
+    """Return the digest of stream.step's results."""
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as opened:
         files = []
         for i, array in enumerate((x, dvalues, dvalues, x)):            # inputs, dvalues; output and dinputs are as large

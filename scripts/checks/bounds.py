@@ -8,6 +8,7 @@ number, a partial sum may overflow, and the result may be infinite or NaN: the b
 """
 import numpy as np
 
+# The type in which results of a dtype count as exact.
 WIDER = {np.dtype(np.float32): np.float64, np.dtype(np.float64): np.longdouble}
 _BFLOAT16_MOST = (2 - 2.0**-7) * 2.0**127       # The largest number of bfloat16.
 

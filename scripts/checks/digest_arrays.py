@@ -4,12 +4,13 @@ from typing import NamedTuple
 import numpy as np
 
 SEED = 27                       # The seed of all cases.
+# The layouts of arrays. One is drawn, so those that stand here more often are more frequent.
 LAYOUTS = ("C",) * 10 + ("F", "F", "rows apart", "columns apart", "rows back", "columns back", "unaligned", "read-only",
                          "swapped", "repeated")
 
 
 class Case(NamedTuple):
-    """What is computed: a function, of which the results are digested, and a name that says all about it."""
+    """A function whose results are digested, a name that says all about it, and a number of threads."""
 
     name: str
     run: object
@@ -17,22 +18,22 @@ class Case(NamedTuple):
 
 
 def one(rng, of):
-    """Return one of a sequence."""
+    """Return a random item of a sequence."""
     return of[rng.integers(len(of))]
 
 
 def between(rng, least, most):
-    """Return an integer from least to most."""
+    """Return a random integer from least to most."""
     return int(rng.integers(least, most + 1))
 
 
 def threads_of(rng):
-    """Return 1 in a sixth of the cases, else 2 or 3."""
+    """Return a random number of threads: 1 in a sixth of the cases, else 2 or 3."""
     return one(rng, (1, 2, 2, 2, 3, 3))
 
 
 def numbers(rng, shape, dtype, style="normal"):
-    """Return an array of random numbers, made element by element: no product that could round in another way."""
+    """Return an array of random numbers, made element by element, without a product that could round in another way."""
     dtype = np.dtype(dtype)
     if dtype.kind == "b":
         return rng.random(shape) < 0.5
@@ -72,7 +73,7 @@ def laid_out(values, layout):
 
 
 class Operands:
-    """The arguments of a call, which are described as they are made."""
+    """A maker of random operands of one call. It describes them as it makes them."""
 
     def __init__(self, rng, dtype, is_plain=False):
         self.rng, self.dtype, self.is_plain, self.said = rng, dtype, is_plain, []

@@ -6,6 +6,7 @@ import fastbp
 from .digest_arrays import LAYOUTS, SEED, Case, Operands, between, laid_out, numbers, one, threads_of
 from .digest_shapes import HUGE, SHAPES, shape_of
 
+# What the cases draw from: dtypes, activations and losses.
 FLOATS = "float32", "float64"
 ACTIVATIONS = "identity", "relu", "leaky_relu", "sigmoid", "tanh", "gelu"
 LOSSES = fastbp.SoftmaxCrossEntropy, fastbp.BinaryCrossEntropy, fastbp.MeanSquaredError
@@ -31,7 +32,7 @@ def drawn_dtype(rng):
 
 
 def _function(rng, kind):
-    """A call of one of the four functions of a dense layer."""
+    """Return (name, run) of a call of one of the four functions of a dense layer."""
     batch, inputs, neurons = shape_of(rng, kind)
     dtype, precision = ("float32", "bfloat16") if kind == "blocks of bfloat16" else drawn_dtype(rng)
     if kind in HUGE and dtype not in FLOATS:
@@ -97,12 +98,12 @@ def _overlapping(arguments, shape, dtype):
 
 
 def _of_shape(rng, kind):
-    """A call of a function, or the steps of a layer, of a shape of that kind."""
+    """Return (name, run) of a call of a function, or of the steps of a layer, of a shape of that kind."""
     return _layer(rng, kind) if kind not in HUGE and rng.random() < 0.3 else _function(rng, kind)
 
 
 def _layer(rng, kind):
-    """Two steps of a Dense, of which the second writes over the first one's results."""
+    """Return (name, run) of two steps of a Dense. The second step overwrites the results of the first."""
     batch, inputs, neurons = shape_of(rng, kind)
     dtype, precision = drawn_dtype(rng)
     dtype = dtype if dtype in FLOATS else "float64"
@@ -128,6 +129,7 @@ def _layer(rng, kind):
 
 
 def _relu(rng):
+    """Return (name, run) of a ReLU, by its functions and by its layer."""
     shape = one(rng, [(), (0,), (1,), (between(rng, 2, 700),), (between(rng, 1, 40), between(rng, 1, 90)), (3, 5, 7),
                       (120_001,), (300, 301)])
     dtype = one(rng, [*FLOATS, *FLOATS, "float16", "mixed"])
@@ -143,6 +145,7 @@ def _relu(rng):
 
 
 def _dropout(rng):
+    """Return (name, run) of a Dropout, in training and not, and of a softmax."""
     make, rate, seed = Operands(rng, one(rng, FLOATS)), one(rng, [0.0, 0.1, 0.5, 0.9]), between(rng, 0, 99)
     shape = one(rng, [(3, 5), (64, 70), (200, 300)])
     x, dvalues = make("inputs", shape), make("dvalues", shape)
@@ -166,6 +169,7 @@ def targets_of(rng, loss, rows, outputs, dtype):
 
 
 def _loss(rng):
+    """Return (name, run) of a loss with its gradient and predictions."""
     loss, dtype = one(rng, LOSSES), one(rng, FLOATS)
     rows, outputs = one(rng, [1, 2, 31, 32, 33, 63, 64, 65, 200, 1000]), one(rng, [1, 2, 3, 7, 8, 9, 16, 17, 33, 100])
     make = Operands(rng, dtype)
@@ -193,6 +197,7 @@ def optimizer_of(rng):
 
 
 def _optimizer(rng):
+    """Return (name, run) of three steps of an optimiser."""
     make, (new, said) = Operands(rng, one(rng, FLOATS), is_plain=rng.random() < 0.6), optimizer_of(rng)
     shapes = [one(rng, [(3, 5), (1, 5), (0, 4), (70, 90), (300, 200), (1, 1000), (7,)]) for _ in range(between(rng, 1, 3))]
     values = [make(f"parameters[{i}]", shape) for i, shape in enumerate(shapes)]
@@ -208,7 +213,7 @@ def _optimizer(rng):
 
 
 def _error(rng):
-    """A call with an argument that is wrong in one way."""
+    """Return (name, run) of a call with an argument that is wrong in one way."""
     name = one(rng, ["dense_forward", "dense_relu_forward", "dense_backward", "dense_relu_backward", "relu_forward",
                      "relu_backward"])
     dtype = one(rng, FLOATS)
@@ -236,6 +241,7 @@ def _error(rng):
             lambda: getattr(fastbp, name)(**arguments, **given))
 
 
+# The kinds of calls that are of no shape of a dense layer, and of a hundred calls how many are of each kind.
 STRATA = {"relu": _relu, "dropout": _dropout, "loss": _loss, "optimizer": _optimizer, "error": _error}
 _COUNTS = {"naive": 7, "empty": 3, "few neurons": 9, "few numbers": 9, "few rows": 6, "few inputs": 5, "B in place": 6,
            "few inputs in place": 5, "deep": 9, "any": 9, "edges": 6, "many rows": 3, "one pass": 4, "memory": 1, "far": 1,

@@ -24,7 +24,7 @@ def case(number):
 
 
 class _Network:
-    """What a network is made of, drawn at random, and data for it."""
+    """A random description of a network, which makes it and data for it."""
 
     def __init__(self, rng, sizes, precisions=(None,), dtype=None):
         self.dtype = dtype or ("float32" if precisions != (None,) else one(rng, FLOATS))
@@ -58,6 +58,7 @@ class _Network:
 
 
 def _fit(rng, network, rows, batch, epochs=2):
+    """Return (name, run) of a fit with random options."""
     (x, y), (new, said) = network.data(rng, rows), optimizer_of(rng)
     weights = rng.random(rows) if rng.random() < 0.3 else None
     shuffle, seed, check = bool(rng.random() < 0.6), between(rng, 0, 999), bool(rng.random() < 0.8)
@@ -70,7 +71,7 @@ def _fit(rng, network, rows, batch, epochs=2):
         history = trained.fit(x, y, epochs=epochs, batch_size=batch, optimizer=optimizer, sample_weight=weights, rng=seed,
                               validation_data=validation, shuffle=shuffle, progress=False, check_finite=check)
         network_results = trained.parameters(), vars(history), optimizer.iterations, trained.predict(x[:70])
-        if network.l2:                  # whose penalty of an evaluation is NumPy's product
+        if network.l2:                  # NumPy computes the penalty of an evaluation, by a product
             return network_results
         return network_results, trained.evaluate(x, y, weights)
 
@@ -85,34 +86,35 @@ def _hidden(rng, most=60):
 
 
 def _shards(rng):
-    """Batches that are cut in two."""
+    """Return (name, run) of a fit whose batches are cut into two shards."""
     return _fit(rng, _Network(rng, _hidden(rng)), between(rng, 128, 700), between(rng, 128, 300))
 
 
 def _blocks(rng):
-    """Batches whose dweights are computed in blocks, where the optimiser needs them."""
+    """Return (name, run) of a fit whose dweights are computed in blocks, as the optimiser needs them."""
     return _fit(rng, _Network(rng, _hidden(rng, 150)), between(rng, 20, 300), between(rng, 1, 127))
 
 
 def _wide_blocks(rng):
-    """Blocks of the dweights of layers that are large for their batches."""
+    """Return (name, run) of a fit in blocks of dweights, with layers that are large for their batches."""
     return _fit(rng, _Network(rng, [between(rng, 300, 500), between(rng, 450, 600)]), between(rng, 150, 200),
                 between(rng, 128, 140), 1)
 
 
 def _large(rng):
-    """Layers so wide that their dz leaves a second-level cache."""
+    """Return (name, run) of a fit of a layer so wide that its dz leaves a second-level cache."""
     network = _Network(rng, [between(rng, 3, 9), between(rng, 5300, 5600)])
     return _fit(rng, network, between(rng, 60, 120), between(rng, 50, 100), 1)
 
 
 def _bfloat16(rng):
+    """Return (name, run) of a fit of layers that multiply bfloat16."""
     network = _Network(rng, _hidden(rng, 90), ("bfloat16", "bfloat16", None))
     return _fit(rng, network, between(rng, 60, 400), between(rng, 20, 250))
 
 
 def _diverging(rng):
-    """A training that stops at a number which is not finite."""
+    """Return (name, run) of a fit that stops at a number which is not finite."""
     network, rows = _Network(rng, _hidden(rng)), between(rng, 60, 200)
     x, y = network.data(rng, rows)
     x[between(rng, 0, rows - 1)] *= np.inf
@@ -130,7 +132,7 @@ def _diverging(rng):
 
 
 def _by_hand(rng):
-    """Steps of a user's own loop, and gradients held to differences."""
+    """Return (name, run) of steps of a user's own loop, and of check_gradients."""
     precisions = one(rng, [(None,), (None,), ("bfloat16", None)])
     network, rows = _Network(rng, _hidden(rng, 80), precisions), between(rng, 3, 200)
     (x, y), (new, said) = network.data(rng, rows), optimizer_of(rng)
@@ -148,7 +150,7 @@ def _by_hand(rng):
 
 
 def _predicted(rng):
-    """Predictions of more rows than go through the layers at once."""
+    """Return (name, run) of predictions of more rows than go through the layers at once."""
     network, rows = _Network(rng, _hidden(rng, 40), one(rng, [(None,), (None,), ("bfloat16",)])), between(rng, 4000, 9000)
     x, y = network.data(rng, rows)
     network.l2 = 0.0
@@ -164,6 +166,7 @@ def _predicted(rng):
 
 
 def _sklearn(rng):
+    """Return (name, run) of a fit of one of scikit-learn's classes."""
     task, dtype, rows = one(rng, ["classes", "yes or no", "labels", "numbers"]), one(rng, FLOATS), between(rng, 60, 300)
     x = numbers(rng, (rows, between(rng, 2, 20)), dtype)
     y = {"classes": rng.integers(0, 4, rows), "yes or no": rng.integers(0, 2, rows), "labels": rng.integers(0, 2, (rows, 3)),
@@ -188,7 +191,7 @@ def _sklearn(rng):
 
 
 def _book(rng):
-    """A Model of nnfs."""
+    """Return (name, run) of the training of a Model of nnfs."""
     task, rows, inputs = one(rng, ["classes", "yes or no", "numbers"]), between(rng, 40, 300), between(rng, 2, 30)
     dtype, batch, hidden, seed = one(rng, FLOATS), one(rng, [None, 16, 50]), between(rng, 3, 70), between(rng, 0, 999)
     x = numbers(rng, (rows, inputs), dtype)
@@ -221,6 +224,7 @@ def _book(rng):
             f"penalty {penalty}"), run
 
 
+# The function of each kind of training, and a kind for each of twenty numbers, the frequent ones more often.
 _TRAININGS = {"shards": _shards, "blocks": _blocks, "wide blocks": _wide_blocks, "large": _large, "bfloat16": _bfloat16,
               "diverging": _diverging, "by hand": _by_hand, "predicted": _predicted, "scikit-learn": _sklearn, "book": _book}
 KINDS = ("shards", "blocks", "bfloat16", "by hand", "scikit-learn", "shards", "blocks", "book", "wide blocks", "predicted",
@@ -231,7 +235,7 @@ KINDS = ("shards", "blocks", "bfloat16", "by hand", "scikit-learn", "shards", "b
 
 
 def slow():
-    """Return Cases in @njit code and on Dask: few, as a function takes seconds to compile, and a client to start."""
+    """Return Cases in @njit code and on Dask. There are only a few, as each takes seconds to compile or to start a client."""
     rng, cases = np.random.default_rng([SEED, 2]), []
     for precision in (*FLOATS, "bfloat16"):
         step, dtype = _compiled_step(precision), "float32" if precision == "bfloat16" else precision
@@ -265,7 +269,7 @@ def _compiled_step(precision):
 
 
 def _on_dask():
-    """Return what steps make that are apart from their gradients, which shares of a batch add up."""
+    """Return the results of trainings on Dask, where shares of a batch add up their gradients before each step."""
     import dask.array as da
     import distributed
 

@@ -1,12 +1,13 @@
 """Shapes of dense layers for digests.py: a stratum for each algorithm that a pass may take, on vectors of 2 to 16 numbers.
 
-Each function returns (batch, n_inputs, n_neurons).
+Each function of a random generator returns (batch, n_inputs, n_neurons).
 """
 from .digest_arrays import between, one
 
 TRIES = 5                       # How often a shape is drawn again that is larger than MOST_WORK.
 MOST_WORK = 12 << 20            # The most multiply-adds of a product, but for the HUGE ones.
 
+# Sizes around those of vectors, tiles and blocks.
 SIZES = (1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 15, 16, 17, 23, 24, 25, 31, 32, 33, 47, 48, 49, 63, 64, 65, 80, 95, 96, 97, 127,
          128, 129, 130, 191, 193, 256, 257)
 
@@ -25,7 +26,7 @@ def _few_neurons(rng):
 
 
 def _few_numbers(rng):
-    """Rows of few numbers, of few enough for vectors of 2, 4, 8 or 16 numbers."""
+    """Return many rows of so few inputs and neurons that the backward pass is transposed, for one size of vectors."""
     most = int(one(rng, [3, 6, 12, 24, 48]))
     inputs = between(rng, 1, most - 1)
     return one(rng, [64, 65, 100, 511, 512, 513, 1023, 2047, 2048, 2500, 4100]), inputs, between(rng, 1, most - inputs)
@@ -36,7 +37,7 @@ def _few_rows(rng):
 
 
 def _few_inputs(rng):
-    """Inputs so few that dinputs may be inner products, with rows of y that are long."""
+    """Return so few inputs that dinputs may be dot products, with long rows of y."""
     return one(rng, [33, 63, 100, 250, 384, 400]), between(rng, 1, 4), between(rng, 100, 700)
 
 
@@ -45,7 +46,7 @@ def _in_place(rng):
 
 
 def _far(rng):
-    """Weights beyond an eighth of the last cache."""
+    """Return weights larger than an eighth of the last cache."""
     return between(rng, 13, 32), between(rng, 1000, 1100), between(rng, 1050, 1200)
 
 
@@ -54,7 +55,7 @@ def _few_inputs_in_place(rng):
 
 
 def _deep(rng):
-    """Sums of more than a chain, or than a block of depth, in one of the three products."""
+    """Return a shape with sums longer than a chain, or than a KC block, in one of the three products."""
     deep = one(rng, [255, 256, 257, 300, 511, 512, 513, 600, 1023, 1025, 1300, 2100])
     return rng.permutation([deep, between(rng, 13, 70), between(rng, 5, 70)])
 
@@ -64,7 +65,7 @@ def _any(rng):
 
 
 def _edges(rng):
-    """Rows and columns about the heights and widths of all tiles."""
+    """Return numbers of rows and columns around the heights and widths of all tiles."""
     return between(rng, 13, 60), between(rng, 8, 140), between(rng, 5, 270)
 
 
@@ -73,27 +74,28 @@ def _many_rows(rng):
 
 
 def _fused(rng):
-    """A batch of partitions, for one pass over memory."""
+    """Return a batch of several partitions, for the fused backward pass."""
     batch = one(rng, [4096, 4097, 4100, 4300, 5000, 6200])
     return (batch, *one(rng, [(between(rng, 25, 45), between(rng, 25, 45)), (between(rng, 49, 90), between(rng, 1, 4)),
                               (one(rng, [1, 1, 2, 4]), between(rng, 64, 130)), (between(rng, 5, 12), between(rng, 128, 150))]))
 
 
 def _memory(rng):
-    """Inputs larger than a second-level cache, of one block of depth."""
+    """Return inputs larger than a second-level cache, with a depth of one KC block."""
     return between(rng, 2600, 4000), between(rng, 100, 130), between(rng, 5, 20)
 
 
 def _blocks_of_dz(rng):
-    """A dz of more than 16 MiB that is no single pass's."""
+    """Return a dz of more than 16 MiB, in a backward pass that is not fused."""
     return one(rng, [3700, 4000]), between(rng, 2, 3), between(rng, 1150, 1250)
 
 
 def _blocks_of_bfloat16(rng):
-    """Operands that are rounded in blocks of rows."""
+    """Return operands so large that they are rounded in blocks of rows."""
     return between(rng, 1990, 2100), between(rng, 1950, 2050), between(rng, 1, 2)
 
 
+# The function of each kind of shape, and the kinds whose products may have more than MOST_WORK.
 SHAPES = {"naive": _naive, "empty": _empty, "few neurons": _few_neurons, "few numbers": _few_numbers, "few rows": _few_rows,
           "few inputs": _few_inputs, "B in place": _in_place, "few inputs in place": _few_inputs_in_place, "deep": _deep,
           "any": _any, "edges": _edges, "many rows": _many_rows, "one pass": _fused, "memory": _memory, "far": _far,

@@ -22,16 +22,17 @@ import fastbp
 
 from . import child, digest_calls, digest_fits
 
-CALLS, FITS = 2000, 100
-JOBS = 2                        # processes at a time
-PATIENCE = 1800                 # seconds for one of them, which may have to compile everything first
-SHOWN = 200                     # differences that are printed
+CALLS, FITS = 2000, 100         # A file has digests of this many calls and fits.
+JOBS = 2                        # This many processes run at a time.
+PATIENCE = 1800                 # A process that takes longer than so many seconds, compiling included, is killed.
+SHOWN = 200                     # At most this many differences are printed.
 
+# LLVM's names of the features that a CPU with AVX-512 must have.
 _AVX512 = "avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd"
 
 
 class Target(NamedTuple):
-    """What Numba is to compile for, what the CPU must have for it, and what show_config says then."""
+    """A target that Numba compiles for, the features that the CPU must have for it, and what show_config says then."""
 
     cpu: str
     features: str
@@ -43,14 +44,16 @@ def _enabled(features):
     return ",".join(f"+{feature}" for feature in features)
 
 
+# The targets, by name.
 TARGETS = {
     "avx512-bf16": Target("znver4", _enabled((*_AVX512, "avx512bf16")), (*_AVX512, "avx512bf16"), ("avx512", "AVX512-BF16")),
     "avx512": Target("skylake-avx512", f"{_enabled(_AVX512)},-prefer-256-bit", _AVX512, ("avx512", "float32 arithmetic")),
     "avx2": Target("haswell", "", ("avx2", "fma"), ("avx2", "float32 arithmetic")),
     "baseline": Target("x86-64", "", ("sse2",), ("baseline", "float32 arithmetic")),
-    "amx": Target("haswell", amx_emulator.FEATURES, ("avx2", "fma"), ("avx2", "AMX")),     # only what multiplies bfloat16
+    "amx": Target("haswell", amx_emulator.FEATURES, ("avx2", "fma"), ("avx2", "AMX")),     # only cases in bfloat16
 }
 
+# The code of a process that computes the digests on one target.
 _PROCESS = """
 import sys
 from checks import digests
@@ -94,7 +97,7 @@ def _fault(found, expected):
 
 
 def _kind(fault):
-    """Return what comes before the first colon of "avx2 call 0123 few neurons: …", without the number."""
+    """Return the kind of a fault: "avx2 call few neurons" for "avx2 call 0123 few neurons: …"."""
     return " ".join(word for word in fault.partition(":")[0].split() if not word.isdigit())
 
 
@@ -135,7 +138,7 @@ def _in_process(name, calls, fits):
 
 
 def serve(calls, fits, instruction_set, bfloat16_by):
-    """Print the digests of all cases, as JSON, in a process that compiles for a target, of which show_config says these."""
+    """Print the digests of all cases as JSON. show_config must name this instruction set, and what multiplies bfloat16."""
     by_amx = bfloat16_by == "AMX"
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
@@ -155,7 +158,7 @@ def _cases(calls, fits, only_bfloat16):
             case = part.case(number)
             if "bfloat16" in case.name or not only_bfloat16:
                 yield case
-    if not only_bfloat16 and calls >= CALLS:            # what takes longer than all of a shorter run
+    if not only_bfloat16 and calls >= CALLS:            # they take longer than all of a shorter run
         yield from digest_fits.slow()
 
 

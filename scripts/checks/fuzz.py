@@ -17,10 +17,12 @@ from .fuzz_layers import Layers
 from .fuzz_networks import Fits, Jitted
 from .fuzz_steps import Losses, Updates
 
+# The fuzzer of each kind of cases.
 KINDS = {"functions": Functions, "losses": Losses, "updates": Updates, "fits": Fits, "jitted": Jitted, "layers": Layers}
 
 DEATHS = 10                     # After so many dead processes the rest of a worker's cases is not tried.
 
+# The code of a process that tries cases.
 _WORK = "import sys; from checks import fuzz; fuzz.work(*map(int, sys.argv[1:7]), sys.argv[7:])"
 
 

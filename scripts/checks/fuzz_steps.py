@@ -7,6 +7,7 @@ from fastbp.kernels.train.optimizers import CHUNK, STATES
 from . import formulas
 from .random_arrays import FLOATS, OTHERS, SIZES, Fuzzer, described, differing, draw_dtype, numbers, restored, result_dtype
 
+# The losses that are drawn from.
 LOSSES = fastbp.SoftmaxCrossEntropy, fastbp.BinaryCrossEntropy, fastbp.MeanSquaredError
 LABELS = tuple(dtype for dtype in OTHERS if dtype.kind in "iu")         # Labels of classes may have these dtypes.
 # The operands that spoilt() makes.

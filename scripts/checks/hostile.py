@@ -12,7 +12,7 @@ import numpy as np
 
 from .model_files import npy, npy_of, npz, tensors
 
-# A good file describes one layer, with weights (2, 3).
+# A good file describes one layer, with weights (2, 3): the description, the data, and the array of each format.
 _ABOUT = {"format": 1, "layers": [{"type": "Dense", "activation": "relu", "need_dinputs": True, "precision": None}],
           "loss": None, "l2": 0.0}
 _TEXT = json.dumps(_ABOUT)

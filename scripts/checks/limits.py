@@ -16,6 +16,7 @@ import oracle
 from . import child, report
 from .steps import digest
 
+# The dtype of all arrays but those of some WORKS.
 DTYPE = np.dtype(np.float32)
 FAR = 1 << 33                   # Rows that are far apart have this distance in bytes.
 _NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)     # Their memory is not reserved: Python 3.13 and later name this flag.
@@ -109,6 +110,7 @@ def _far(memory, array, offset):
     return view
 
 
+# The code of a process that works under limits of memory.
 NO_MEMORY = """
 import resource, sys
 import numpy as np
@@ -167,6 +169,7 @@ def _fit(rows):
     return digest(network.predict(x))
 
 
+# The arrays of a layer, which a refused step must not change.
 STATE = "weights", "biases", "inputs", "output", "dinputs", "dweights", "dbiases"
 
 # Works that need memory for results, for copies, for scratch memory of any size, or for a fit. Each returns a digest.

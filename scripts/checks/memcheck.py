@@ -18,6 +18,7 @@ FEATURES = {"haswell": "+avx2,+fma", "x86-64": ""}      # LLVM's features for ea
 # Small shapes (batch, inputs, neurons) around the sizes of tiles.
 SMALL = tuple(itertools.product((0, 1, 2, 5, 6, 7, 13), (1, 7, 8, 9, 33), (1, 3, 16, 17, 34)))
 
+# The code of the process that valgrind watches.
 _WORK = "import sys; from checks import memcheck; memcheck.work(*sys.argv[1:])"
 
 

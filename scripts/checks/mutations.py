@@ -95,7 +95,7 @@ def _as_list(value):
     return value if isinstance(value, list) else []
 
 
-# Dtypes to put into the header of an array: in an .npz file, there for an array without data, and in a .safetensors file.
+# Dtypes to put into the header of an array: of an .npz file, of an .npz file for an array without data, of a .safetensors file.
 _DTYPES = ["<f4", "<f8", ">f4", "f4", "=f4", "f", "float32", "<f2", "<f16", "<i4", "|O", "O", "|S4", "<U1", "|V4", "<c8", "|b1",
            "<M8[s]", "f4,f4", [("x", "<f4")], ("<f4", (2,)), ("<f4", (1 << 40,)), {}, None, 4, "numpy.float32", "<U999999999",
            "os.system"]

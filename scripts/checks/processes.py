@@ -20,6 +20,7 @@ from . import child, report, steps
 from .threads import alone
 
 PATIENCE = 120                  # A child that has not ended after this many seconds is killed.
+# The code of a process that plays a scene.
 _CODE = "from checks import processes; processes.in_child()"
 
 
@@ -244,6 +245,7 @@ def _task(expected):
     return _compute(list(expected), expected)
 
 
+# The scenes, by name: the function that plays each.
 SCENES = {"in steps": _in_the_middle(None), "in fits": _in_the_middle((steps.small_fit, steps.large_fit)),
           "by a thread": _in_the_middle(None, of_a_thread=True), "generations": _generations, "profiled": _profiled,
           "compiling": _compiling, **{method: _of_pools(method) for method in multiprocessing.get_all_start_methods()}}

@@ -154,6 +154,7 @@ def draw_dtype(rng, dtype, mixed):
     return (*FLOATS, *OTHERS)[rng.integers(len(FLOATS) + len(OTHERS))] if mixed and rng.random() < 0.5 else dtype
 
 
+# The styles of random numbers that numbers() makes.
 STYLES = "whole", "normal", "wide", "tiny", "huge", "special"
 
 

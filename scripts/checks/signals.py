@@ -20,8 +20,9 @@ import fastbp
 from . import child, report, steps
 from .threads import alone
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[2]        # The folder of the repository.
 PATIENCE = 300                  # A command that has not ended this many seconds after Ctrl-C is killed.
+# The code of a process that plays a scene.
 _CODE = "from checks import signals; signals.in_child()"
 # The code of a process that reads delays in seconds, and sends a SIGINT to another process after each.
 _SHOOTER = """
@@ -141,7 +142,7 @@ def _layer(rng, shots, expected):
         for _ in range(shots):
             armed.during(work, 0.02 * rng.random())
             if layer.output is None:
-                continue                                # it has dropped the values of both
+                continue                                # the layer has dropped the values of both
             which = next(i for i in range(2) if layer.inputs is batches[i])
             if steps.digest(layer.backward(np.ones_like(layer.output)), layer.dweights) != gradients[which]:
                 wrong.append("after an interrupt, backward mixed the passes of two batches")
@@ -152,6 +153,7 @@ def _gradients(layer, x):
     return steps.digest(layer.backward(np.ones_like(layer.forward(x))), layer.dweights)
 
 
+# The rows that a fit trains on, and those of a batch.
 FIT_ROWS, FIT_BATCH = 64 * 400, 64
 
 
@@ -262,6 +264,7 @@ def _cold(rng, shots, expected):
     return met, wrong
 
 
+# The scenes, by name: the function that plays each.
 SCENES = {"cold": _cold, "steps": _steps, "layer": _layer, "fit": _fit, "predict": _predict, "sklearn": _sklearn,
           "profile": _profile}
 
@@ -269,6 +272,7 @@ SCENES = {"cold": _cold, "steps": _steps, "layer": _layer, "fit": _fit, "predict
 # ---- commands
 
 
+# The commands that are interrupted.
 _NETWORK = "--layers", "64,128,10", "--batch", "4096"
 PROFILE = [sys.executable, "-m", "fastbp", "profile", *_NETWORK]
 BENCH = [str(ROOT / "scripts/bench"), "quick"]

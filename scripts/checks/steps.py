@@ -6,6 +6,7 @@ import numpy as np
 import fastbp
 
 BATCHES = (1, 2), (3, 70), (70, 1500), (4096, 9000)     # A batch is drawn from one of these ranges, end excluded.
+# What the steps draw from.
 DTYPES = "float32", "float64"
 ACTIVATIONS = "identity", "relu", "leaky_relu", "sigmoid", "tanh", "gelu"
 MOST = 1 << 22                  # A product has at most this many multiplications.
@@ -110,4 +111,5 @@ def predict(rng):
     return digest(trained.predict(np.resize(x, (int(rng.integers(1, 10_000)), x.shape[1]))))
 
 
+# The kinds of steps: the number of a step chooses one.
 KINDS = functions, layers, small_fit, relu, bfloat16, functions, large_fit, layers, predict

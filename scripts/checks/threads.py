@@ -13,8 +13,9 @@ from fastbp._runtime import threads
 
 from . import child, report, steps
 
-THREADS = 16
+THREADS = 16                    # This many Python threads take steps at once.
 LAYERS = {"tbb": "tbb", "omp": "omp", "workqueue": "serial"}            # Each layer that a user may choose, and what is used.
+# The code of a process that takes steps with one layer.
 _CODE = "from checks import threads; threads.in_child()"
 
 

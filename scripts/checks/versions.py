@@ -19,7 +19,7 @@ from packaging.specifiers import SpecifierSet
 
 from . import report
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[2]        # The folder of the repository.
 PATIENCE = 3600                         # A command that has not ended after this many seconds is killed.
 NEWEST_PYTHON = 15                      # Python 3.15 is the last version that is looked for.
 RESOLUTIONS = {"oldest": "lowest-direct", "newest": "highest"}          # uv's names of the ways to choose versions.

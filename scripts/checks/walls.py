@@ -20,6 +20,7 @@ from fastbp.kernels.dense import transposed
 from . import child, report, walls_training
 from .memory import Rooms
 
+# The functions and the activations that are called.
 FUNCTIONS = "dense_relu_forward", "dense_relu_backward", "dense_forward", "dense_backward"
 ACTIVATIONS = "leaky_relu", "sigmoid", "tanh", "gelu"
 
@@ -29,6 +30,7 @@ SOME = ((1, 100, 92), (2, 33, 257), (3, 100, 65), (12, 64, 41), (7, 33, 12), (10
         (40, 65, 2), (70, 3, 2), (1025, 7, 9), (5000, 1, 11), (5000, 92, 1), (4100, 45, 2), (4100, 13, 13), (4100, 2, 1),
         (4100, 1, 70))
 
+# The code of a process that checks shapes.
 _WORK = "import sys; from checks import walls; walls.work(*sys.argv[1:])"
 
 

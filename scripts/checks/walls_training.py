@@ -17,6 +17,7 @@ from fastbp.kernels import blocking
 from fastbp.kernels.train import losses as loss_kernels
 from fastbp.kernels.train import optimizers as optimizer_kernels
 
+# The optimisers, made anew for each case, and the losses.
 OPTIMIZERS = (lambda: fastbp.SGD(0.1), lambda: fastbp.SGD(0.1, momentum=0.9),
               lambda: fastbp.SGD(0.1, momentum=0.9, nesterov=True), lambda: fastbp.AdamW(0.1))
 LOSSES = fastbp.SoftmaxCrossEntropy(), fastbp.BinaryCrossEntropy(), fastbp.MeanSquaredError()

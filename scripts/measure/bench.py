@@ -28,6 +28,7 @@ from asv.commands.compare import unroll_result
 from asv.results import iter_results
 from asv.util import load_json
 
+# The folders of the repository and of the benchmarks.
 ROOT = Path(__file__).parents[2]
 SUITE = ROOT / "asv_benchmarks"
 FACTOR = 1.15                   # A benchmark is slower if it takes over this many times as long.

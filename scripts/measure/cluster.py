@@ -29,7 +29,7 @@ ROWS, NEURONS, CHUNK = 4_000_000, 64, 125_000
 TRAININGS = [((64, 64, 10), 65_536), ((64, 256, 256, 10), 8192), ((64, 256, 256, 10), 32_768), ((784, 128, 10), 8192),
              ((784, 512, 256, 10), 2048), ((784, 512, 256, 10), 8192)]
 
-# Seconds that an epoch of a training takes one worker, about.
+# About this many seconds is an epoch of a training for one worker.
 EPOCH = 3.0
 
 # Bytes of the arrays that two workers sum.
@@ -43,7 +43,7 @@ COUNTS = 2, 8, 64, 512
 
 @contextlib.contextmanager
 def workers(count):
-    """A new cluster of single-threaded workers, with the kernels compiled, as a client."""
+    """Yield the client of a new cluster of single-threaded workers, with the kernels compiled."""
     with (LocalCluster(n_workers=count, threads_per_worker=1, dashboard_address=":0", silence_logs="CRITICAL") as cluster,
           Client(cluster) as client):
         fastbp.dask.warmup(client, np.float32)

@@ -16,10 +16,14 @@ from pathlib import Path
 
 import numpy as np
 
+# The pages that results are written to.
+README = Path(__file__).parents[2] / "README.md"
 BENCHMARKS = Path(__file__).parents[2] / ".docs" / "benchmarks.md"
+
+# The packages that fastbp is compared with, and those whose versions are named.
 PEERS = ("numpy", "torch", "jax")
 PACKAGES = ("fastbp", "numba", "sklearn", *PEERS)
-README = Path(__file__).parents[2] / "README.md"
+
 SECONDS = 0.05                  # A turn takes about this many seconds.
 MOST_STEPS = 1000               # A turn has at most this many steps.
 QUIET = 0.12                    # Seconds between turns: OpenBLAS's threads spin for 0.1 s after its last product.

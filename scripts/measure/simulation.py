@@ -44,7 +44,7 @@ def step(count: int, arithmetic: float, pieces: list[tuple[int, float]], cost: C
 
 def _one(count, arithmetic, pieces, pairs, cost):
     """Return the seconds of one step. arithmetic (count,); pairs: the (sender, receiver) of the messages of each level."""
-    thread, line, ends = np.zeros(count), np.zeros(count), np.zeros(count)     # the times until which each is busy
+    thread, line, ends = np.zeros(count), np.zeros(count), np.zeros(count)     # the times when each is free again
     done = 0.0
     for size, fraction in pieces:
         thread += arithmetic * (fraction - done)

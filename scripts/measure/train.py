@@ -15,6 +15,7 @@ from pathlib import Path
 import contest
 import numpy as np
 
+# The packages that fastbp is compared with, and all that take turns.
 PEERS = ("sklearn", "torch")
 CONTESTANTS = ("fastbp", *PEERS)
 

@@ -1,7 +1,7 @@
 """A dense layer whose products multiply bfloat16: float32 matrices, rounded on the way into a product and summed in float32.
 
 The units, arguments and refusals are those of passes.py. Everything but the operands of the products is float32, and dbiases
-is the sum of what is not rounded. The batch is gone over in blocks, so that what is rounded stays in the caches.
+is a sum of numbers that are not rounded. The batch is processed in blocks, so that the rounded numbers stay in the caches.
 """
 from typing import NamedTuple
 
@@ -91,7 +91,7 @@ def _build_forward(dtype):
     edge, request_edge = loops.column_edge_tiles[dtype].address, loops.column_edge_tiles[dtype].request
 
     def forward(operands, most_threads):
-        """Compute y, and for gelu what it saves."""
+        """Compute y, and for gelu saved = dy/dz, as passes.forward does."""
         x, weights, y, saved, activation = operands.x, operands.weights, operands.y, operands.saved, operands.activation
         if not forward_fits(operands, SIZE) or x.col_step != SIZE or weights.col_step != SIZE:
             return link.REFUSED
@@ -118,8 +118,8 @@ def _build_forward(dtype):
             add(room.queue, round_pairs(), along_rows(from_row(x, i, rows), rounded_x))
             barrier(room.queue)
             saved_block = from_row(saved, i, rows) if saved.data != 0 else saved
-            right = packed_b(room.packed, pairs * SIZE)
-            problem = gemm_problem(here, rounded_x, right, from_row(y, i, rows), room.scratch, threads)
+            b = packed_b(room.packed, pairs * SIZE)
+            problem = gemm_problem(here, rounded_x, b, from_row(y, i, rows), room.scratch, threads)
             add(room.queue, gemm(), activated(replace(problem, bias=bias), activation, saved_block))
             run_queue(room.queue, threads)
         release(slot)
@@ -135,7 +135,10 @@ forward = link.units("forward", FORWARD, _build_forward, [tile.BFLOAT16])
 
 
 class BackwardMemory(NamedTuple):
-    """Addresses of a backward pass's memory: of weights.T, then of a block of rows."""
+    """Addresses of a backward pass's memory: of weights.T, then of a block of rows.
+
+    The rounded weights lie where dz to x_across are written once the weights are packed.
+    """
 
     queue: int                  # the queue
     packed_weights: int         # micropanels of weights.T, if they are needed
@@ -172,7 +175,7 @@ def _build_backward(dtype):
     edge, request_edge = loops.column_edge_tiles[dtype].address, loops.column_edge_tiles[dtype].request
 
     def backward(operands, most_threads):
-        """Compute dinputs, dweights and dbiases."""
+        """Compute dinputs, dweights and dbiases, as passes.backward does."""
         x, weights = operands.x, operands.weights
         rows, inputs, neurons = x.rows, weights.rows, weights.cols
         if not backward_fits(operands, SIZE):
@@ -219,8 +222,8 @@ def _separate(dtype):
             dz_across = compact(room.dz_across, half, neurons)                                      # (rows / 2, N)
             x_across = compact(room.x_across, half, inputs)                                         # (rows / 2, K)
             saved_block = from_row(saved, i, rows) if saved.data != 0 else saved
-            of_dz = mask_job(here, from_row(dvalues, i, rows), operands.activation, saved_block, dz, dbiases.data)
-            add(room.queue, mask(), replace(of_dz, accumulate=later))
+            dz_job = mask_job(here, from_row(dvalues, i, rows), operands.activation, saved_block, dz, dbiases.data)
+            add(room.queue, mask(), replace(dz_job, accumulate=later))
             barrier(room.queue)
             add(room.queue, round_pairs(), across_rows(dz, dz_across))
             add(room.queue, round_pairs(), across_rows(from_row(x, i, rows), x_across))
@@ -229,13 +232,13 @@ def _separate(dtype):
             barrier(room.queue)
             add(room.queue, pack(), packing.pack_job(machine, dz_across, room.packed_dz))
             barrier(room.queue)
-            right = packed_b(room.packed_dz, half * SIZE)
-            of_dweights = gemm_problem(here, transpose_of(x_across), right, dweights, room.scratch, threads)
-            add(room.queue, gemm(), replace(of_dweights, accumulate=later))
+            b = packed_b(room.packed_dz, half * SIZE)
+            dweights_job = gemm_problem(here, transpose_of(x_across), b, dweights, room.scratch, threads)
+            add(room.queue, gemm(), replace(dweights_job, accumulate=later))
             if has_dinputs:
-                right = packed_b(room.packed_weights, pairs * SIZE)
-                of_dinputs = gemm_problem(here, dz_along, right, from_row(dinputs, i, rows), room.scratch, threads)
-                add(room.queue, gemm(), of_dinputs)
+                b = packed_b(room.packed_weights, pairs * SIZE)
+                dinputs_job = gemm_problem(here, dz_along, b, from_row(dinputs, i, rows), room.scratch, threads)
+                add(room.queue, gemm(), dinputs_job)
             run_queue(room.queue, threads)
             i += rows
             if i >= x.rows:

@@ -11,7 +11,7 @@ from ..schedule.queue import TASK
 from ..schedule.records import read
 from ..simd import tile
 
-# Bytes of rows to mask and sum before the next columns: of more, memory would not be read in its order.
+# Bytes of the rows that are masked and summed before the next columns. With more, memory would not be read in its order.
 BYTES = 1024
 
 
@@ -49,6 +49,7 @@ def mask_job(machine, dvalues, activation, saved, dz, sums):
 
 
 def _build_mask(dtype):
+    """Return the task that masks and sums a stripe of columns."""
     tiles, machine = blocking.tiles(dtype), blocking.machine(dtype)
 
     def mask(job_address, worker, task):
@@ -135,6 +136,7 @@ def sum_job(first, count, distance, c):
 
 
 def _build_sum(dtype):
+    """Return the task that adds up a block of rows."""
     row = blocking.tiles(dtype).row
 
     def add_up(job_address, worker, task):

@@ -1,4 +1,4 @@
-"""The backward pass of a layer but for dweights, which an optimiser computes in blocks where it needs them (dweights.py)."""
+"""The backward pass of a layer but for dweights, which an optimiser computes in blocks as it needs them (train/dweights.py)."""
 from typing import NamedTuple
 
 from numba import types
@@ -16,7 +16,7 @@ from ..schedule.records import replace
 from ..schedule.trace import Call
 from . import columns, select
 from .columns import mask_job
-from .passes import b_of_weights
+from .fused import b_of_weights
 
 
 class Memory(NamedTuple):
@@ -30,7 +30,7 @@ class Memory(NamedTuple):
 
 @kernel
 def memory_of(arena, machine, weights, is_packed, threads):
-    """Return the Memory of a layer; is_packed: whether weights.T are."""
+    """Return the Memory of a layer; is_packed: whether weights.T is packed."""
     queue, arena = take(arena, REGION_BYTES)
     packed, arena = take(arena, packing.packed_bytes(machine, weights.cols, weights.rows) if is_packed else 0)
     scratch, arena = take(arena, threads * scratch_bytes(machine))
@@ -45,9 +45,9 @@ def _build(dtype):
     request_dot = dot.dot[dtype].request
 
     def backward_inputs(dvalues, saved, weights, dinputs, dbiases, micropanels, activation):
-        """Write dz in micropanels at an address, its column sums dbiases and, unless that is missing, dinputs.
+        """Write dz as micropanels, its column sums dbiases and, unless that is missing, dinputs.
 
-        Then dz takes the place of dvalues. Arguments are Matrix as for passes.backward, but for `micropanels`.
+        With dinputs, dz also overwrites dvalues. Arguments are Matrix as for passes.backward; `micropanels` is an address.
         """
         begun = trace.begin()
         rows, inputs, neurons = dvalues.rows, weights.rows, weights.cols
@@ -67,12 +67,12 @@ def _build(dtype):
         if is_packed:
             add(room.queue, pack(), packing.pack_job(machine, transpose_of(weights), room.weights))
         dz = only_if(int(dinputs.data != 0), dvalues)
-        of_dz = mask_job(here, dvalues, activation, saved, dz, dbiases.data)
-        add(room.queue, mask(), replace(of_dz, micropanels=micropanels))
+        dz_job = mask_job(here, dvalues, activation, saved, dz, dbiases.data)
+        add(room.queue, mask(), replace(dz_job, micropanels=micropanels))
         if dinputs.data != 0:                           # dinputs (M, K) = dz (M, N) weights.T (N, K)
             barrier(room.queue)
-            right = b_of_weights(machine, weights, by_dot, room.weights)
-            problem = gemm_problem(here, dz, right, dinputs, room.scratch, threads)
+            b = b_of_weights(machine, weights, by_dot, room.weights)
+            problem = gemm_problem(here, dz, b, dinputs, room.scratch, threads)
             add(room.queue, dot_products() if by_dot else gemm(), problem)
         run_queue(room.queue, threads)
         release(slot)

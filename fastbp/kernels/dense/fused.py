@@ -22,7 +22,7 @@ from .columns import mask_job, sum_job
 from .operands import BackwardOperands
 from .transposed import rows_of
 
-# (BackwardOperands, select.Backward, threads) -> status
+# The signature of the unit: (BackwardOperands, select.Backward, threads) -> status.
 SIGNATURE = types.intp(record_type(BackwardOperands), record_type(select.Backward), types.intp)
 
 
@@ -84,14 +84,24 @@ def worker_of(arena, machine, neurons):
     return Worker(job=job, dz=dz, packed=packed, scratch=scratch, end=arena)
 
 
+@kernel
+def b_of_weights(machine, weights, by_dot, micropanels):
+    """Return weights.T as B of the product for dinputs: rows of weights in place for dot products, or micropanels."""
+    if by_dot:
+        return OperandB(data=weights.data, col_step=weights.row_step, row_step=machine.itemsize, edge=0)
+    return packed_b(micropanels, weights.cols * machine.itemsize)
+
+
 def _build(dtype):
+    """Return the task that computes the results of a partition, one block of rows after another."""
     tiles, machine = blocking.tiles(dtype), blocking.machine(dtype)
     mask, gemm, dot_products = columns.mask[dtype].address, loops.gemm[dtype].address, dot.dot[dtype].address
 
     def fused_rows(job_address, worker, task):
         job, here = read(job_address, FusedBackward), blocking.with_caches(machine)
         size, block = machine.itemsize, blocking.FUSED_ROWS
-        room = worker_of(job.workers + worker * worker_of(COUNTING, here, job.neurons).end, here, job.neurons)
+        worker_bytes = worker_of(COUNTING, here, job.neurons).end
+        room = worker_of(job.workers + worker * worker_bytes, here, job.neurons)
         dweights = Matrix(data=job.parts + task * job.part_bytes, rows=job.inputs, cols=job.neurons,
                           row_step=job.neurons * size, col_step=size)
         dbiases = dweights.data + job.inputs * job.neurons * size
@@ -104,28 +114,28 @@ def _build(dtype):
             saved = rows_of(job.saved, i, rows, job.neurons, job.saved_row_step, size)
             dz = Matrix(data=room.dz, rows=rows, cols=job.neurons, row_step=job.dz_row_step, col_step=size)
             kept = only_if(int(job.dinputs != 0 or job.is_skinny != 0), dz)
-            of_dz = mask_job(here, dvalues, job.activation, saved, kept, dbiases)
-            of_dz = replace(of_dz, micropanels=room.packed if job.is_skinny == 0 else 0, accumulate=later)
-            run_here(mask(), of_dz, room.job)
+            dz_job = mask_job(here, dvalues, job.activation, saved, kept, dbiases)
+            dz_job = replace(dz_job, micropanels=room.packed if job.is_skinny == 0 else 0, accumulate=later)
+            run_here(mask(), dz_job, room.job)
             if job.dinputs != 0:                                                # dinputs (rows, K) = dz (rows, N) weights.T
                 dinputs = rows_of(job.dinputs, i, rows, job.inputs, job.dinputs_row_step, size)
-                of_dinputs = gemm_problem(here, dz, weights, dinputs, room.scratch, 1)
+                dinputs_job = gemm_problem(here, dz, weights, dinputs, room.scratch, 1)
                 row_bytes = job.neurons * size
                 follows = i + block < end and job.dvalues_row_step == row_bytes and (
                     job.saved == 0 or job.saved_row_step == row_bytes)
                 next_dvalues = dvalues.data + block * row_bytes if follows else 0
                 next_saved = saved.data + block * row_bytes if follows and job.saved != 0 else 0
-                of_dinputs = with_soon(here, of_dinputs, next_dvalues, next_saved, block * row_bytes if follows else 0)
-                run_here(dot_products() if job.by_dot != 0 else gemm(), of_dinputs, room.job)
+                dinputs_job = with_soon(here, dinputs_job, next_dvalues, next_saved, block * row_bytes if follows else 0)
+                run_here(dot_products() if job.by_dot != 0 else gemm(), dinputs_job, room.job)
             x = Matrix(data=job.x + i * job.x_row_step, rows=rows, cols=job.inputs, row_step=job.x_row_step,
                        col_step=job.x_col_step)
             if job.is_skinny != 0:                                              # dweights.T (N, K) += dz.T x (rows, K)
                 packing.pack_edge(tiles, x, room.packed)
-                of_dweights = skinny.dweights_problem(here, dz, x, room.packed, dweights.data, room.scratch, 1)
+                dweights_job = skinny.dweights_problem(here, dz, x, room.packed, dweights.data, room.scratch, 1)
             else:                                                               # dweights (K, N) += x.T dz (rows, N)
-                right = packed_b(room.packed, rows * size)
-                of_dweights = gemm_problem(here, transpose_of(x), right, dweights, room.scratch, 1)
-            run_here(gemm(), replace(of_dweights, accumulate=later), room.job)
+                b = packed_b(room.packed, rows * size)
+                dweights_job = gemm_problem(here, transpose_of(x), b, dweights, room.scratch, 1)
+            run_here(gemm(), replace(dweights_job, accumulate=later), room.job)
         return link.OK
 
     return fused_rows
@@ -147,7 +157,7 @@ class Memory(NamedTuple):
 
 @kernel
 def memory_of(arena, machine, weights, is_packed, partitions, threads):
-    """Return the Memory of a pass over so many partitions; is_packed: whether weights.T are."""
+    """Return the Memory of a pass over so many partitions; is_packed: whether weights.T is packed."""
     inputs, neurons = weights.rows, weights.cols
     part_bytes = blocking.round_up((inputs + 1) * neurons * machine.itemsize, ALIGNMENT)
     queue, arena = take(arena, REGION_BYTES)
@@ -176,27 +186,27 @@ def _build_backward(dtype):
         if is_packed:
             add(room.queue, pack(), packing.pack_job(machine, transpose_of(weights), room.weights))
             barrier(room.queue)
-        of_weights = packed_b(room.weights, neurons * size)
-        if by_dot:
-            of_weights = OperandB(data=weights.data, col_step=weights.row_step, row_step=size, edge=0)
+        weights_t = b_of_weights(machine, weights, by_dot, room.weights)
         add(room.queue, work(), FusedBackward(
             tasks=partitions.count, rows=dvalues.rows, inputs=inputs, neurons=neurons, partition_rows=partitions.rows,
             dvalues=dvalues.data, dvalues_row_step=dvalues.row_step, activation=operands.activation,
             saved=saved.data, saved_row_step=saved.row_step, x=x.data, x_row_step=x.row_step, x_col_step=x.col_step,
-            weights=of_weights.data, weights_col_step=of_weights.col_step, weights_row_step=of_weights.row_step,
+            weights=weights_t.data, weights_col_step=weights_t.col_step, weights_row_step=weights_t.row_step,
             by_dot=int(by_dot), is_skinny=int(is_skinny),
             dinputs=dinputs.data, dinputs_row_step=dinputs.row_step, parts=room.parts, part_bytes=room.part_bytes,
             workers=room.workers, dz_row_step=dz_row_bytes(machine, neurons)))
         barrier(room.queue)
-        first = Matrix(data=room.parts, rows=inputs, cols=neurons, row_step=neurons * size, col_step=size)
+        # The first partition's results; the others lie behind them.
+        dweights_part = Matrix(data=room.parts, rows=inputs, cols=neurons, row_step=neurons * size, col_step=size)
         if is_skinny:
-            first = Matrix(data=room.parts, rows=neurons, cols=inputs, row_step=inputs * size, col_step=size)
-        add(room.queue, add_up(), sum_job(first, partitions.count, room.part_bytes, first if is_skinny else operands.dweights))
-        last = Matrix(data=room.parts + inputs * neurons * size, rows=1, cols=neurons, row_step=0, col_step=size)
-        add(room.queue, add_up(), sum_job(last, partitions.count, room.part_bytes, operands.dbiases))
+            dweights_part = Matrix(data=room.parts, rows=neurons, cols=inputs, row_step=inputs * size, col_step=size)
+        dweights_sum = dweights_part if is_skinny else operands.dweights
+        add(room.queue, add_up(), sum_job(dweights_part, partitions.count, room.part_bytes, dweights_sum))
+        dbiases_part = Matrix(data=room.parts + inputs * neurons * size, rows=1, cols=neurons, row_step=0, col_step=size)
+        add(room.queue, add_up(), sum_job(dbiases_part, partitions.count, room.part_bytes, operands.dbiases))
         run_queue(room.queue, threads)
         if is_skinny:
-            skinny.transpose(tiles.full, first, operands.dweights)
+            skinny.transpose(tiles.full, dweights_part, operands.dweights)
         release(slot)
         return link.OK
 

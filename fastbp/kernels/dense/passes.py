@@ -4,9 +4,9 @@ forward     y = activation(x @ weights + biases)
 backward    dz = dvalues * dy/dz (activations.py), dbiases = its column sums, dinputs = dz @ weights.T, dweights = x.T @ dz
             (the chain rule of Rumelhart, Hinton and Williams, Nature 323, 1986, in matrices)
 
-Each unit first looks whether its operands fit, and refuses what it cannot compute: the caller then finds out what it is.
-select.py chooses the algorithm. Here are those of packed micropanels and of B in place, and the backward pass of which each
-result is a product of its own.
+A unit first checks that its operands fit, and refuses what it cannot compute: the caller then finds out why. select.py chooses
+the algorithm. This file has the forward passes PACKED and UNPACKED, and the backward pass SEPARATE, which computes each result
+by a product of its own.
 """
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ from .. import blocking
 from ..elementwise import activations
 from ..elementwise.activations import RELU
 from ..gemm import dot, loops, packing
-from ..gemm.problem import OperandB, activated, gemm_problem, packed_b, scratch_bytes, unpacked_b, with_soon
+from ..gemm.problem import activated, gemm_problem, packed_b, scratch_bytes, unpacked_b, with_soon
 from ..matrix import Matrix, from_row, only_if, transpose_of
 from ..schedule import trace
 from ..schedule.arena import COUNTING, acquire, release, take
@@ -25,7 +25,7 @@ from ..schedule.queue import REGION_BYTES, add, barrier, begin, run_queue
 from ..schedule.records import replace
 from . import columns, fused, naive, select, skinny, transposed
 from .columns import mask_job
-from .fused import dz_row_bytes
+from .fused import b_of_weights, dz_row_bytes
 from .operands import BACKWARD, FORWARD, backward_fits, forward_fits, is_contiguous
 
 # ---- forward
@@ -88,13 +88,13 @@ def _build_forward(dtype):
         room = forward_memory(memory, here, weights, algorithm, threads)
         begin(room.queue)
         if algorithm == select.UNPACKED:
-            right = unpacked_b(weights, room.weights)
+            b = unpacked_b(weights, room.weights)
             packing.pack_edge(tiles, weights, room.weights)
         else:
-            right = packed_b(room.weights, x.cols * size)
+            b = packed_b(room.weights, x.cols * size)
             add(room.queue, pack(), packing.pack_job(machine, weights, room.weights))
             barrier(room.queue)
-        problem = gemm_problem(here, x, right, y, room.scratch, threads)        # y (M, N) = x (M, K) weights (K, N)
+        problem = gemm_problem(here, x, b, y, room.scratch, threads)            # y (M, N) = x (M, K) weights (K, N)
         problem = replace(problem, bias=packing.copy_bias(tiles, operands.biases, room.bias))
         problem = activated(problem, activation, operands.saved)
         if x.row_step == x.cols * size and x.cols <= problem.kc and x.rows * x.row_step > state.word(state.L2):
@@ -159,7 +159,7 @@ class SeparateMemory(NamedTuple):
     queue: int                  # the queue
     weights: int                # micropanels of weights.T, if they are needed
     dz: int                     # dz of a block of rows
-    packed: int                 # micropanels of dz, or of the edge of x; beyond a dz in place, what tiles read too much
+    packed: int                 # micropanels of dz, or of the edge of x; else room that tiles read beyond a dz in place
     dweights: int               # dweights.T of a skinny layer
     scratch: int                # gemm.problem.scratch_bytes for each thread, for copies of A
     end: int                    # the first byte behind all this
@@ -167,7 +167,7 @@ class SeparateMemory(NamedTuple):
 
 @kernel
 def separate_memory(arena, machine, weights, choice, is_packed, rows, threads):
-    """Return the SeparateMemory for blocks of so many rows; is_packed: whether weights.T are."""
+    """Return the SeparateMemory for blocks of so many rows; is_packed: whether weights.T is packed."""
     inputs, neurons = weights.rows, weights.cols
     queue, arena = take(arena, REGION_BYTES)
     weights_t, arena = take(arena, packing.packed_bytes(machine, neurons, inputs) if is_packed else 0)
@@ -191,7 +191,7 @@ def _separate(dtype):
 
     @kernel
     def separate(operands, choice, threads):
-        """Compute each result by a product of its own. The batch is gone over in blocks, whose dz stays in L3."""
+        """Compute each result by a product of its own. The batch is processed in blocks, whose dz stays in L3."""
         dvalues, saved, x, weights = operands.dvalues, operands.saved, operands.x, operands.weights
         dinputs, dweights, dbiases = operands.dinputs, operands.dweights, operands.dbiases
         here, size, inputs, neurons = blocking.with_caches(machine), machine.itemsize, x.cols, dvalues.cols
@@ -214,20 +214,20 @@ def _separate(dtype):
             micropanels = room.packed if choice.dweights == select.PACKED else 0
             kept = only_if(int(dinputs.data != 0 or micropanels == 0), dz)
             saved_block = from_row(saved, i, rows) if saved.data != 0 else saved
-            of_dz = mask_job(here, from_row(dvalues, i, rows), operands.activation, saved_block, kept, dbiases.data)
-            add(room.queue, mask(), replace(of_dz, micropanels=micropanels, accumulate=later))
+            dz_job = mask_job(here, from_row(dvalues, i, rows), operands.activation, saved_block, kept, dbiases.data)
+            add(room.queue, mask(), replace(dz_job, micropanels=micropanels, accumulate=later))
             barrier(room.queue)
             if is_skinny:                               # dweights.T (N, K) += dz.T (N, rows) x (rows, K)
                 packing.pack_edge(tiles, x_block, room.packed)
-                of_dweights = skinny.dweights_problem(here, dz, x_block, room.packed, room.dweights, room.scratch, threads)
+                dweights_job = skinny.dweights_problem(here, dz, x_block, room.packed, room.dweights, room.scratch, threads)
             else:                                       # dweights (K, N) += x.T (K, rows) dz (rows, N)
-                right = packed_b(room.packed, rows * size) if micropanels != 0 else unpacked_b(dz, 0)
-                of_dweights = gemm_problem(here, transpose_of(x_block), right, dweights, room.scratch, threads)
-            add(room.queue, gemm(), replace(of_dweights, accumulate=later))
+                b = packed_b(room.packed, rows * size) if micropanels != 0 else unpacked_b(dz, 0)
+                dweights_job = gemm_problem(here, transpose_of(x_block), b, dweights, room.scratch, threads)
+            add(room.queue, gemm(), replace(dweights_job, accumulate=later))
             if dinputs.data != 0:                       # dinputs (rows, K) = dz (rows, N) weights.T (N, K)
-                right = b_of_weights(machine, weights, by_dot, room.weights)
-                of_dinputs = gemm_problem(here, dz, right, from_row(dinputs, i, rows), room.scratch, threads)
-                add(room.queue, dot_products() if by_dot else gemm(), of_dinputs)
+                b = b_of_weights(machine, weights, by_dot, room.weights)
+                dinputs_job = gemm_problem(here, dz, b, from_row(dinputs, i, rows), room.scratch, threads)
+                add(room.queue, dot_products() if by_dot else gemm(), dinputs_job)
             run_queue(room.queue, threads)
             i += rows
             if i >= dvalues.rows:
@@ -239,14 +239,6 @@ def _separate(dtype):
         return link.OK
 
     return separate
-
-
-@kernel
-def b_of_weights(machine, weights, by_dot, micropanels):
-    """Return weights.T as B of the product for dinputs: rows of weights in place for dot products, or micropanels."""
-    if by_dot:
-        return OperandB(data=weights.data, col_step=weights.row_step, row_step=machine.itemsize, edge=0)
-    return packed_b(micropanels, weights.cols * machine.itemsize)
 
 
 backward = link.units("backward", BACKWARD, _build_backward)

@@ -20,6 +20,7 @@ class Algorithm(NamedTuple):
 # The numbers by which compiled code knows the algorithms of ALGORITHMS, in its order.
 NAIVE, SKINNY, UNPACKED, PACKED, DOT, TRANSPOSED, FUSED, SEPARATE = range(8)
 
+# The algorithms, in the order of their numbers.
 ALGORITHMS = (
     Algorithm("naive", f"up to {blocking.NAIVE_WORK} multiply-adds, tiles and jobs take longer than the arithmetic"),
     Algorithm("skinny", f"up to {blocking.SKINNY_NEURONS} neurons would leave a tile empty for the most part, so x is read in "

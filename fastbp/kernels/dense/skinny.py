@@ -70,7 +70,7 @@ def dweights_bytes(machine, inputs, neurons):
 
 @kernel
 def dweights_problem(machine, dz, x, edge, dweights, scratch, threads):
-    """Return the GemmProblem dweights.T = dz.T @ x; two addresses: of the packed edge of x, and of dweights.T."""
+    """Return the GemmProblem dweights.T = dz.T @ x; `edge` (of x, packed) and `dweights` (dweights.T) are addresses."""
     size = machine.itemsize
     c = Matrix(data=dweights, rows=dz.cols, cols=x.cols, row_step=x.cols * size, col_step=size)
     return gemm_problem(machine, transpose_of(dz), unpacked_b(x, edge), c, scratch, threads)

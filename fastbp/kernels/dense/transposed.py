@@ -88,7 +88,7 @@ def worker_of(arena, machine, inputs, neurons):
 
 @kernel
 def transpose(tiles, source, activation, saved, target):
-    """Write target = source.T times the activation's derivative; the last block of target's columns is filled up."""
+    """Write target = source.T times the activation's derivative. target's last vectors are filled up."""
     square = tiles.square
     size, lanes = tile.itemsize(square), tile.lanes(square)
     for j in range(0, source.cols, lanes):
@@ -109,8 +109,8 @@ def transpose(tiles, source, activation, saved, target):
 def transpose_back(tiles, source, target):
     """Write target = source.T.
 
-    Rows that follow one another are written in whole vectors, one after another: the next row overwrites what a vector has
-    too much. So of more than one block of columns the last one, which has too much, comes first.
+    If target's rows follow one another, they are written in whole vectors: the next row overwrites what a vector writes beyond
+    its row. So the last block of columns, which does that, is written before the others.
     """
     square = tiles.square
     size, lanes = tile.itemsize(square), tile.lanes(square)
@@ -127,11 +127,12 @@ def transpose_back(tiles, source, target):
 
 @inlined
 def rows_of(address, row, rows, cols, row_step, size):
-    """Return the Matrix of some rows, from `row` on, of one at an address; the address 0 is none."""
+    """Return the Matrix of rows, from `row` on, of a matrix at an address; no matrix for the address 0."""
     return Matrix(data=address + row * row_step if address != 0 else 0, rows=rows, cols=cols, row_step=row_step, col_step=size)
 
 
 def _build(dtype):
+    """Return the task that computes the results of a partition, one block of rows after another."""
     tiles, machine = blocking.tiles(dtype), blocking.machine(dtype)
     gemm, dot_products = loops.gemm[dtype].address, dot.dot[dtype].address
 
@@ -225,9 +226,9 @@ def _build_backward(dtype):
             parts=room.parts, part_bytes=room.part_bytes,
             workers=room.workers))
         barrier(room.queue)
-        first = Matrix(data=room.parts, rows=inputs, cols=neurons, row_step=neurons * size, col_step=size)
-        add(room.queue, add_up(), sum_job(first, partitions.count, room.part_bytes, operands.dweights))
-        add(room.queue, add_up(), sum_job(from_row(first, inputs, 1), partitions.count, room.part_bytes, operands.dbiases))
+        first_part = Matrix(data=room.parts, rows=inputs, cols=neurons, row_step=neurons * size, col_step=size)
+        add(room.queue, add_up(), sum_job(first_part, partitions.count, room.part_bytes, operands.dweights))
+        add(room.queue, add_up(), sum_job(from_row(first_part, inputs, 1), partitions.count, room.part_bytes, operands.dbiases))
         run_queue(room.queue, threads)
         release(slot)
         return link.OK

@@ -28,6 +28,7 @@ from ..matrix import MATRIX
 from ..simd import tile
 from ..simd.arithmetic import clamped, magnitude, mask, polynomial, times_power, where_above, with_sign
 
+# The names of the activations, and the numbers by which compiled code knows them.
 NAMES = "identity", "relu", "leaky_relu", "sigmoid", "tanh", "gelu"
 IDENTITY, RELU, LEAKY_RELU, SIGMOID, TANH, GELU = range(len(NAMES))
 
@@ -37,6 +38,7 @@ LEAK = 0.01
 # The constants of gelu's u.
 _GELU_SCALE, _GELU_CUBE = math.sqrt(2 / math.pi), 0.044715
 
+# The binary logarithm of e.
 _LOG2_E = 1 / math.log(2)
 
 # The constants of a dtype's exp: two bounds, below and above which it is 0 and inf; ln 2 in two parts, the first with so few
@@ -123,11 +125,11 @@ def _build(dtype):
                 else:
                     near = clamped(z, -_GELU_IS_LINEAR, _GELU_IS_LINEAR)
                     square = near * near
-                    share = sigmoid(2.0 * _GELU_SCALE * near * (1.0 + _GELU_CUBE * square))
-                    result = clamped(z, -_GELU_IS_LINEAR, math.inf) * share     # -inf * 0 would be a NaN
+                    gate = sigmoid(2.0 * _GELU_SCALE * near * (1.0 + _GELU_CUBE * square))
+                    result = clamped(z, -_GELU_IS_LINEAR, math.inf) * gate      # -inf * 0 would be a NaN
                     if saved.data != 0:
-                        inner = 2.0 * _GELU_SCALE * (1.0 + 3.0 * _GELU_CUBE * square)
-                        derivative = share + near * share * (1.0 - share) * inner
+                        inner = 2.0 * _GELU_SCALE * (1.0 + 3.0 * _GELU_CUBE * square)       # d(2 u)/dz
+                        derivative = gate + near * gate * (1.0 - gate) * inner
                         tile.store(derivative, derivatives + j * size, 0, 1, cols - j)
                 tile.store(result, address + j * size, 0, 1, cols - j)
         return link.OK

@@ -27,6 +27,7 @@ class Relu(NamedTuple):
 
 
 def _build_chunk(dtype):
+    """Return the task that computes CHUNK elements."""
     row = blocking.tiles(dtype).row
 
     def relu_chunk(job_address, worker, task):
@@ -59,7 +60,7 @@ def _build(dtype):
         run(chunk(), job, memory, threads)
         release(slot)
         trace.finish_pass(begun, trace.RELU, trace.Call(rows=count, inputs=1, neurons=1, precision=bits, activation=1,
-                                                           weights=0, dinputs=0, dinputs_bytes=0))
+                                                        weights=0, dinputs=0, dinputs_bytes=0))
         return link.OK
 
     return relu

@@ -1,4 +1,4 @@
-"""Micropanels of B over rows of A in Intel's AMX tile registers: bfloat16 products, in the place of loops 2 and 1 of loops.py.
+"""bfloat16 products in Intel's AMX tile registers: loops 2 and 1 of loops.py for CPUs that have these.
 
 There are eight registers of 16 rows of 64 bytes. Four hold a block of 32 x 32 of C, two 32 rows of A, 16 pairs of bfloat16
 each, and two 16 rows of B, 32 pairs each. One instruction multiplies 16 x 32 by 32 x 16 numbers:
@@ -28,6 +28,7 @@ ROWS, ROW_BYTES = 16, 64
 # The only palette: eight registers of that size.
 PALETTE = 1
 
+# LLVM's types of no result and of an address.
 VOID, POINTER = ir.VoidType(), I8.as_pointer()
 
 
@@ -77,17 +78,19 @@ def copy_rows(tiles, shape, problem, scratch, block):
 
 
 def _instruction(b, name, *arguments):
+    """Emit the instruction of that name."""
     signature = ir.FunctionType(VOID, [a.type for a in arguments])
     b.call(cgutils.get_or_insert_function(b.module, signature, f"llvm.x86.{name}"), arguments)
 
 
 def _load(b, register, address, stride):
+    """Emit the load of a tile register from rows `stride` bytes apart."""
     _instruction(b, "tileloadd64", I8(register), b.inttoptr(address, POINTER), stride)
 
 
 @intrinsic
 def configure(typing_context):
-    """Give this thread eight whole tile registers; a thread that does not release them again slows down everything else."""
+    """Configure this thread's eight tile registers. A thread that does not release them slows down everything else."""
     def generate(c, b, sig, args):
         registers = 8
         words = bytearray(64)
@@ -102,7 +105,7 @@ def configure(typing_context):
 
 @intrinsic
 def release(typing_context):
-    """Give the tile registers back."""
+    """Release the tile registers."""
     def generate(c, b, sig, args):
         _instruction(b, "tilerelease")
         return c.get_dummy_value()
@@ -119,19 +122,23 @@ def room(typing_context, shape):
 
 @intrinsic
 def multiply(typing_context, shape, a, a_row, b_address, depth, rows, block):
-    """Write A B to the address `block`: A by rows a_row bytes apart, B a micropanel; for few rows only the upper half."""
+    """Write A B to the address `block`: A by rows a_row bytes apart, B a micropanel.
+
+    For up to 16 rows only the upper half is written.
+    """
     def generate(c, b, sig, args):
         halves = shape.vecs * shape.lanes * shape.size // ROW_BYTES
-        with b.if_else(b.icmp_signed(">", args[5], const(ROWS))) as (more, few):
-            with more:
+        with b.if_else(b.icmp_signed(">", args[5], const(ROWS))) as (both_halves, upper_half):
+            with both_halves:
                 _multiply(b, 2, halves, *args[1:5], args[6])
-            with few:
+            with upper_half:
                 _multiply(b, 1, halves, *args[1:5], args[6])
         return c.get_dummy_value()
     return types.void(shape, *[BYTES] * 6), generate
 
 
 def _multiply(b, high, wide, a, a_row, b_address, depth, block):
+    """Emit the product of A B in high x wide tile registers, and their stores to the address `block`."""
     b_row = const(wide * ROW_BYTES)
     lower = [b.mul(a_row, const(ROWS * i)) for i in range(high)]
     for i in range(high):

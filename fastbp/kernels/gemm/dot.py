@@ -1,8 +1,8 @@
 """C = A B.T by dot products: A and B are both read along their contiguous rows, and nothing is packed.
 
-For few rows, where packing B would cost more than the product, and for few columns, of which a tile would be empty for the
-most part. A tile holds one vector of partial sums for each of its rows x vecs elements of C; the lanes are added up at
-the end.
+This is for few rows, where packing B would cost more than the product, and for few columns, which would leave a tile empty for
+the most part. A tile holds one vector of partial sums for each of its rows x vecs elements of C; the lanes are added up at the
+end.
 """
 from ..._compile import link
 from ..._compile.compiler import kernel
@@ -15,6 +15,7 @@ from .problem import GemmProblem, activate_block, block_of
 
 
 def _build(dtype):
+    """Return the task that computes a block of C."""
     tiles, machine = blocking.tiles(dtype), blocking.machine(dtype)
     activate, row_edge = activations.activate[dtype].address, blocking.row_edge(tiles.full)
 

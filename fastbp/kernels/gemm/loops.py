@@ -39,6 +39,7 @@ from .problem import (
     scratch_bytes,
 )
 
+# The dtypes that have products: Numba's float types, and pairs of bfloat16.
 DTYPES = *link.FLOATS, tile.BFLOAT16
 
 # The signature of the units of loops 2 and 1: (address of the problem, CopiedA, Block) -> status.
@@ -49,6 +50,7 @@ SIGNATURE = types.intp(types.intp, record_type(CopiedA), record_type(Block))
 
 
 def _build(dtype):
+    """Return the task of loops 5, 4 and 3, which computes a block of C."""
     tiles, machine = blocking.tiles(dtype), blocking.machine(dtype)
     mc_block = _mc_block(dtype)
     activate = activations.activate[dtype if dtype in link.FLOATS else link.FLOATS[0]].address
@@ -69,6 +71,7 @@ def _build(dtype):
 
 
 def _mc_block(dtype):
+    """Return the kernel that multiplies an MC block by whichever tiles fit."""
     tiles, machine = blocking.tiles(dtype), blocking.machine(dtype)
     full, column_edge = _full[dtype].address, column_edge_tiles[dtype].address
     copy_rows = amx.copy_rows if blocking.by_amx(dtype) else packing.copy_rows
@@ -150,6 +153,7 @@ def build_micropanels(which, dtype):
 
 
 def _row_tiles(is_unpacked, has_chains):
+    """Return the function of loop 1, whose sums are cut into chains if has_chains."""
     @inlined
     def row_tiles(shape, problem, copied, block, b):
         """Compute the tiles of a Block's rows in one PanelOfB. Chains are added up in C, which stays in L1."""
@@ -196,21 +200,25 @@ def _row_tiles(is_unpacked, has_chains):
 
 
 @inlined
-def microkernel(acc, depth, a, rows, a_step, b, b_step):
-    """Return acc + A B. Steps that are constants where this is inlined are constants in its loop."""
+def microkernel(acc, depth, a, row_offsets, a_step, b, b_step):
+    """Return acc + A B. row_offsets: the distance of each of the tile's rows of A from `a`.
+
+    Steps that are constants where this is inlined are constants in its loop.
+    """
     for _ in range(depth // blocking.UNROLL):
         for _ in range(blocking.UNROLL):
-            acc = products.rank1(acc, a, rows, b)                               # acc (MR, NR) += A (MR, 1) B (1, NR)
+            acc = products.rank1(acc, a, row_offsets, b)                        # acc (MR, NR) += A (MR, 1) B (1, NR)
             a += a_step
             b += b_step
     for _ in range(depth % blocking.UNROLL):
-        acc = products.rank1(acc, a, rows, b)
+        acc = products.rank1(acc, a, row_offsets, b)
         a += a_step
         b += b_step
     return acc
 
 
 def _build_tiles(which, dtype):
+    """Return the function of loops 2 and 1 for tiles of one kind, by AMX where the CPU has it."""
     return (amx.build if blocking.by_amx(dtype) else build_micropanels)(which, dtype)
 
 

@@ -65,6 +65,7 @@ def pack_job(machine, source, micropanels):
 
 
 def _build(dtype):
+    """Return the task that packs ROWS rows of a group of micropanels."""
     tiles, machine = blocking.tiles(dtype), blocking.machine(dtype)
 
     def pack(job_address, worker, task):
@@ -210,8 +211,8 @@ def copied_tile_bytes(shape, depth):
 def copy_rows(tiles, shape, problem, scratch, block):
     """Copy those rows of an MC block that are not read in place, tile by tile, and return the CopiedA.
 
-    These are all rows if the columns of A are contiguous, or if rows of B are far apart, too, which takes all registers that
-    addresses can have. Else they are the last rows, where they are fewer than a tile has.
+    All rows are copied if the columns of A are contiguous, or if B is in place: then rows of B are far apart, too, and their
+    addresses take all registers. Otherwise the last rows are copied, if they are fewer than a tile has.
     """
     height = tile.height(shape)
     if problem.a_col_step != tile.itemsize(shape):

@@ -32,7 +32,7 @@ def room(dtype):
     return (depth(dtype) * (shape.rows + width) + shape.rows * width) * dtype.bitwidth // 8
 
 
-# (memory, repeats) -> status
+# The signature of the compiled function: (memory, repeats) -> status.
 SIGNATURE = types.intp(types.Array(types.uint8, 1, "C"), types.intp)
 
 
@@ -44,10 +44,10 @@ def build(dtype):
         size, height, width = tile.itemsize(shape), tile.height(shape), tile.width(shape)
         a = matrix(memory).data                         # not ctypes.data: it is unsigned, and Numba makes its sums floats
         b = a + steps * height * size
-        rows = products.in_registers(products.multiples(shape, size))
+        row_offsets = products.in_registers(products.multiples(shape, size))
         acc = tile.zeros(shape)
         for _ in range(repeats):
-            acc = microkernel(acc, steps, a, rows, height * size, b, width * size)      # A (MR, K), B (K, NR), acc (MR, NR)
+            acc = microkernel(acc, steps, a, row_offsets, height * size, b, width * size)  # acc (MR, NR) += A (MR, K) B (K, NR)
         tile.store(acc, b + steps * width * size, width * size, height, width)
         return 0
 

@@ -1,4 +1,4 @@
-"""One matrix product, C (+)= A B, with what happens to C on its way out. Forward, dinputs and dweights all are one.
+"""One matrix product, C (+)= A B, with what happens to C on its way out. y, dinputs and dweights are such products.
 
 A is read one element at a time: in place where its rows are contiguous (x in the forward pass, dz for dinputs), from a copy
 where its columns are (x.T for dweights). B is read in vectors: packed in micropanels (packing.py), or in place where its rows
@@ -17,7 +17,7 @@ from ..simd import tile
 from ..simd.arithmetic import add_row, relu
 from ..simd.vector import CACHE_LINE
 
-# In place of the distance of two rows of B: B is packed. No distance has this value, though one may be 0.
+# The row_step of a B that is packed. No distance of two rows has this value, though one may be 0.
 PACKED = -1 << 63
 
 
@@ -106,7 +106,7 @@ def gemm_problem(machine, a, b, c, scratch, threads):
 
 @kernel
 def activated(problem, activation, saved):
-    """Return the problem with an activation of C, and the Matrix, if there is one, for what that saves."""
+    """Return the problem with an activation of C. saved: the Matrix for what the activation saves, or no matrix."""
     return replace(problem, relu=int(activation == RELU), activation=activation if activation > RELU else IDENTITY,
                    saved=saved.data, saved_row_step=saved.row_step)
 
@@ -159,7 +159,7 @@ class CopiedA(NamedTuple):
 
 @inlined
 def prefetch_share(problem, start):
-    """Ask for a tile's share of the memory that is needed soon, which would else be waited for."""
+    """Prefetch a tile's share of the memory that is needed soon: its reader would have to wait for it."""
     for offset in range(start, start + problem.soon_bytes, CACHE_LINE):
         if problem.soon != 0:
             tile.fetch(problem.soon + offset)

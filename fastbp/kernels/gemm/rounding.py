@@ -50,16 +50,17 @@ def across_rows(source, target):
 
 
 def _build(dtype):
-    one = blocking.tiles(types.float32).edge_row
-    two = one._replace(vecs=2)
+    """Return the task that writes ROWS rows of the target."""
+    vector = blocking.tiles(types.float32).edge_row
+    two_vectors = vector._replace(vecs=2)
 
     def round_rows(job_address, worker, task):
         job = read(job_address, Round)
         for i in range(task * ROWS, min((task + 1) * ROWS, job.target_rows)):
             if job.across != 0:
-                round_two_rows(one, job, i)
+                round_two_rows(vector, job, i)
             else:
-                round_row(two, job, i)
+                round_row(two_vectors, job, i)
         return link.OK
 
     return round_rows
@@ -69,21 +70,21 @@ round_rows = link.units("round", TASK, _build, [tile.BFLOAT16])
 
 
 @kernel
-def round_row(two, job, i):
+def round_row(two_vectors, job, i):
     """Write row i of the target: pairs along a row."""
-    size, target = tile.itemsize(two), job.target + i * job.target_row_step
-    for j in range(0, 2 * job.target_cols, tile.width(two)):
-        numbers = tile.load(two, job.source + i * job.source_row_step + j * size, 0, 1, job.cols - j)
+    size, target = tile.itemsize(two_vectors), job.target + i * job.target_row_step
+    for j in range(0, 2 * job.target_cols, tile.width(two_vectors)):
+        numbers = tile.load(two_vectors, job.source + i * job.source_row_step + j * size, 0, 1, job.cols - j)
         tile.store(tile.pairs_along(numbers), target + j // 2 * size, 0, 1, job.target_cols - j // 2)
 
 
 @kernel
-def round_two_rows(one, job, i):
+def round_two_rows(vector, job, i):
     """Write row i of the target: pairs across two rows."""
-    size, target = tile.itemsize(one), job.target + i * job.target_row_step
+    size, target = tile.itemsize(vector), job.target + i * job.target_row_step
     first, rows = job.source + 2 * i * job.source_row_step, job.rows - 2 * i
-    for j in range(0, job.cols, tile.width(one)):
+    for j in range(0, job.cols, tile.width(vector)):
         cols = job.cols - j
-        numbers = tile.load(one, first + j * size, 0, rows, cols)                           # zeros if there is no such row
-        below = tile.load(one, first + job.source_row_step + j * size, 0, rows - 1, cols)
+        numbers = tile.load(vector, first + j * size, 0, rows, cols)                        # zeros if there is no such row
+        below = tile.load(vector, first + job.source_row_step + j * size, 0, rows - 1, cols)
         tile.store(tile.pairs_across(numbers, below), target + j * size, 0, 1, cols)

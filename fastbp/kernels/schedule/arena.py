@@ -5,7 +5,7 @@ A kernel needs memory for packed operands and partial results. It calls `acquire
 
 The table of the pool lies in the process's state words: 64 slots of (taken, address, bytes). A call takes the first free slot
 by one atomic exchange, enlarges its memory if that is too small, and frees the slot at its end. So kernels may run in any
-number of Python threads, in a user's prange, and in a forked child, where all slots are free again (_state.forget_threads). If
+number of Python threads, in a user's prange, and in a forked child, where all slots are free again (state.forget_threads). If
 all slots are taken, the memory is allocated for that one call.
 """
 from numba import types
@@ -24,6 +24,7 @@ COUNTING = 0
 # The words of a slot: 1 if it is taken, else 0; the address of its memory, or 0; the bytes of that memory.
 _IS_TAKEN, _MEMORY, _SIZE = range(state.SLOT_WORDS)
 
+# Numba's functions that allocate and free memory.
 _allocate = types.ExternalFunction("NRT_Allocate", types.intp(types.uintp))
 _free = types.ExternalFunction("NRT_Free", types.void(types.intp))
 

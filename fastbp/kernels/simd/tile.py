@@ -126,6 +126,7 @@ def _vector_of(b, t, memory, i, j):
 
 
 def _tile_of(shape):
+    """Return the TileType of tiles of that ShapeType."""
     return TileType(shape.shape)
 
 
