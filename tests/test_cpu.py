@@ -32,7 +32,7 @@ def test_target_is_the_one_that_numba_compiles_for():
 
 def test_target_follows_numbas_environment_variables():
     code = "from fastbp._runtime import cpu; print(cpu.target())"
-    environment = os.environ | {"PYTHONPATH": str(Path(cpu.__file__).parents[1]),
+    environment = os.environ | {"PYTHONPATH": str(Path(cpu.__file__).parents[2]),
                                 "NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx2,-avx512f"}
     output = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert output.stdout.strip() == "('haswell', '+avx2,-avx512f')"

@@ -24,7 +24,7 @@ UNTIL_THE_END = dict(max_iter=60, tol=0, n_iter_no_change=np.inf)
 def test_scikit_learns_own_tests(tmp_path, capsys):
     (tmp_path / "pytest.ini").write_text("[pytest]\n")              # and not that of a project around scikit-learn
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST")}
-    path = [Path(__file__).parent, Path(ours.__file__).parents[1], *filter(None, [environment.get("PYTHONPATH")])]
+    path = [Path(__file__).parent, Path(ours.__file__).parents[2], *filter(None, [environment.get("PYTHONPATH")])]
     run = subprocess.run([sys.executable, "-m", "pytest", "-c", "pytest.ini", "--rootdir", tmp_path, "-rs", "-p",
                           "no:cacheprovider", "-p", "in_sklearns_place", "--pyargs", "sklearn.neural_network.tests.test_mlp"],
                          cwd=tmp_path, env=environment | {"PYTHONPATH": os.pathsep.join(map(str, path))}, text=True,
