@@ -23,3 +23,6 @@ __all__ = ["Adam", "AdamW", "BinaryCrossEntropy", "Dense", "DenseReLU", "Dropout
            "Optimizer", "ReLU", "SGD", "Sequential", "SoftmaxCrossEntropy", "dense_backward", "dense_forward",
            "dense_relu_backward", "dense_relu_forward", "get_num_threads", "load", "profile", "relu_backward", "relu_forward",
            "set_num_threads", "show_config", "softmax", "warmup"]
+
+# Pickles and Numba's cache files of older versions ask for modules under names that they have no longer.
+__path__.append(f"{__path__[0]}/_before")

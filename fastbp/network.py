@@ -98,7 +98,7 @@ class Sequential:
         try:
             for layer in self.layers:
                 # A subclass's own forward may take the inputs alone, so `training` goes only where it changes something.
-                h = layer.forward(h, training=training) if layer._differs_in_training else layer.forward(h)
+                h = layer.forward(h, training=training) if getattr(layer, "_differs_in_training", False) else layer.forward(h)
         except BaseException:
             if functional.accepts(self._as_inputs, "x", x):    # else some layers would hold this x, others the one before
                 for layer in self.layers:

@@ -45,6 +45,9 @@ class History:
                 + (", interrupted>" if self.interrupted else ">"))
 
 
+# Pickles name the public module, so that this one may move.
+History.__module__ = "fastbp"
+
 Callback: TypeAlias = Callable[[Any, History], object]      # Its arguments are the network and the History so far.
 
 

@@ -25,13 +25,18 @@ def describe() -> dict[str, str]:
         "jit": "disabled: NUMBA_DISABLE_JIT is 1, NumPy computes" if compiler.DISABLED else "enabled",
         "cpu": f"{cpu.model()}, compiled for {cpu.target()[0]}",
         "instruction set": cpu.instruction_set(),
-        "bfloat16 by": "AMX" if cpu.has_amx() else "AVX512-BF16" if cpu.has_bfloat16_dot() else "float32 arithmetic",
+        "bfloat16 by": bfloat16_by(),
         "caches": caches,
         **blocking.describe(),
         "threads": str(threads.get_num_threads()),
         "threading layer": threads.describe(),
         "cache folder": str(disk_cache.folder() or f"none: {disk_cache.problem()}"),
     }
+
+
+def bfloat16_by() -> str:
+    """Return what multiplies bfloat16 here: AMX, AVX512-BF16 or float32 arithmetic."""
+    return "AMX" if cpu.has_amx() else "AVX512-BF16" if cpu.has_bfloat16_dot() else "float32 arithmetic"
 
 
 def machine(packages: Iterable[str]) -> str:

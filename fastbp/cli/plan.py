@@ -19,6 +19,10 @@ from ..kernels.elementwise.activations import RELU
 from ..kernels.gemm.problem import OperandB, gemm_problem, packed_b, unpacked_b
 from ..kernels.matrix import Matrix, transpose_of
 from ..kernels.simd.tile import BFLOAT16
+from . import config
+
+# The largest size that the command takes: rows of one number each would fill the memory of a large machine.
+LARGEST = 10**9
 
 # The Numba type of each dtype that can be asked for.
 DTYPES = {"float32": numba.float32, "float64": numba.float64, BFLOAT16_NAME: BFLOAT16}
@@ -62,14 +66,15 @@ def _parts(machine, batch, inputs, neurons, forward_threads, backward_threads):
         return [forward, _partitions(TRANSPOSED, batch, transposed.ROWS, backward_threads)]
     if choice.whole == FUSED:
         backward = _partitions(FUSED, batch, blocking.FUSED_ROWS, backward_threads)
-        rows, backward_threads = blocking.FUSED_ROWS, 1
+        rows, backward_threads, each = blocking.FUSED_ROWS, 1, "in each block: "
     else:
         rows = blocking.dz_rows(batch, dz_row_bytes(machine, neurons))
-        backward = PassPlan("backward", SEPARATE, f"blocks of {rows} rows; {_threads_text(backward_threads)}")
+        backward, each = _blocks(batch, rows, backward_threads)
     x, dz = _matrix(machine, rows, inputs), _matrix(machine, rows, neurons)
     dinputs = _product("dinputs", machine, choice.dinputs, dz, transpose_of(weights), backward_threads)
     a, b = (transpose_of(dz), x) if choice.dweights == SKINNY else (transpose_of(x), dz)
-    return [forward, backward, dinputs, _product("dweights", machine, choice.dweights, a, b, backward_threads)]
+    dweights = _product("dweights", machine, choice.dweights, a, b, backward_threads)
+    return [forward, backward, *(part._replace(text=each + part.text) for part in (dinputs, dweights))]
 
 
 def _bfloat16_parts(machine, batch, inputs, neurons, forward_threads, backward_threads):
@@ -78,13 +83,24 @@ def _bfloat16_parts(machine, batch, inputs, neurons, forward_threads, backward_t
     k = pairs_of(machine, inputs)
     x, weights = _matrix(machine, rows, k), _matrix(machine, k, neurons)
     forward = _product("forward", machine, PACKED, x, weights, forward_threads)
+    forward = forward._replace(text=_blocks(batch, rows, forward_threads)[1] + forward.text)
     rows = min(batch, blocking.rounded_rows(batch, inputs + 3 * neurons))
-    backward = PassPlan("backward", SEPARATE, f"blocks of {rows} rows; {_threads_text(backward_threads)}")
+    backward, each = _blocks(batch, rows, backward_threads)
     half, k = pairs_of(machine, rows), pairs_of(machine, neurons)
     dz, weights = _matrix(machine, rows, k), transpose_of(_matrix(machine, inputs, k))
     dinputs = _product("dinputs", machine, PACKED, dz, weights, backward_threads)
     x, dz = _matrix(machine, half, inputs), _matrix(machine, half, neurons)
-    return [forward, backward, dinputs, _product("dweights", machine, PACKED, transpose_of(x), dz, backward_threads)]
+    dweights = _product("dweights", machine, PACKED, transpose_of(x), dz, backward_threads)
+    return [forward, backward, *(part._replace(text=each + part.text) for part in (dinputs, dweights))]
+
+
+def _blocks(batch, rows, threads):
+    """Return the PassPlan of a backward pass over blocks of so many rows, and what to say of a product in each of them."""
+    count = blocking.blocks(batch, rows)
+    if count == 1:
+        return PassPlan("backward", SEPARATE, f"all rows at once; {_counted(threads, 'thread')} at most"), ""
+    each = f"in each of {count} blocks of {rows} rows: "
+    return PassPlan("backward", SEPARATE, f"{count} blocks of {rows} rows; {_counted(threads, 'thread')} at most"), each
 
 
 def _matrix(machine, rows, cols):
@@ -101,21 +117,26 @@ def _product(name, machine, algorithm, a, b, threads):
         operand = OperandB(data=1, col_step=b.rows * machine.itemsize, row_step=machine.itemsize, edge=0)
     problem = gemm_problem(machine, a, operand, _matrix(machine, a.rows, b.cols), 0, threads)
     size = f"M {problem.rows}, N {problem.cols}, K {problem.depth}"
-    tasks = f"{problem.tasks} tasks of {min(problem.task_rows, problem.rows)} x {min(problem.task_cols, problem.cols)}"
+    tasks = _counted(problem.tasks, "task")
+    if problem.tasks > 1:
+        tasks += f" of {min(problem.task_rows, problem.rows)} x {min(problem.task_cols, problem.cols)}"
     if algorithm in (PACKED, UNPACKED):
-        size += f"; KC {problem.kc}, MC {problem.mc}"
-    return PassPlan(name, algorithm, f"{size}; {tasks if problem.tasks > 1 else '1 task'}; {_threads_text(threads)}")
+        size += f"; KC {min(problem.kc, problem.depth)}, MC {min(problem.mc, problem.rows)}"
+    return PassPlan(name, algorithm, f"{size}; {tasks}; {_counted(min(threads, problem.tasks), 'thread')}")
 
 
 def _partitions(algorithm, batch, rows, threads):
     """Return the PassPlan of a backward pass whose tasks are partitions of the batch."""
     partitions = blocking.partitions(batch)
-    text = f"{partitions.count} partitions of {min(partitions.rows, batch)} rows" if partitions.count > 1 else "1 partition"
-    return PassPlan("backward", algorithm, f"{text}, in blocks of {min(rows, batch)} rows; {_threads_text(threads)}")
+    text = _counted(partitions.count, "partition")
+    if partitions.count > 1:
+        text += f" of {partitions.rows} rows"
+    threads = _counted(min(threads, partitions.count), "thread")
+    return PassPlan("backward", algorithm, f"{text}, in blocks of {_counted(min(rows, batch), 'row')}; {threads}")
 
 
-def _threads_text(threads):
-    return f"{threads} thread{'s' if threads > 1 else ''}"
+def _counted(count, what):
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 # ---- the command
@@ -135,10 +156,11 @@ def run(options: argparse.Namespace) -> int:
     """Print the plan of a layer in columns, then the reason for each algorithm in it; return 0."""
     parts = plan(options.batch, options.inputs, options.neurons, options.dtype, options.threads)
     machine = _machine(options.dtype)
-    terminal.say(terminal.fill(
-        f"{options.batch} rows, {options.inputs} inputs, {options.neurons} neurons with a ReLU; {options.dtype}, "
-        f"{cpu.instruction_set()}; caches {machine.l1 >> 10}, {machine.l2 >> 10} and {machine.l3 >> 10} KiB",
-        most=terminal.WIDEST))
+    by = f" by {config.bfloat16_by()}" if options.dtype == BFLOAT16_NAME else ""
+    size = ", ".join(map(_counted, (options.batch, options.inputs, options.neurons), ("row", "input", "neuron")))
+    caches = f"caches {machine.l1 >> 10}, {machine.l2 >> 10} and {machine.l3 >> 10} KiB"
+    terminal.say(terminal.fill(f"{size} with a ReLU; {options.dtype}{by}, {cpu.instruction_set()}; {caches}",
+                               most=terminal.WIDEST))
     if options.dtype == BFLOAT16_NAME:
         terminal.say(terminal.fill("K counts pairs of bfloat16", most=terminal.WIDEST))
     terminal.say(terminal.fill(
@@ -155,10 +177,6 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _size(text):
-    size = int(text)
-    if size < 1:
-        raise ValueError
-    return size
-
-
-_size.__name__ = "number of 1 or more"                  # argparse: "invalid number of 1 or more value: '0'"
+    if not text.isdecimal() or not 1 <= int(text) <= LARGEST:
+        raise argparse.ArgumentTypeError(f"{text!r}, expected a whole number from 1 to {LARGEST}")
+    return int(text)

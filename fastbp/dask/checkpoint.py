@@ -54,7 +54,7 @@ def load(path, problem, state):
     """Return (problem, state, results, step) of the training in a file.
 
     problem, state: those of a new training of the same network on the same data. Raises ValueError if the network or the data
-    of the file are others, or if it is no such file, and what _storage.read raises.
+    of the file are others, or if it is no such file, and what _files.container.read raises.
     """
     arrays, about = container.read(path)
     form = about.get("training")

@@ -26,7 +26,7 @@ ALGORITHMS = (
     Algorithm("skinny", f"up to {blocking.SKINNY_NEURONS} neurons would leave a tile empty for the most part, so x is read in "
                         "vectors"),
     Algorithm("unpacked", "so few rows read B in place in less time than packing it takes"),
-    Algorithm("packed", "every micropanel of B is read often enough to pay for packing it"),
+    Algorithm("packed", "B is copied into micropanels, which tiles read in one stretch; no other way is faster"),
     Algorithm("dot", "dot products read the rows of weights in place, and packing weights.T would cost more"),
     Algorithm("transposed", "a row fills few vectors, so vectors hold numbers of many rows"),
     Algorithm("fused", "the batch is long and dweights stay in the caches, so one pass over memory computes all results"),

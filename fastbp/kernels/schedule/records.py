@@ -16,6 +16,7 @@ from functools import cache
 import numpy as np
 from llvmlite import ir
 from numba import types
+from numba.core.errors import TypingError
 from numba.core.imputils import lower_builtin, lower_constant
 from numba.core.typing.templates import infer_global, signature
 from numba.extending import intrinsic, models, register_model
@@ -65,9 +66,31 @@ def record_type(kind: type) -> types.BaseTuple:
     return types.BaseTuple.from_types(fields, kind)
 
 
+def _check_address(address):
+    """Raise TypingError unless an address is an integer."""
+    if not isinstance(address, types.Integer):
+        raise TypingError(f"address is {address}, expected an integer")
+
+
+def _check_record(record):
+    """Raise TypingError unless the Numba type is that of a record."""
+    if not isinstance(record, types.BaseNamedTuple):
+        raise TypingError(f"record is {record}, expected a named tuple of integers and floats")
+
+
+def _check_field(kind, name, given, field):
+    """Raise TypingError unless a value can become a field without a loss: a float never becomes an integer."""
+    allowed = (types.Integer, types.Boolean) if field == types.intp else (types.Integer, types.Boolean, types.Float)
+    if given != field and (isinstance(field, types.BaseTuple) or not isinstance(given, allowed)):
+        raise TypingError(f"{kind.__name__}.{name} is {given}, expected {field}")
+
+
 @intrinsic
 def read(typing_context, address, kind):
     """Return the record of class `kind` that lies at an address."""
+    _check_address(address)
+    if not isinstance(kind, types.NamedTupleClass):
+        raise TypingError(f"kind is {kind}, expected the class of a record")
     record = record_type(kind.instance_class)
 
     def generate(context, builder, sig, args):
@@ -79,7 +102,11 @@ def read(typing_context, address, kind):
 @intrinsic
 def write(typing_context, address, record):
     """Write a record to an address."""
+    _check_address(address)
+    _check_record(record)
     fields = record_type(record.instance_class)
+    for name, given, field in zip(record.fields, record, fields, strict=True):
+        _check_field(record.instance_class, name, given, field)
 
     def generate(context, builder, sig, args):
         for i, (given, field) in enumerate(zip(record, fields, strict=True)):
@@ -107,7 +134,7 @@ def _pointer(builder, address, i, kind):
 
 
 def replace(record, **fields):
-    """Return a copy of a record with other values of some fields."""
+    """Return a copy of a record with other values of some fields. In compiled code a float is refused for an integer."""
     return record._replace(**fields)
 
 
@@ -118,14 +145,18 @@ class _Replace(types.Callable, types.Opaque):
         super().__init__("replace")
 
     def get_call_type(self, context, args, kws):
+        if len(args) != 1:
+            raise TypingError(f"replace takes {len(args)} positional arguments, expected a record alone and fields by name")
         record, = args
-        unknown = kws.keys() - record.fields
-        if unknown:
-            raise TypeError(f"{record.instance_class.__name__} has no field {', '.join(sorted(unknown))}")
-        names = "record", *kws
-        parameters = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in names]
-        return signature(record_type(record.instance_class), record, *map(types.unliteral, kws.values())).replace(
-            pysig=inspect.Signature(parameters))
+        _check_record(record)
+        kind, result, values = record.instance_class, record_type(record.instance_class), {}
+        for name, given in kws.items():
+            if name not in record.fields:
+                raise TypingError(f"{kind.__name__} has no field {name}, expected one of {', '.join(record.fields)}")
+            values[name] = types.unliteral(given)
+            _check_field(kind, name, values[name], result[record.fields.index(name)])
+        parameters = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in ("record", *values)]
+        return signature(result, record, *values.values()).replace(pysig=inspect.Signature(parameters))
 
     def get_call_signatures(self):
         return (), True
