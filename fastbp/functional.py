@@ -187,6 +187,7 @@ def training(dtype: np.dtype[Any], kinds: Iterable[Any], in_blocks: bool) -> tup
     compiler.check_enabled("training")
     passes = {kind: _passes(_NUMBA_TYPE[kind], in_blocks) for kind in kinds}
     units = [entry.run.train[_NUMBA_TYPE[dtype]], *chain(*passes.values())]
+    # The first unit decides what the other process compiles: with dweights in blocks, what backward_inputs needs.
     with notice.compiling(f"training steps for {dtype}"):
         link.bind(*(reversed(units) if in_blocks else units))
     return TRAIN[dtype], {kind: [unit.bound_address() for unit in units] for kind, units in passes.items()}
@@ -203,7 +204,7 @@ def _forward(inputs, weights, biases, out, activation, spare=None, precision=Non
 
     spare, spare_slope: a layer's last results, which it made itself; they are overwritten, if they fit, in place of new arrays.
     """
-    row = weights if biases is None else biases
+    row = weights if biases is None else biases         # compiled code takes an array in any case, and does not read this one
     if type(inputs) is ndarray and type(weights) is ndarray and type(row) is ndarray and out is None:
         dtype = inputs.dtype
         if weights.dtype is dtype is row.dtype and inputs.ndim == weights.ndim == row.ndim == 2:
@@ -216,6 +217,7 @@ def _forward(inputs, weights, biases, out, activation, spare=None, precision=Non
                 saved = output
                 if activation == GELU:
                     saved = spare_slope if is_room(spare_slope, shape, dtype) else empty(shape, dtype)
+                # OK is 0. After any other status, the long way finds out why.
                 if not compiled(inputs, weights, row, biases is not None, output, saved, saved is not output, activation):
                     return output, saved
     return _forward_any(inputs, weights, biases, out, activation, precision)
@@ -274,6 +276,7 @@ def _backward(dvalues, saved, inputs, weights, out, activation, need_dinputs, sp
                 if dweights is None or dweights.dtype is not dtype or dbiases.dtype is not dtype:
                     shape = weights.shape
                     dweights, dbiases = empty(shape, dtype), empty((1, shape[1]), dtype)
+                # OK is 0. After any other status, the long way finds out why.
                 if not compiled(dvalues, given, saved is not None, inputs, weights, dinputs if need_dinputs else dweights,
                                 need_dinputs, dweights, dbiases, activation):
                     return dinputs, dweights, dbiases

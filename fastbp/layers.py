@@ -84,6 +84,7 @@ class Dense:
         self.need_dinputs, self.precision = need_dinputs, BFLOAT16 if factors is BFLOAT16 else None
         self.inputs = self.output = None
         self.dinputs = self.dweights = self.dbiases = None
+        # _slope: gelu's dy/dz of the last forward pass. The others are results that this layer may overwrite.
         self._made_output = self._previous_output = self._made_gradients = self._slope = None
 
     def __repr__(self) -> str:
@@ -104,7 +105,7 @@ class Dense:
                 return self._forward_lazily(inputs, out)
             inputs = as_array("inputs", inputs)
         spare = None
-        if out is None:
+        if out is None:     # Two outputs are used in turn: the next layer may still hold the last one.
             is_free = getrefcount(self._made_output) <= _HELD_ONCE + (self._made_output is self.output)
             spare = self._made_output if is_free else self._other_output()
         try:
@@ -115,8 +116,9 @@ class Dense:
             self._made_output = output if out is None else None
         except BaseException as error:
             # A signal may have interrupted this after the kernel had overwritten the last results: then they are forgotten.
+            # A call that was refused, or that had no memory for a new output, has overwritten nothing.
             is_accepted = functional.accepts(functional.check_forward, inputs, self.weights, self.biases, out, self.precision)
-            if is_accepted and not (isinstance(error, MemoryError) and not self._fits_again(spare, inputs)):
+            if is_accepted and (not isinstance(error, MemoryError) or self._fits_again(spare, inputs)):
                 self._forget()
             raise
         return output
@@ -142,7 +144,7 @@ class Dense:
         except BaseException as error:
             is_accepted = functional.accepts(functional.check_backward, dvalues, saved, self.inputs, self.weights,
                                              self.precision)
-            if is_accepted and not (isinstance(error, MemoryError) and spare is None):
+            if is_accepted and (not isinstance(error, MemoryError) or spare is not None):
                 self._forget_gradients()
             raise
         return self.dinputs

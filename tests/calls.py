@@ -10,12 +10,12 @@ import numpy as np
 
 import fastbp
 import oracle
+from fastbp.kernels.elementwise.activations import NAMES
 
 BATCH, INPUTS, NEURONS = 9, 7, 5
 DTYPES = "float32", "float64", "float16", "int64"
 LAYOUTS = {"Fortran": np.asfortranarray, "reversed": lambda a: a[::-1].copy()[::-1],
            "strided": lambda a: a.repeat(2, 1)[:, ::2]}
-ACTIVATIONS = "identity", "relu", "leaky_relu", "sigmoid", "tanh", "gelu"
 LOSSES = {"SoftmaxCrossEntropy": lambda rng: rng.integers(0, 3, BATCH),
           "BinaryCrossEntropy": lambda rng: rng.integers(0, 2, (BATCH, 3)),
           "MeanSquaredError": lambda rng: rng.standard_normal((BATCH, 3))}
@@ -75,7 +75,7 @@ def _functions(rng):
 
 def _layers(rng):
     found, x, dvalues = {}, rng.standard_normal((BATCH, INPUTS)), rng.standard_normal((BATCH, NEURONS))
-    for activation in ACTIVATIONS:
+    for activation in NAMES:
         for dtype, settings in (("float32", {}), ("float64", {"bias": False}), ("float32", {"need_dinputs": False}),
                                 ("float32", {"precision": "bfloat16"})):
             layer = fastbp.Dense(INPUTS, NEURONS, activation=activation, dtype=dtype, rng=1, **settings)

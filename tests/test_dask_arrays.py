@@ -9,10 +9,10 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import fastbp
 import fastbp.dask
+from fastbp.kernels.elementwise.activations import NAMES
 
 ROWS, INPUTS, NEURONS = 100, 7, 5
 CHUNKS = (30, 0, 25, 45)
-ACTIVATIONS = ["identity", "relu", "leaky_relu", "sigmoid", "tanh", "gelu"]
 
 
 @pytest.fixture
@@ -183,7 +183,7 @@ def test_numpy_arrays_are_sent_to_the_other_functions(arrays):
         fastbp.dask.dense_forward(x, weights)
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("activation", NAMES)
 @pytest.mark.parametrize("settings", [{}, {"bias": False}, {"need_dinputs": False}])
 def test_a_layer(arrays, activation, settings):
     x, weights, biases, dvalues = arrays

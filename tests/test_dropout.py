@@ -10,9 +10,9 @@ from numpy.testing import assert_allclose, assert_array_equal
 import fastbp
 from fastbp import SGD, Adam, Dense, DenseReLU, Dropout, MeanSquaredError, Sequential, SoftmaxCrossEntropy
 from fastbp._training.session import LayerSpec, TrainingSession
-from fastbp.kernels import blocking
 from fastbp.kernels.elementwise.activations import GELU, IDENTITY, NAMES, RELU, TANH
 from fastbp.kernels.elementwise.dropout import CHUNK
+from fastbp.kernels.train import blocks
 
 
 def stays(count, rate, key):
@@ -140,7 +140,7 @@ def test_a_step_in_shards(rng, dtype):
     parts = parts_of(rng, (7, 20, 33, 3), dtype, (0, 1, 2))
     x, targets = rng.standard_normal((130, 7)).astype(dtype), rng.standard_normal((130, 3)).astype(dtype)
     dense = [part for part in parts if part.weights is not None]
-    assert blocking.shards(130, sum(part.weights.size for part in dense)) > 1
+    assert blocks.shards(130, sum(part.weights.size for part in dense)) > 1
     before = [array.copy() for part in dense for array in (part.weights, part.biases)]
     run = TrainingSession(parts, 7, MeanSquaredError(), SGD(1.0), 130, key=11)
     run.use(x, targets, None)

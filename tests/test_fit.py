@@ -17,7 +17,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 import fastbp
 import textbook
 from fastbp._training import loop
-from fastbp.kernels import blocking
+from fastbp.kernels.train import blocks
 
 LOSSES = {"softmax": fastbp.SoftmaxCrossEntropy, "binary": fastbp.BinaryCrossEntropy, "squared": fastbp.MeanSquaredError}
 CLOSE = {"float32": {"rtol": 1e-3, "atol": 1e-4}, "float64": {"rtol": 1e-9, "atol": 1e-11}}
@@ -104,7 +104,7 @@ def test_optimizers_with_everything(dtype, optimizer, options):
 def test_batches_and_their_shards(dtype, rows, sizes, batch_size, shards, rate):
     x, y = data(rows, dtype=dtype)
     network = make(sizes, dtype=dtype, rate=rate, l2=0.01)
-    assert blocking.shards(min(rows, batch_size), sum(layer.weights.size for layer in network.dense)) == shards
+    assert blocks.shards(min(rows, batch_size), sum(layer.weights.size for layer in network.dense)) == shards
     weights = np.random.default_rng(3).random(rows)
     assert_as_in_the_textbook(network, x, y, "momentum", batch_size=batch_size, sample_weight=weights)
 

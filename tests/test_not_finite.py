@@ -7,11 +7,11 @@ import pytest
 import fastbp
 from fastbp import SGD, Adam, AdamW
 from fastbp._training.session import TrainingSession
+from fastbp.kernels.elementwise.activations import NAMES
 
 BATCHES = {"blocks": 32, "shards": 128, "apart": 32}        # rows: blocks of dweights; two shards; a step of its own, as Dask's
 OPTIMIZERS = {"SGD": SGD, "momentum": lambda: SGD(momentum=0.9), "Nesterov": lambda: SGD(momentum=0.9, nesterov=True),
               "Adam": Adam, "AdamW": AdamW}
-ACTIVATIONS = "relu", "leaky_relu", "sigmoid", "tanh", "gelu"
 INPUTS, CLASSES = 40, 3
 
 
@@ -52,7 +52,7 @@ def are_finite(network, optimizer):
 
 @pytest.mark.parametrize("mode", BATCHES)
 @pytest.mark.parametrize("kind", OPTIMIZERS)
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("activation", NAMES[1:])
 @pytest.mark.parametrize("bad", [np.inf, np.nan])
 def test_what_an_activation_makes_finite_again(mode, kind, activation, bad, dtype):
     batch = BATCHES[mode]
@@ -78,7 +78,7 @@ def test_the_error_says_what_is_not_finite(activation, what):
 
 @pytest.mark.parametrize("mode", BATCHES)
 @pytest.mark.parametrize("kind", OPTIMIZERS)
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("activation", NAMES[1:])
 def test_numbers_of_any_size_are_learnt_from_or_refused(mode, kind, activation, dtype):
     """Numbers go from far below to far above where products overflow; without an error all bits are those without checks."""
     batch, most = BATCHES[mode], 38 if dtype == np.float32 else 307

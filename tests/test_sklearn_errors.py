@@ -1,6 +1,8 @@
 """fastbp.sklearn where something goes wrong: the errors, warnings and texts of scikit-learn, and Ctrl-C during a fit."""
 import _thread
+import importlib
 import pickle
+import sys
 import threading
 from types import MethodType
 
@@ -18,6 +20,15 @@ from sklearn_pairs import NAMES, ROWS, assert_alike, both, data, did, pair, thei
 BAD_PARAMETERS = dict(hidden_layer_sizes=-1, activation="gelu", solver="rmsprop", alpha=-1, batch_size=0, learning_rate="fast",
                       learning_rate_init=0, power_t=-1, max_iter=0, shuffle="no", random_state="x", tol=-1.0, momentum=2,
                       validation_fraction=1.0, beta_1=1.0, beta_2=-1, epsilon=0, n_iter_no_change=0, max_fun=0)
+
+
+@pytest.mark.parametrize("missing", ["scipy.special", "sklearn.neural_network"])
+def test_without_scikit_learn_the_error_names_the_extra(monkeypatch, missing):
+    for name in [name for name in sys.modules if name.startswith("fastbp.sklearn")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(ImportError, match=r"fastbp\.sklearn needs scikit-learn .*: pip install 'fastbp\[sklearn\]'"):
+        importlib.import_module("fastbp.sklearn")
 
 
 @pytest.mark.parametrize("name", BAD_PARAMETERS)

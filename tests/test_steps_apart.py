@@ -6,7 +6,7 @@ from numpy.testing import assert_allclose
 import fastbp
 import textbook
 from fastbp._training.session import TrainingSession
-from fastbp.kernels import blocking
+from fastbp.kernels.train import blocks
 
 MOST, INPUTS, HIDDEN, OUTPUTS = 512, 20, 30, 3
 ROWS = MOST, 1, 257, 2, 1, 129, MOST, 3         # of batches one after another: a single row makes one shard, all others two
@@ -16,7 +16,7 @@ ROWS = MOST, 1, 257, 2, 1, 129, MOST, 3         # of batches one after another: 
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
 def test_each_batch_has_the_gradient_of_its_own_rows(rng, dtype, activation, weighted):
     """Neither what an earlier, larger batch left behind, nor less than all of its shards."""
-    assert blocking.shards(MOST, (INPUTS + OUTPUTS) * HIDDEN) == 2
+    assert blocks.shards(MOST, (INPUTS + OUTPUTS) * HIDDEN) == 2
     network = fastbp.Sequential([fastbp.Dense(INPUTS, HIDDEN, activation=activation, dtype=dtype, rng=0),
                                  fastbp.Dense(HIDDEN, OUTPUTS, dtype=dtype, rng=1)], fastbp.SoftmaxCrossEntropy())
     copy, states = textbook.Network(network), [{} for _ in range(4)]

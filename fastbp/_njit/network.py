@@ -1,13 +1,12 @@
 """Functions of a network for the user's own @njit code. Its parameters come and go as a tuple of arrays."""
 from collections.abc import Callable
-from functools import wraps
 from typing import NamedTuple
 
 import numpy as np
 from llvmlite import ir
 from numba import config, njit, types
 from numba.core.errors import TypingError
-from numba.extending import intrinsic, overload, register_jitable
+from numba.extending import intrinsic, register_jitable
 from numba.np.numpy_support import from_dtype
 
 from .._arrays.operands import BFLOAT16
@@ -23,7 +22,7 @@ from ..kernels.simd.tile import BFLOAT16 as PAIRS
 from ..kernels.train import losses
 from ..kernels.train.losses import Loss, Sums
 from . import interpreted
-from .allocation import allocator
+from .allocation import allocator, by_types, copied
 from .functions import check_array
 from .interpreted import CLASSES, INPUTS, LABELS, NEGATIVE, PARAMETERS, SHARES, TARGETS
 
@@ -93,16 +92,6 @@ def _units(kind, plan):
 _compiled = njit(**compiler.FLAGS)
 
 
-def _by_types(choose):
-    """Decorate a function of Numba types that returns the implementation for them: compiled code calls it under its name."""
-    @wraps(choose)
-    def function(*arguments):
-        raise NotImplementedError
-
-    overload(function)(choose)
-    return function
-
-
 @intrinsic
 def _of_this_process(typing_context):
     """Keep Numba from caching any caller of this: a later process may have another network under the same names."""
@@ -130,7 +119,7 @@ def _forward(kind, plan):
     @_compiled
     def forward(parameters, x):
         _raise(check(parameters) or _check_x(x, inputs))
-        arrays, h = matrices(parameters), _copied(x, new(x.shape))
+        arrays, h = matrices(parameters), copied(x, new(x.shape))
         for k in range(layers):
             h, _ = layer(arrays, h, k, False)
         return h
@@ -207,7 +196,7 @@ def _value_and_gradient(kind, plan, loss):
     def value_and_gradient(parameters, x, y):
         _raise(check(parameters) or _check_x(x, inputs) or check_y(y, x.shape[0], outputs))
         arrays = matrices(parameters)
-        activity, derivatives = [_copied(x, new(x.shape))], [new((0, 0))]
+        activity, derivatives = [copied(x, new(x.shape))], [new((0, 0))]
         for k in range(layers):
             h, derivative = layer(arrays, activity[k], k, True)
             activity.append(h)
@@ -247,7 +236,7 @@ def _as_tuple(count):
     return _compiled(names["as_tuple"])
 
 
-@_by_types
+@by_types
 def _shaped(gradient, parameters):
     """Return a gradient with as many dimensions as its parameters."""
     check_array("parameters", parameters, (1, 2))
@@ -289,34 +278,17 @@ def _targets(dtype, outputs, code):
 
     def column(y, rows):
         targets = table((rows, 1))
-        _copied(y, targets[:, 0])
+        copied(y, targets[:, 0])
         return targets
 
-    @_by_types
+    @by_types
     def as_targets(y, rows):
         check_array("y", y, (1, 2))
         if code == losses.SOFTMAX and y.ndim == 1:
-            return lambda y, rows: _copied(y, labels((rows,)))
-        return column if y.ndim == 1 else lambda y, rows: _copied(y, table((rows, outputs)))
+            return lambda y, rows: copied(y, labels((rows,)))
+        return column if y.ndim == 1 else lambda y, rows: copied(y, table((rows, outputs)))
 
     return as_targets
-
-
-@_by_types
-def _copied(source, target):
-    """Return the target, after copying a source of the same shape into it."""
-    def of_one_dimension(source, target):
-        for i in range(source.shape[0]):
-            target[i] = source[i]
-        return target
-
-    def of_two(source, target):
-        for i in range(source.shape[0]):
-            for j in range(source.shape[1]):
-                target[i, j] = source[i, j]
-        return target
-
-    return of_one_dimension if source.ndim == 1 else of_two
 
 
 # ---- Checks, which come before anything is allocated: if a called function raises an error, Numba frees nothing of its caller.
@@ -347,14 +319,14 @@ def _raise(fault):
         raise ValueError(NEGATIVE)
 
 
-@_by_types
+@by_types
 def _check_x(x, cols):
     """Return a fault unless x is (rows, cols)."""
     check_array("x", x, (2,))
     return lambda x, cols: _FINE if x.shape[1] == cols else _X
 
 
-@_by_types
+@by_types
 def _check_numbers(y, rows, outputs):
     """Return a fault unless y is (rows, outputs), or (rows,) for one output."""
     check_array("y", y, (1, 2))
@@ -384,7 +356,7 @@ _check_shares = _check_values(lambda value: value >= 0 and value <= 1, _SHARE)
 _check_positive = _check_values(lambda value: not value < 0, _NEGATIVE)
 
 
-@_by_types
+@by_types
 def _check_classes(y, rows, outputs):
     """Return a fault unless y is (rows,) classes from 0 to `outputs` - 1, or (rows, outputs) numbers of 0 or more."""
     check_array("y", y, (1, 2))

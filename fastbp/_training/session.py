@@ -9,10 +9,10 @@ from numba.np.numpy_support import from_dtype
 from .. import functional
 from .._arrays.memory import CACHE_LINE, FLOAT, INTEGER, address, address_of_order, address_of_rows, empty
 from .._arrays.operands import multiplied
-from ..kernels import blocking
 from ..kernels.elementwise.activations import GELU, IDENTITY
 from ..kernels.gemm.problem import GemmProblem
 from ..kernels.schedule.records import fields_of, in_words
+from ..kernels.train import blocks as block_sizes
 from ..kernels.train import losses
 from ..kernels.train.network import Layer, Progress, Results, Training
 from ..losses import Loss
@@ -62,9 +62,9 @@ class TrainingSession:
         self.outputs = dense[-1].weights.shape[1]
         self._kept, self._gathered, self._batches = [], None, 1
         self._is_trained = optimizer is not None
-        self._shards = 1 if optimizer is None else blocking.shards(batch, sum(p.weights.size for p in dense))
+        self._shards = 1 if optimizer is None else block_sizes.shards(batch, sum(p.weights.size for p in dense))
         self._in_blocks = (optimizer is not None and not apart and self._shards == 1 and set(kinds) == {self.dtype}
-                           and blocking.in_blocks(batch, max(p.weights.shape[1] for p in dense) * self.dtype.itemsize))
+                           and block_sizes.in_blocks(batch, max(p.weights.shape[1] for p in dense) * self.dtype.itemsize))
         self._train, self._passes = functional.training(self.dtype, kinds, self._in_blocks)
         self._all_gradients = self._make_gradients(dense)
         self.gradients = [g for p, pair in zip(dense, self._all_gradients, strict=True)
@@ -258,7 +258,7 @@ class TrainingSession:
         """Return the Blocks of a layer's dweights, with room for their GemmProblem."""
         self._kept.append(problem := np.zeros(len(GemmProblem._fields), INTEGER))
         return Blocks(problem=address("problem", problem, INTEGER, problem.size, written=True),
-                      rows=blocking.block_rows(from_dtype(self.dtype), self.batch, spec.weights.shape[1]))
+                      rows=block_sizes.block_rows(from_dtype(self.dtype), self.batch, spec.weights.shape[1]))
 
     def _make_gradients(self, dense):
         """Return (dweights, dbiases) of each layer, those of the first shard.

@@ -6,6 +6,7 @@ from importlib import metadata
 import llvmlite
 import numba
 import numpy
+from numba import types
 
 from .._compile import compiler, disk_cache
 from .._runtime import cpu, terminal, threads
@@ -27,7 +28,7 @@ def describe() -> dict[str, str]:
         "instruction set": cpu.instruction_set(),
         "bfloat16 by": bfloat16_by(),
         "caches": caches,
-        **blocking.describe(),
+        **_sizes(),
         "threads": str(threads.get_num_threads()),
         "threading layer": threads.describe(),
         "cache folder": str(disk_cache.folder() or f"none: {disk_cache.problem()}"),
@@ -37,6 +38,17 @@ def describe() -> dict[str, str]:
 def bfloat16_by() -> str:
     """Return what multiplies bfloat16 here: AMX, AVX512-BF16 or float32 arithmetic."""
     return "AMX" if cpu.has_amx() else "AVX512-BF16" if cpu.has_bfloat16_dot() else "float32 arithmetic"
+
+
+def _sizes():
+    """Return the tiles and blocks that kernels use on this machine, by name."""
+    rows = {}
+    for dtype in (types.float32, types.float64):
+        shapes = blocking.tiles(dtype)
+        sizes = [f"{t.rows} x {t.vecs * t.lanes}" for t in (shapes.full, shapes.column_edge, shapes.unpacked)]
+        rows[f"{dtype} tiles"] = ", ".join(sizes)
+    return rows | {"blocking": f"depth {blocking.KC}, rows {blocking.TASK_ROWS}; "
+                               f"one-pass backward {blocking.FUSED_ROWS} rows"}
 
 
 def machine(packages: Iterable[str]) -> str:

@@ -7,11 +7,10 @@ both read the same copy of A. Unpacked-B tiles are for one or two rows, which wo
 then only the speed of reading B counts.
 
 Formulas are plain functions of integers and of a Machine: compiled code and Python (`python -m fastbp plan`) call the same.
+The sizes of a training step, which stand on top of these, are in train/blocks.py.
 """
 from functools import cache, partial
 from typing import NamedTuple
-
-from numba import types
 
 from .._compile.compiler import formula, kernel
 from .._runtime import cpu, state
@@ -157,29 +156,6 @@ TEAM_WORK = 1 << 15
 
 # Threads where a caller sets no bound.
 MOST_THREADS = 1 << 20
-
-# ---- training steps
-
-# Number of shards that a small network's batch is split into. Splitting takes 0.75 to 1 times as long as threading each pass.
-SHARDS = 2
-
-# Least rows of a shard.
-SHARD_ROWS = 64
-
-# Parameters for each row of the batch up to which it is split: each shard packs all weights, and has gradients to add up.
-SHARD_PARAMETERS = 1024
-
-# Multiply-adds of a block of dweights: some 10 us, which is how long a thread may wait for the last one.
-BLOCK_WORK = 1 << 18
-
-# Multiply-adds that take as long as the update of an element of dweights.
-UPDATE_WORK = 32
-
-# Columns of dz that take as long to multiply as x to copy.
-COPY_COLS = 24
-
-# Rows of tiles of dweights that L2 must have room for, if dweights are to be computed in blocks.
-BLOCK_TILES = 4
 
 
 class Tiles(NamedTuple):
@@ -420,35 +396,3 @@ def dz_rows(rows, row_bytes):
 def rounded_rows(rows, cols):
     """Return how many rows to round to bfloat16 at a time, an even number: all, or as many as ROUNDED_BYTES hold."""
     return max(2, min(rows + rows % 2, max(1, ROUNDED_BYTES // max(1, 2 * TASK_ROWS * cols)) * TASK_ROWS))
-
-
-# ---- one training step
-
-
-def shards(batch, parameters):
-    """Return the number of shards for a training step's batch: from sizes alone, never from the threads."""
-    return max(1, min(SHARDS, batch // SHARD_ROWS)) if parameters <= batch * SHARD_PARAMETERS else 1
-
-
-def in_blocks(batch, row_bytes):
-    """Return whether dweights of a training step are better computed in blocks.
-
-    They are if a block and a batch's dz, with rows of so many bytes, stay in L2.
-    """
-    return max(batch, BLOCK_TILES * TALL) * row_bytes <= state.words[state.L2]
-
-
-def block_rows(dtype, batch, neurons):
-    """Return the rows of dweights in a block: whole tiles."""
-    height = tiles(dtype).full.rows
-    return max(1, round(BLOCK_WORK / (batch + UPDATE_WORK) / (neurons + COPY_COLS) / height)) * height
-
-
-def describe():
-    """Return what show_config prints of this file."""
-    rows = {}
-    for dtype in (types.float32, types.float64):
-        shapes = tiles(dtype)
-        sizes = [f"{t.rows} x {t.vecs * t.lanes}" for t in (shapes.full, shapes.column_edge, shapes.unpacked)]
-        rows[f"{dtype} tiles"] = ", ".join(sizes)
-    return rows | {"blocking": f"depth {KC}, rows {TASK_ROWS}; one-pass backward {FUSED_ROWS} rows"}

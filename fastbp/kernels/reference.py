@@ -125,16 +125,18 @@ def loss(kind, z, t, lower=0.0, upper=np.inf):
     if kind == BINARY:
         losses = np.maximum(z, 0) - z * t + np.log1p(np.exp(-np.abs(z)))        # log(1 + exp(z)) - t z
         return np.clip(losses, lower, upper).sum(axis=1), ((z > 0) == (t > 0.5)).sum(axis=1), sigmoid(z) - t
-    return ((z - t)**2).sum(axis=1), np.zeros(len(z), z.dtype), z - t            # half the derivative; Loss.factors doubles it
+    # The derivative is 2 (z - t): Loss.factors has the 2, as it multiplies every gradient by a factor in any case.
+    return ((z - t)**2).sum(axis=1), np.zeros(len(z), z.dtype), z - t
 
 
 # ---- optimisers
 
 
 def step(kind, settings, steps, decays, w, g, v=None, square=None):
-    """Return (w, v, square) after a step with the gradient g. `steps` steps came before it; v and square are the optimiser's.
+    """Return (w, v, square) after a step with the gradient g. `steps` steps came before it.
 
-    settings: Settings of kernels/train/optimizers.py. decays: whether weight decay applies to w.
+    v, square: what the optimiser remembers of w; for Adam these are m and v in the formulas of kernels/train/optimizers.py.
+    settings: Settings of that file. decays: whether weight decay applies to w.
     """
     rate = settings.learning_rate / (1 + settings.decay * steps)
     if kind == SGD:

@@ -7,9 +7,9 @@ from operator import attrgetter
 from types import FunctionType
 
 import numpy as np
-from scipy.special import expit, xlogy
 
 try:
+    from scipy.special import expit, xlogy
     from sklearn.neural_network import MLPClassifier, MLPRegressor, _base, _stochastic_optimizers
     from sklearn.neural_network import _multilayer_perceptron as _mlp
     from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOptimizer

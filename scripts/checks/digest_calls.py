@@ -6,7 +6,7 @@ import fastbp
 from .digest_arrays import LAYOUTS, SEED, Case, Operands, between, laid_out, numbers, one, threads_of
 from .digest_shapes import HUGE, SHAPES, shape_of
 
-# What the cases draw from: dtypes, activations and losses.
+# What the cases draw from: dtypes, activations and losses. A new one goes to the end, and changes the cases.
 FLOATS = "float32", "float64"
 ACTIVATIONS = "identity", "relu", "leaky_relu", "sigmoid", "tanh", "gelu"
 LOSSES = fastbp.SoftmaxCrossEntropy, fastbp.BinaryCrossEntropy, fastbp.MeanSquaredError

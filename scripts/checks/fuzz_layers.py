@@ -86,7 +86,7 @@ class Layers(Fuzzer):
         faults = self.changed()
         d, x, w = (a.astype(np.float64) for a in (d, x, w))
         saved = saved.astype(np.float64)
-        # A layer computes these derivatives from its own output, and that of GELU from z.
+        # A layer computes these derivatives from its own output; the others follow from z.
         derivative = {"relu": lambda: np.where(saved > 0, 1.0, 0), "leaky_relu": lambda: np.where(saved > 0, 1.0, 0.01),
                       "sigmoid": lambda: saved * (1 - saved), "tanh": lambda: 1 - saved * saved}.get(
                           self._activation, lambda: formulas.ACTIVATIONS[self._activation][1](z))()

@@ -18,7 +18,7 @@ class Fits(Losses):
     """Cases of Sequential.fit, evaluate and predict."""
 
     def check(self, rng):
-        dtype, name = FLOATS[rng.integers(2)], LOSSES[rng.integers(3)].__name__
+        dtype, name = FLOATS[rng.integers(2)], LOSSES[rng.integers(len(LOSSES))].__name__
         self._draw_network(rng, dtype, name)
         rows, outputs = int(rng.choice([1, 2, 3, 7, 31, 32, 33, 64, 100, 127, 130, 300])), self._sizes[-1]
         given = numbers(rng, (rows, self._sizes[0]), OTHERS[rng.integers(8)] if rng.random() < 0.15 else dtype, "normal")

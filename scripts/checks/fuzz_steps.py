@@ -25,7 +25,7 @@ class Losses(Fuzzer):
     """Cases of a loss's evaluate and value_and_gradient."""
 
     def check(self, rng):
-        dtype, name = FLOATS[rng.integers(2)], LOSSES[rng.integers(3)].__name__
+        dtype, name = FLOATS[rng.integers(2)], LOSSES[rng.integers(len(LOSSES))].__name__
         loss, outputs = getattr(fastbp, name)(), int(rng.choice(SIZES[1:25])) if rng.random() < 0.8 else 1
         rows = int(rng.choice(SIZES[1:])) if rng.random() < 0.9 else int(rng.integers(1000, 5000 // outputs + 1001))
         given = numbers(rng, (rows, outputs), draw_dtype(rng, dtype, rng.random() < 0.2), ("normal", "whole")[rng.integers(2)])

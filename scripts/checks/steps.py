@@ -4,11 +4,11 @@ import hashlib
 import numpy as np
 
 import fastbp
+from fastbp.kernels.elementwise.activations import NAMES
 
 BATCHES = (1, 2), (3, 70), (70, 1500), (4096, 9000)     # A batch is drawn from one of these ranges, end excluded.
-# What the steps draw from.
+# The dtypes that steps draw from.
 DTYPES = "float32", "float64"
-ACTIVATIONS = "identity", "relu", "leaky_relu", "sigmoid", "tanh", "gelu"
 MOST = 1 << 22                  # A product has at most this many multiplications.
 
 
@@ -68,7 +68,7 @@ def bfloat16(rng):
 def layers(rng):
     """Take three steps of two layers, which write over their results."""
     x, w, _, _ = _operands(rng)
-    first = fastbp.Dense(*w.shape, activation=_one(rng, ACTIVATIONS), dtype=x.dtype, rng=rng)
+    first = fastbp.Dense(*w.shape, activation=_one(rng, NAMES), dtype=x.dtype, rng=rng)
     last = fastbp.DenseReLU(w.shape[1], 5, dtype=x.dtype, rng=rng)
     for _ in range(3):
         first.backward(last.backward(last.forward(first.forward(x)) - 1))
@@ -81,7 +81,7 @@ def network(rng, neurons=(4, 60)):
     """Return a Sequential, x, and labels of three classes; neurons: the range of its layers' sizes."""
     n_inputs, first, second = map(int, rng.integers(*neurons, 3))
     dtype = _one(rng, DTYPES)
-    layers = [fastbp.Dense(n_inputs, first, activation=_one(rng, ACTIVATIONS), dtype=dtype, rng=rng), fastbp.Dropout(0.2),
+    layers = [fastbp.Dense(n_inputs, first, activation=_one(rng, NAMES), dtype=dtype, rng=rng), fastbp.Dropout(0.2),
               fastbp.DenseReLU(first, second, dtype=dtype, rng=rng), fastbp.Dense(second, 3, dtype=dtype, rng=rng)]
     x = rng.standard_normal((int(rng.integers(100, 600)), n_inputs)).astype(dtype)
     return fastbp.Sequential(layers, fastbp.SoftmaxCrossEntropy(), l2=1e-4), x, rng.integers(0, 3, len(x))

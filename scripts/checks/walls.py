@@ -16,13 +16,13 @@ import oracle
 from fastbp._runtime import cpu
 from fastbp.kernels import blocking
 from fastbp.kernels.dense import transposed
+from fastbp.kernels.elementwise.activations import NAMES
 
 from . import child, report, walls_training
 from .memory import Rooms
 
-# The functions and the activations that are called.
+# The functions that are called, beside layers of each other activation.
 FUNCTIONS = "dense_relu_forward", "dense_relu_backward", "dense_forward", "dense_backward"
-ACTIVATIONS = "leaky_relu", "sigmoid", "tanh", "gelu"
 
 # A few shapes (batch, inputs, neurons) for every algorithm: one row, unpacked B, packed B, dot products, the fused backward
 # pass, and few neurons.
@@ -108,7 +108,7 @@ class Calls:
         """Raise AssertionError unless steps of layers give the same bits as with arrays that lie anywhere."""
         batch, n_inputs, n_neurons = shape
         x, dvalues = oracle.integers(rng, (batch, n_inputs), self._dtype), oracle.integers(rng, (batch, n_neurons), self._dtype)
-        for name in ACTIVATIONS:
+        for name in NAMES[2:]:
             layer = fastbp.Dense(n_inputs, n_neurons, activation=name, dtype=self._dtype, rng=0)
             free = self._step(layer, x, dvalues, np.empty(dvalues.shape, self._dtype))
             layer.weights, layer.biases = self.place(layer.weights), self.place(layer.biases)

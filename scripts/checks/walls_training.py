@@ -14,6 +14,7 @@ import oracle
 from fastbp import losses
 from fastbp._training import session
 from fastbp.kernels import blocking
+from fastbp.kernels.train import blocks
 from fastbp.kernels.train import losses as loss_kernels
 from fastbp.kernels.train import optimizers as optimizer_kernels
 
@@ -36,7 +37,7 @@ def cases(dtype):
     ends = range(-lanes - 1, lanes + 2)
     yield from (("update", count) for count in (*vectors, *(n * chunk + end for n in (1, 2, 3) for end in ends)))
     yield from (("loss", *sizes) for sizes in itertools.product((1, 2, rows - 1, rows, rows + 1, 2 * rows + 1, 1000), vectors))
-    shard = blocking.SHARDS * blocking.SHARD_ROWS
+    shard = blocks.SHARDS * blocks.SHARD_ROWS
     for batch in (1, 2, 31, 32, 33, shard - 1, shard, shard + 1, 3 * shard):
         for rows, neurons in itertools.product((batch, 2 * batch + 1), (1, lanes - 1, lanes, lanes + 1, 3 * lanes + 1, 130)):
             yield "fit", batch, rows, neurons % 7 + 1, neurons, 1 + neurons % 3

@@ -45,6 +45,7 @@ class Backward(NamedTuple):
 @formula
 def forward(machine, x, weights, activation):
     """Return the algorithm of y = activation(x @ weights + biases): NAIVE, SKINNY, UNPACKED or PACKED."""
+    # Naive loops compute no other activation than IDENTITY and RELU, which are the numbers 0 and 1.
     if x.rows * x.cols * weights.cols <= blocking.NAIVE_WORK and activation <= RELU:
         return NAIVE
     if is_skinny(machine, x, weights.cols):
@@ -71,7 +72,7 @@ def backward(machine, x, weights, activation):
 
 @formula
 def dinputs_product(machine, rows, weights):
-    """Return the algorithm of so many rows of dinputs = dz @ weights.T: DOT or PACKED."""
+    """Return the algorithm of dinputs (rows, K) = dz (rows, N) @ weights.T: DOT or PACKED."""
     is_small = rows <= blocking.DOT_ROWS or weights.rows * blocking.DOT_LANES <= machine.lanes
     is_long = weights.cols >= blocking.DOT_VECTORS * machine.lanes
     return DOT if is_small and is_long and weights.col_step == machine.itemsize else PACKED
@@ -99,7 +100,7 @@ def is_skinny(machine, x, neurons):
 def is_unpacked(machine, rows, cols, far_bytes):
     """Return whether B is better left in place, for a product of so many rows and columns.
 
-    far_bytes: those of B that were not just written, but lie in memory.
+    far_bytes: bytes of B that must come from memory, because they were not just written.
     """
     is_far = far_bytes >= machine.l3 // blocking.FAR_L3_PART
     most_rows = blocking.FAR_UNPACKED_ROWS if is_far else blocking.UNPACKED_ROWS

@@ -1,6 +1,6 @@
 """The loops of one product, C (+)= A B, cut so that what is used again stays in a cache.
 
-    LOOP 5  NC blocks      columns of B and C that stay in L3; one for each task
+    LOOP 5  NC blocks      columns of B and C that stay in L3; no loop here: each task computes one of them
     LOOP 4  KC blocks      a micropanel of B stays in L2; C is kept in memory between two blocks
     LOOP 3  MC blocks      rows of A and C that stay in L2 while all micropanels of B go over them; independent of each other
     LOOP 2  NR columns     a micropanel of B, and as many columns of C; independent of each other
@@ -11,7 +11,7 @@ Loops and their numbers are those of Goto and van de Geijn (Anatomy of high-perf
 2008) and of BLIS. Tasks split C over rows and columns into a grid of task_rows x task_cols, never over K: an element of C is
 always summed in the same order.
 
-Sums go in chains of blocking.CHAIN terms, as long sums of one term after another round worse than OpenBLAS's.
+Sums go in chains of blocking.CHAIN terms, because long sums of one term after another round worse than OpenBLAS's.
 """
 from functools import partial
 from typing import NamedTuple
@@ -58,7 +58,7 @@ def _build(dtype):
     def gemm(job_address, worker, task):
         problem = read(job_address, GemmProblem)                                # A (M, K), B (K, N), C (M, N)
         scratch = problem.scratch + worker * scratch_bytes(blocking.with_caches(machine))
-        whole = block_of(problem, task)                                         # LOOP 5: C (task_rows, NC)
+        whole = block_of(problem, task)                                         # LOOP 5: the task, C (task_rows, NC)
         for p in range(0, max(1, problem.depth), problem.kc):                   # LOOP 4: A (·, KC), B (KC, NC); once for K = 0
             for i in range(whole.i, whole.i_end, problem.mc):                   # LOOP 3: A (MC, KC), C (MC, NC)
                 block = replace(whole, i=i, i_end=min(i + problem.mc, whole.i_end), p=p, p_end=min(p + problem.kc, whole.p_end))
@@ -73,7 +73,7 @@ def _build(dtype):
 def _mc_block(dtype):
     """Return the kernel that multiplies an MC block by whichever tiles fit."""
     tiles, machine = blocking.tiles(dtype), blocking.machine(dtype)
-    full, column_edge = _full[dtype].address, column_edge_tiles[dtype].address
+    full, column_edge = _full[dtype].address, column_edge_tiles[dtype].address      # full() is an address (_compile/link.py)
     copy_rows = amx.copy_rows if blocking.by_amx(dtype) else packing.copy_rows
 
     @kernel
@@ -114,11 +114,11 @@ class PanelOfB(NamedTuple):
 
 
 class RowsOfA(NamedTuple):
-    """MR rows of A in a KC block, in place or copied."""
+    """MR rows of A in a KC block: A itself, read in place, or a copy."""
 
-    data: int                   # their address in place
-    copy: int                   # their address as a copy
-    in_place: bool
+    data: int                   # their address in A
+    copy: int                   # their address in the copy
+    in_place: bool              # whether A itself is read
 
 
 def build_micropanels(which, dtype):
@@ -168,7 +168,7 @@ def _row_tiles(is_unpacked, has_chains):
             if problem.soon_bytes > 0:
                 tiles_before = i // height * blocking.blocks(problem.cols, width) + block.j // width
                 prefetch_share(problem, tiles_before * problem.soon_bytes)
-            in_place = not is_unpacked and i < copied.first
+            in_place = not is_unpacked and i < copied.first         # the rows of A
             if has_chains:
                 for q in range(block.p, block.p_end, chain):
                     steps, done = min(chain, block.p_end - q), q - block.p
@@ -187,7 +187,7 @@ def _row_tiles(is_unpacked, has_chains):
 
     @inlined
     def multiplied(shape, steps, offsets, a, b):
-        """Return a tile of A B from RowsOfA, with the offsets of its rows in place, and a PanelOfB."""
+        """Return a tile of A B from RowsOfA and a PanelOfB. offsets: the distances of rows in A, for A in place."""
         height, width, size = tile.height(shape), tile.width(shape), tile.itemsize(shape)
         acc, copied_offsets = tile.zeros(shape), products.multiples(shape, size)
         if not is_unpacked and a.in_place:
@@ -222,7 +222,8 @@ def _build_tiles(which, dtype):
     return (amx.build if blocking.by_amx(dtype) else build_micropanels)(which, dtype)
 
 
-# The units for column-edge tiles (blocking.has_column_edge says when they are needed) and for unpacked-B tiles are lazy.
+# The units for column-edge tiles (blocking.has_column_edge says when they are needed) and for unpacked-B tiles are lazy, as few
+# shapes need both.
 _full = link.units("full", SIGNATURE, partial(_build_tiles, "full"), DTYPES)
 column_edge_tiles = link.units("column_edge", SIGNATURE, partial(_build_tiles, "column_edge"), DTYPES, lazy=True)
 unpacked_tiles = link.units("unpacked", SIGNATURE, partial(build_micropanels, "unpacked"), lazy=True)
