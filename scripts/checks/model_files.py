@@ -61,11 +61,11 @@ def fault_of_checkpoint(problem, state, read_problem, read_state, results, step)
         return f"shares {shares}"
     if not 0 <= step <= problem.plan.steps or any(len(result) != 3 for result in [*results, read_state.results]):
         return f"step {step}, results {results}"
-    pairs = [(part.weights, read.weights) for part, read in zip(state.parts, read_state.parts, strict=True)]
-    pairs += [(part.biases, read.biases) for part, read in zip(state.parts, read_state.parts, strict=True)]
+    pairs = [(part.weights, read.weights) for part, read in zip(state.specs, read_state.specs, strict=True)]
+    pairs += [(part.biases, read.biases) for part, read in zip(state.specs, read_state.specs, strict=True)]
     kept = read_state.optimizer._states
     if kept is not None:
-        parameters = [a for part in state.parts for a in (part.weights, part.biases) if a is not None]
+        parameters = [a for part in state.specs for a in (part.weights, part.biases) if a is not None]
         pairs += [(a.ravel(), b.ravel()) for a, arrays in zip(parameters, kept, strict=True) for b in arrays]
     wrong = [(a, b) for a, b in pairs
              if (a is None) != (b is None) or a is not None and (a.shape, a.dtype) != (b.shape, b.dtype)]
