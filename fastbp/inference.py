@@ -1,5 +1,6 @@
 """Scores and predictions of a network that is given as its layers' arrays, for Sequential and for tasks of Dask."""
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +25,7 @@ def predictions(specs: Sequence[LayerSpec], loss: Loss | None, x: np.ndarray) ->
 def scores(specs: Sequence[LayerSpec], x: np.ndarray) -> np.ndarray:
     """Return the output of the last layer, (rows, n_outputs), for x (rows, n_inputs). Dropouts drop nothing."""
     dense = [spec for spec in specs if spec.weights is not None]
-    weights = [spec.weights for spec in specs if spec.weights is not None][-1]
+    weights: Any = dense[-1].weights
     result = empty((len(x), weights.shape[1]), weights.dtype)
     for i in range(0, len(x), _ROWS):
         h = x[i:i + _ROWS].astype(weights.dtype, copy=False)

@@ -1,18 +1,20 @@
 """Trainings on Dask workers. Here the workers are processes that talk over the loopback address."""
 import _thread
 import copy
+import signal
 import threading
+import time
 
 import dask.array as da
 import numpy as np
 import pytest
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, Lock
 from numpy.testing import assert_allclose
 
 import fastbp
 import fastbp.dask
 from dask_training import CHUNKS, CLASSES, INPUTS, ROWS, bits, cut, data, make, train
-from fastbp.dask import worker
+from fastbp.dask import coordinator, worker
 from fastbp.dask.coordinator import Training
 from fastbp.dask.plan import Plan, shares_of
 
@@ -265,6 +267,41 @@ def test_ctrl_c_keeps_what_was_learnt(client, monkeypatch):
     assert optimizer.iterations >= 10 and bits(network) != before
     network.fit(*data(), epochs=1, batch_size=128, optimizer=optimizer)
     train(client, network, optimizer)
+
+
+def test_ctrl_c_leaves_no_lock_behind(client, monkeypatch):
+    acquire, came = Lock.acquire, []
+
+    def interrupted(self, *arguments, **settings):
+        result = acquire(self, *arguments, **settings)
+        if not came:
+            came.append(signal.raise_signal(signal.SIGINT))
+        return result
+
+    monkeypatch.setattr(Lock, "acquire", interrupted)
+    with pytest.warns(RuntimeWarning, match="interrupted after 0 of 2 epochs"):
+        train(client)
+    with client.as_current():
+        assert not Lock("fastbp").locked()
+
+
+def test_ctrl_c_leaves_no_task_behind(client, monkeypatch):
+    submit, came = Client.submit, []
+
+    def interrupted(self, function, *arguments, **settings):
+        future = submit(self, function, *arguments, **settings)
+        if function is coordinator._train and not came:     # the first of two, which waits for the second one's gradients
+            time.sleep(0.5)
+            came.append(signal.raise_signal(signal.SIGINT))
+        return future
+
+    monkeypatch.setattr(Client, "submit", interrupted)
+    with pytest.warns(RuntimeWarning, match="interrupted after 0 of 2 epochs"):
+        train(client)
+    deadline = time.monotonic() + 20
+    while any(client.processing().values()):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_workers_use_as_many_threads_as_dask_gives_them(monkeypatch):

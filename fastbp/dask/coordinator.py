@@ -13,6 +13,7 @@ import uuid
 from distributed import CancelledError, Lock, wait
 
 from .. import functional
+from .._runtime.sigint import defer_sigint
 from . import worker as work
 from .allreduce import Lost, exchange
 from .chunks import raise_failed
@@ -22,7 +23,7 @@ from .worker import State, Stretch
 # Seconds of a stretch. About 0.05 of them are lost at its ends.
 _STRETCH = 3.0
 
-# Seconds between two looks at whether all workers are still there.
+# Seconds between two looks at whether all workers are still there, or whether Ctrl-C came while another training has its turn.
 _POLL = 0.5
 
 # Stretches after which the client fetches the state, so that at most so many are made again.
@@ -74,7 +75,7 @@ class Training:
         if not states:
             self._go_back()
             return ""
-        with self._client.as_current(), Lock("fastbp"): # Tasks of two trainings could wait for each other for ever.
+        with self._client.as_current(), _turn():
             steps = end - self.step
             stretches = -(-steps // self._length)       # of about the same length
             self._submit(self.step + -(-steps // stretches), states)
@@ -106,19 +107,21 @@ class Training:
     def abandon(self):
         """Cancel the stretch that is being made."""
         if self._running:
-            self._client.cancel(list(self._running.values()), reason="another worker is lost, or the training was ended")
-            self._client.run(_end, self._name, self._attempt, on_error="ignore")
-            self._running = {}
+            with defer_sigint():
+                self._client.cancel(list(self._running.values()), reason="another worker is lost, or the training was ended")
+                self._client.run(_end, self._name, self._attempt, on_error="ignore")
+                self._running = {}
 
     def _submit(self, end, states):
         self._attempt += 1
         owners = self._owners()
         stretch = Stretch(attempt=(self._name, self._attempt), owners=owners, epoch=self.epoch, first=self.step, end=end)
         spare = next(iter(states.values()))
-        for worker in dict.fromkeys(owners):
-            self._running[worker] = self._client.submit(
-                _train, self._problem, stretch, worker, states.get(worker, spare), self._needed_chunks(stretch, worker),
-                workers=[worker], pure=False, retries=0)
+        with defer_sigint():                            # A task that nobody knows of waits for the others and is never ended.
+            for worker in dict.fromkeys(owners):
+                self._running[worker] = self._client.submit(
+                    _train, self._problem, stretch, worker, states.get(worker, spare), self._needed_chunks(stretch, worker),
+                    workers=[worker], pure=False, retries=0)
 
     def _needed_chunks(self, stretch, worker):
         """Return {chunk: future} of the chunks that a worker takes rows of."""
@@ -190,6 +193,25 @@ class Training:
             if share not in owners and list(owners.values()).count(workers[k]) < most_shares:
                 owners[share] = workers[k]
         return [owners[share] for share in range(len(plan.shares))]
+
+
+@contextlib.contextmanager
+def _turn():
+    """Hold the cluster's lock of all trainings, as tasks of two of them could wait for each other for ever.
+
+    Ctrl-C waits until this process knows whether it has the lock. distributed's own `with lock` would keep a lock that it was
+    given in the moment of Ctrl-C, and every later training would wait for it.
+    """
+    lock, is_held = Lock("fastbp"), False
+    try:
+        while not is_held:
+            with defer_sigint():
+                is_held = lock.acquire(timeout=_POLL)
+        yield
+    finally:
+        if is_held:
+            with defer_sigint():
+                lock.release()
 
 
 # ---- the tasks

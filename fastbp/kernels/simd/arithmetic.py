@@ -262,16 +262,6 @@ def number(typing_context, address):
 
 
 @intrinsic
-def put_number(typing_context, address, value):
-    """Write a float64 to an address."""
-    def generate(c, b, sig, args):
-        b.store(args[1], at(b, args[0], const(0), ir.DoubleType()), align=1)
-        return c.get_dummy_value()
-
-    return types.void(BYTES, types.float64), generate
-
-
-@intrinsic
 def kept(typing_context, tile, key, index, least, factor):
     """Return the elements times a factor in random places, and 0 in the others: a dropout.
 
