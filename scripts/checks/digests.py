@@ -38,6 +38,7 @@ class Target(NamedTuple):
     features: str
     needs: tuple
     says: tuple
+    is_emulated: bool = False       # whether AMX is emulated, as slowly that only cases in bfloat16 are computed
 
 
 def _enabled(features):
@@ -50,7 +51,7 @@ TARGETS = {
     "avx512": Target("skylake-avx512", f"{_enabled(_AVX512)},-prefer-256-bit", _AVX512, ("avx512", "float32 arithmetic")),
     "avx2": Target("haswell", "", ("avx2", "fma"), ("avx2", "float32 arithmetic")),
     "baseline": Target("x86-64", "", ("sse2",), ("baseline", "float32 arithmetic")),
-    "amx": Target("haswell", amx_emulator.FEATURES, ("avx2", "fma"), ("avx2", "AMX")),     # only cases in bfloat16
+    "amx": Target("haswell", amx_emulator.FEATURES, ("avx2", "fma"), ("avx2", "AMX"), is_emulated=True),
 }
 
 # The code of a process that computes the digests on one target.
@@ -129,7 +130,7 @@ def _missing(name):
 
 def _in_process(name, calls, fits):
     target = TARGETS[name]
-    process = child.start(_PROCESS, calls, fits, *target.says, NUMBA_CPU_NAME=target.cpu,
+    process = child.start(_PROCESS, calls, fits, *target.says, int(target.is_emulated), NUMBA_CPU_NAME=target.cpu,
                           NUMBA_CPU_FEATURES=target.features)
     status, output, errors = child.finish(process, PATIENCE)
     if status != 0:
@@ -137,16 +138,16 @@ def _in_process(name, calls, fits):
     return json.loads(output.splitlines()[-1])
 
 
-def serve(calls, fits, instruction_set, bfloat16_by):
+def serve(calls, fits, instruction_set, bfloat16_by, is_emulated):
     """Print the digests of all cases as JSON. show_config must name this instruction set, and what multiplies bfloat16."""
-    by_amx = bfloat16_by == "AMX"
+    by_emulator = bool(int(is_emulated))
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
-        if by_amx:
+        if by_emulator:
             amx_emulator.install(folder)
         _check({"instruction set": instruction_set, "bfloat16 by": bfloat16_by})
         found = {}
-        for case in _cases(int(calls), int(fits), only_bfloat16=by_amx):
+        for case in _cases(int(calls), int(fits), only_bfloat16=by_emulator):
             fastbp.set_num_threads(case.threads)
             found[case.name] = _digest_of(case.run)
     json.dump(found, sys.stdout)
