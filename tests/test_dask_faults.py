@@ -48,9 +48,8 @@ def slowly(chunk, path=None, block_info=None):
     return chunk
 
 
-@pytest.mark.parametrize("is_backward", [False, True])
-@pytest.mark.parametrize("killed", [1, 2])
-def test_workers_are_killed_in_the_passes_of_a_layer(cluster, client, tmp_path, is_backward, killed):
+@pytest.mark.parametrize("killed, is_backward", [(1, False), (2, True)])
+def test_workers_are_killed_in_the_passes_of_a_layer(cluster, client, tmp_path, killed, is_backward):
     rng = np.random.default_rng(0)
     weights, values = rng.standard_normal((12, 5)), rng.standard_normal((800, 12))
 

@@ -107,8 +107,7 @@ def test_the_bits_do_not_depend_on_the_pieces_that_gradients_are_sent_in(monkeyp
     assert bits(networks[0]) == bits(networks[1])
 
 
-@pytest.mark.parametrize("shares", [1, 2])
-@pytest.mark.parametrize("suffix", ["safetensors", "npz"])
+@pytest.mark.parametrize("shares, suffix", [(1, "safetensors"), (2, "npz")])
 def test_another_client_goes_on_from_a_checkpoint(tmp_path, client, shares, suffix):
     """The order of rows, and the places that a dropout drops, are those of the checkpoint, not of the other client's rng."""
     path = tmp_path / f"training.{suffix}"
