@@ -27,15 +27,15 @@ CURVED = ("sigmoid", "tanh", "gelu")
 # what a shape is there for: (batch, n_inputs, n_neurons)
 SHAPES = {
     "one number": (1, 1, 1),
-    "plain loops": (3, 4, 3),
+    "naive": (3, 4, 3),
     "one sample": (1, 300, 270),
-    "weights in place": (7, 100, 77),
-    "inner products": (30, 400, 300),
-    "few neurons": (300, 200, 2),
-    "few neurons, one pass": (4500, 70, 3),
-    "turned": (70, 5, 9),
-    "turned, several partitions": (4500, 5, 9),
-    "one pass": (4500, 33, 25),
+    "unpacked": (7, 100, 77),
+    "dot products": (30, 400, 300),
+    "skinny": (300, 200, 2),
+    "skinny, fused": (4500, 70, 3),
+    "transposed": (70, 5, 9),
+    "transposed, several partitions": (4500, 5, 9),
+    "fused": (4500, 33, 25),
     "rows of one task": (300, 200, 100),
     "several tasks and depth blocks": (500, 600, 70),
 }

@@ -16,12 +16,12 @@ import fastbp
 SHAPES = {
     "one sample": (1, 1000, 900),
     "small": (7, 5, 9),
-    "inner products": (30, 400, 300),
+    "dot products": (30, 400, 300),
     "rows of one task": (300, 200, 100),
     "several tasks": (1500, 130, 70),
     "deep": (450, 800, 200),
-    "one pass": (4100, 33, 65),
-    "one pass, all partitions": (20_000, 20, 40),
+    "fused": (4100, 33, 65),
+    "fused, all partitions": (20_000, 20, 40),
 }
 TOO_WIDE_FOR_ONE_PASS = 4100, 540, 500
 PATIENCE = 120                  # seconds until a process that hangs is given up

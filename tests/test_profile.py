@@ -14,7 +14,7 @@ from fastbp.kernels.elementwise.activations import RELU
 from fastbp.kernels.schedule.trace import EVENT_BYTES, LOG_BYTES
 from fastbp.profiler import log, passes
 
-# (batch, n_inputs, n_neurons): plain loops, B in place, few neurons, turned, one pass over the batch, and by results
+# (batch, n_inputs, n_neurons): naive, unpacked, skinny, transposed, fused, and separate twice
 SHAPES = [(1, 4, 3), (8, 200, 100), (900, 128, 2), (3000, 5, 6), (5000, 40, 24), (300, 70, 50), (6, 700, 33)]
 
 

@@ -16,7 +16,7 @@ NAMES = {FORWARD: "forward", BACKWARD: "backward", RELU: "relu", DINPUTS: "dinpu
 # The kind of pass of each name.
 _KINDS = {name: kind for kind, name in NAMES.items()}
 REST = "threads, copies"        # The rest of a pass has this name: it wakes and awaits threads, and makes small copies.
-NAIVE = "plain loops"           # A pass without tasks consists of this kernel.
+NAIVE = "naive loops"           # A pass without tasks consists of this kernel.
 
 
 class Kernel(NamedTuple):

@@ -64,7 +64,7 @@ def kinds(rng):
              "another dtype's": (0.1, layer(5, 9, 4, dtype=np.float64, activation="gelu")), "functions": (0.1, functions()),
              "promoted lists": (0.05, promoted()), "refused": (0.04, refused()), "a fit": (0.008, fit(64)),
              "a profile": (0.002, profiled())}
-    large = {"packed": (0.3, layer(600, 300, 200)), "one pass": (0.4, layer(5000, 40, 30)), "a larger fit": (0.2, fit(5000)),
+    large = {"packed": (0.3, layer(600, 300, 200)), "fused": (0.4, layer(5000, 40, 30)), "a larger fit": (0.2, fit(5000)),
              "bfloat16": (0.1, layer(600, 100, 100, precision="bfloat16"))}
     return small, large
 
