@@ -16,7 +16,7 @@ from numba.extending import intrinsic
 from numpy._core import _multiarray_umath
 
 from .._compile import link
-from .._compile.compiler import kernel
+from .._compile.compiler import inlined, kernel
 from .._runtime import state
 from .matrix import Matrix
 from .schedule.atomic import load
@@ -104,7 +104,7 @@ def none(typing_context):
     return types.intp(), generate
 
 
-@kernel
+@inlined
 def is_matrix(item, like):
     """Return whether an object is a 2-D array of the type and dtype of the array `like`; one of a subclass is not."""
     if load(item + _TYPE) != load(like + _TYPE):
@@ -122,7 +122,7 @@ def is_matrix_or_none(item, like):
     return item == none() or is_matrix(item, like)
 
 
-@kernel
+@inlined
 def matrix_of(item, itemsize):
     """Return the Matrix of an object that is_matrix_or_none; that of None is no matrix.
 
@@ -182,7 +182,7 @@ def tuple_of(items):
     return made
 
 
-@kernel
+@inlined
 def call_unit(unit, arguments, is_quick):
     """Return the status of a unit. Unless it is quick, other Python threads run meanwhile."""
     thread = 0 if is_quick else _suspend()
