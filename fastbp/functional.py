@@ -1,8 +1,8 @@
-"""A dense layer's passes as functions without state. Each checks its operands and allocates, then calls one kernel.
+"""A dense layer's passes as functions without state. Each has its operands checked and its results allocated by one kernel.
 
-There are two ways to the kernel. ndarrays of one float dtype that fit each other take the short way, straight to it.
-Everything else takes the long way, through the checks and conversions of `_arrays/operands.py`: lists, other dtypes, one
-sample as a 1-D array, and what raises an error.
+There are two ways to the kernel. ndarrays of one float dtype that fit each other take the short way: compiled code checks and
+allocates (kernels/entry.py). Everything else takes the long way, through the checks and conversions of `_arrays/operands.py`:
+lists, other dtypes, one sample as a 1-D array, and what raises an error.
 
 dtypes  float32 and float64 are computed as they are, float16 as float32. NumPy's promotion (`np.result_type`) decides for
         mixed dtypes. Integers and booleans alone become float64.
@@ -36,17 +36,22 @@ _NUMBA_TYPE = dict(zip((*operands.FLOATS, operands.BFLOAT16), (types.float32, ty
 
 
 class _Entries(dict[Any, Any]):
-    """Compiled functions by NumPy dtype or "bfloat16", each compiled when it is first asked for; None for other keys."""
+    """Compiled functions by NumPy dtype or "bfloat16", each compiled when it is first asked for; None for other keys.
+
+    by_class: those that are compiled, by the class of the dtype. A dtype takes 0.1 us to be found by its value.
+    """
 
     def __init__(self, build, title):
         super().__init__()
-        self._build, self._title = build, title
+        self._build, self._title, self.by_class = build, title, {}
 
     def __missing__(self, dtype):
         if dtype not in _NUMBA_TYPE:
             return None
         with notice.compiling(f"{self._title} for {dtype}"):
             self[dtype] = self._build(_NUMBA_TYPE[dtype])
+        if isinstance(dtype, np.dtype):
+            self.by_class[type(dtype)] = self[dtype]
         return self[dtype]
 
 
@@ -162,16 +167,16 @@ def warmup(*dtypes: DTypeLike) -> None:
             link.bind_lazy(_NUMBA_TYPE[dtype])
 
 
-def run(compiled: Callable[..., int], *arguments: Any) -> int:
-    """Call a compiled function and return its status; compile the kernels that it turns out to need, and call it again.
+def run(compiled: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a compiled function and return its status, or its results; compile kernels that it needs, and call it again.
 
     Raises MemoryError where a kernel has no memory for its workspace.
     """
     status = compiled(*arguments)
-    while status >= link.REQUESTED:
+    while type(status) is int and status >= link.REQUESTED:
         link.bind_requested(status)
         status = compiled(*arguments)
-    if status == link.NO_MEMORY:
+    if type(status) is int and status == link.NO_MEMORY:
         raise MemoryError("no memory for the workspace of a kernel")
     return status
 
@@ -204,23 +209,30 @@ def _forward(inputs, weights, biases, out, activation, spare=None, precision=Non
 
     spare, spare_slope: a layer's last results, which it made itself; they are overwritten, if they fit, in place of new arrays.
     """
-    row = weights if biases is None else biases         # compiled code takes an array in any case, and does not read this one
-    if type(inputs) is ndarray and type(weights) is ndarray and type(row) is ndarray and out is None:
-        dtype = inputs.dtype
-        if weights.dtype is dtype is row.dtype and inputs.ndim == weights.ndim == row.ndim == 2:
-            compiled = _FORWARD[dtype if precision is None else operands.multiplied(dtype, precision)]
-            if compiled is not None:
-                shape = len(inputs), weights.shape[1]
-                output = spare      # the kernel itself checks its shape
-                if spare is None or spare.dtype is not dtype or len(spare) != len(inputs):
-                    output = empty(shape, dtype)
-                saved = output
-                if activation == GELU:
-                    saved = spare_slope if is_room(spare_slope, shape, dtype) else empty(shape, dtype)
-                # OK is 0. After any other status, the long way finds out why.
-                if not compiled(inputs, weights, row, biases is not None, output, saved, saved is not output, activation):
-                    return output, saved
+    if out is None and type(inputs) is ndarray:
+        if precision is None:
+            compiled = _FORWARD.by_class.get(type(inputs.dtype))
+        else:
+            kind = operands.multiplied(inputs.dtype, precision) if _agree(inputs, weights, biases) else None
+            compiled = _FORWARD.get(kind)
+        if compiled is not None:                    # else it is compiled on the long way
+            # Compiled code checks the arrays. After any status but NO_ROOM the long way finds out why.
+            results = compiled(inputs, weights, biases, spare, spare_slope, activation)
+            if type(results) is tuple:
+                return results
+            if results == entry.NO_ROOM:
+                shape, dtype = (len(inputs), weights.shape[1]), inputs.dtype
+                output = spare if is_room(spare, shape, dtype) else empty(shape, dtype)
+                saved = spare_slope if activation != GELU or is_room(spare_slope, shape, dtype) else empty(shape, dtype)
+                results = compiled(inputs, weights, biases, output, saved, activation)
+                if type(results) is tuple:
+                    return results
     return _forward_any(inputs, weights, biases, out, activation, precision)
+
+
+def _agree(first, *others):
+    """Return whether arrays, or None, are ndarrays of two dimensions and one dtype."""
+    return all(a is None or type(a) is ndarray and a.dtype == first.dtype and a.ndim == 2 for a in (first, *others))
 
 
 def _forward_any(inputs, weights, biases, out, activation, precision):
@@ -228,13 +240,18 @@ def _forward_any(inputs, weights, biases, out, activation, precision):
     inputs, weights, biases, dtype = check_forward(inputs, weights, biases, out, precision)
     compiled = _FORWARD[operands.multiplied(dtype, precision)]
     shape = len(inputs), weights.shape[1]
-    row = weights if biases is None else biases
-    arguments = [a.astype(dtype, copy=False) for a in (*operands.as_factors(inputs, weights, precision), row)]
-    output = operands.result(out, shape, dtype, arguments)
-    saved = output if activation != GELU else empty(shape, dtype)
-    run(compiled, *arguments, biases is not None, output, saved, saved is not output, activation)
+    inputs, weights = operands.as_factors(_as_dtype(inputs, dtype), _as_dtype(weights, dtype), precision)
+    biases = _as_dtype(biases, dtype)
+    room = operands.result(out, shape, dtype, (inputs, weights, biases))
+    slope = empty(shape, dtype) if activation == GELU else None
+    output, saved = run(compiled, inputs, weights, biases, room, slope, activation)
     delivered = operands.deliver(output, out)
     return delivered, delivered if saved is output else saved
+
+
+def _as_dtype(array, dtype):
+    """Return the array in that dtype, converted only if it must be; None for None."""
+    return None if array is None else array.astype(dtype, copy=False)
 
 
 def check_forward(inputs: ArrayLike, weights: ArrayLike, biases: ArrayLike | None, out: np.ndarray | None = None,
@@ -260,26 +277,29 @@ def _backward(dvalues, saved, inputs, weights, out, activation, need_dinputs, sp
     saved: what the derivative of the activation follows from (kernels/elementwise/activations.py); None for the identity.
     spare: three arrays that are overwritten, if they fit, in place of new ones; or None.
     """
-    given = dvalues if saved is None else saved         # compiled code takes an array in any case
-    if (type(dvalues) is ndarray and type(given) is ndarray and type(inputs) is ndarray and type(weights) is ndarray
-            and out is None):
-        dtype = dvalues.dtype
-        if (given.dtype is dtype is inputs.dtype and weights.dtype is dtype
-                and dvalues.ndim == given.ndim == inputs.ndim == weights.ndim == 2):
-            compiled = _BACKWARD[dtype if precision is None else operands.multiplied(dtype, precision)]
-            if compiled is not None:
-                dinputs, dweights, dbiases = spare if spare is not None else (None, None, None)
-                if not need_dinputs:
-                    dinputs = None
-                elif dinputs is None or dinputs.dtype is not dtype or len(dinputs) != len(inputs):
+    if out is None and type(dvalues) is ndarray:
+        if precision is None:
+            compiled = _BACKWARD.by_class.get(type(dvalues.dtype))
+        else:
+            kind = operands.multiplied(dvalues.dtype, precision) if _agree(dvalues, saved, inputs, weights) else None
+            compiled = _BACKWARD.get(kind)
+        if compiled is not None:                    # else it is compiled on the long way
+            # Compiled code checks the arrays. After any status but NO_ROOM the long way finds out why.
+            dinputs, dweights, dbiases = spare if spare is not None else (None, None, None)
+            results = compiled(dvalues, saved, inputs, weights, dinputs, dweights, dbiases, need_dinputs, activation)
+            if type(results) is tuple:
+                return results
+            if results == entry.NO_ROOM:
+                dtype = dvalues.dtype
+                if need_dinputs and not is_room(dinputs, inputs.shape, dtype):
                     dinputs = empty(inputs.shape, dtype)
-                if dweights is None or dweights.dtype is not dtype or dbiases.dtype is not dtype:
-                    shape = weights.shape
-                    dweights, dbiases = empty(shape, dtype), empty((1, shape[1]), dtype)
-                # OK is 0. After any other status, the long way finds out why.
-                if not compiled(dvalues, given, saved is not None, inputs, weights, dinputs if need_dinputs else dweights,
-                                need_dinputs, dweights, dbiases, activation):
-                    return dinputs, dweights, dbiases
+                if not is_room(dweights, weights.shape, dtype):
+                    dweights = empty(weights.shape, dtype)
+                if not is_room(dbiases, (1, weights.shape[1]), dtype):
+                    dbiases = empty((1, weights.shape[1]), dtype)
+                results = compiled(dvalues, saved, inputs, weights, dinputs, dweights, dbiases, need_dinputs, activation)
+                if type(results) is tuple:
+                    return results
     return _backward_any(dvalues, saved, inputs, weights, out, activation, need_dinputs, precision)
 
 
@@ -290,20 +310,11 @@ def _backward_any(dvalues, saved, inputs, weights, out, activation, need_dinputs
     n_inputs, n_neurons = weights.shape
     shapes = inputs.shape, (n_inputs, n_neurons), (1, n_neurons)
     outs = _check_outs(out, shapes, dtype)
-
-    def prepared(array):
-        return None if array is None else array.astype(dtype, copy=False)
-
-    dvalues, saved = (operands.with_contiguous_rows(prepared(a)) if a is not None else None for a in (dvalues, saved))
-    inputs, weights = operands.as_factors(prepared(inputs), prepared(weights), precision)
-    results = [operands.result(o, shape, dtype, (dvalues, saved, inputs, weights))
-               for o, shape in zip(outs, shapes, strict=True)]
-    dinputs, dweights, dbiases = results
-    run(compiled, dvalues, dvalues if saved is None else saved, saved is not None, inputs, weights, dinputs, need_dinputs,
-        dweights, dbiases, activation)
-    if not need_dinputs:
-        return None, dweights, dbiases
-    return tuple(operands.deliver(r, o) for r, o in zip(results, outs, strict=True))
+    dvalues, saved = (operands.with_contiguous_rows(_as_dtype(a, dtype)) if a is not None else None for a in (dvalues, saved))
+    inputs, weights = operands.as_factors(_as_dtype(inputs, dtype), _as_dtype(weights, dtype), precision)
+    rooms = [operands.result(o, shape, dtype, (dvalues, saved, inputs, weights)) for o, shape in zip(outs, shapes, strict=True)]
+    results = run(compiled, dvalues, saved, inputs, weights, *rooms, need_dinputs, activation)
+    return tuple(operands.deliver(r, o) if r is not None else None for r, o in zip(results, outs, strict=True))
 
 
 def check_backward(dvalues: ArrayLike, saved: ArrayLike | None, inputs: ArrayLike, weights: ArrayLike,

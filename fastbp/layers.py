@@ -133,7 +133,7 @@ class Dense:
         if self.output is None:
             raise RuntimeError(f"backward of {type(self).__name__} was called before forward, expected forward first")
         saved = self._slope if self._slope is not None else self.output if self._kind != IDENTITY else None
-        if is_lazy(self.output):
+        if type(self.output) is not np.ndarray and is_lazy(self.output):
             return self._backward_lazily(dvalues, saved)
         spare = self._made_gradients if self._may_reuse_gradients() else None
         try:

@@ -138,6 +138,25 @@ def test_out_is_overwritten_and_returned(rng, dtype, name):
         assert_results(results, expected, dtype)
 
 
+class Subclass(np.ndarray):
+    """Arrays that compiled code does not take as they are."""
+
+
+@pytest.mark.parametrize("name", oracle.ARGUMENTS)
+@pytest.mark.parametrize("rows", [slice(None), slice(None, None, -1), slice(1, 10, 2)])
+def test_out_and_operands_may_be_of_a_subclass(rng, dtype, name, rows):
+    arguments = oracle.operands(rng, name, 5, 4, 3, dtype)
+    expected = oracle.expected(name, arguments)
+    owners = [np.full((2 * len(values) + 5, values.shape[1]), np.nan, dtype).view(Subclass) for values in expected]
+    out = tuple(owner[rows][:len(values)] for owner, values in zip(owners, expected, strict=True))
+    arguments = {key: a.view(Subclass) for key, a in arguments.items()}
+    results = call(name, **arguments, out=out if name in BACKWARD else out[0])
+    assert all(result is array for result, array in zip(results, out, strict=True))
+    assert_results([np.asarray(result) for result in results], expected, dtype)
+    for result in call(name, **arguments):
+        assert type(result) is np.ndarray or name.startswith("relu")
+
+
 @pytest.mark.parametrize("name", BACKWARD)
 @pytest.mark.parametrize("given", [(True, False, False), (False, True, False), (False, False, True), (False, False, False)])
 def test_none_in_out_is_a_new_array(rng, dtype, name, given):

@@ -1,8 +1,11 @@
 """kernels/reference.py: its formulas beside textbooks and compiled kernels, and in place of these with NUMBA_DISABLE_JIT=1."""
+import operator
 import os
+import pickle
 import subprocess
 import sys
 import textwrap
+from importlib import import_module
 from pathlib import Path
 
 import numba
@@ -15,7 +18,7 @@ import fastbp
 import textbook
 from fastbp._compile import compiler
 from fastbp.kernels import reference
-from fastbp.kernels.elementwise.activations import NAMES, RELU
+from fastbp.kernels.elementwise.activations import GELU, IDENTITY, NAMES, RELU
 from fastbp.kernels.simd.tile import BFLOAT16
 from fastbp.kernels.train import losses
 from fastbp.kernels.train.optimizers import Settings
@@ -146,27 +149,112 @@ def test_beside_the_compiled_passes(rng, dtype, activation):
     for passes in (entry, reference):
         y, slope, dinputs, dweights, dbiases = (np.full_like(a, NAN) for a in (dvalues, dvalues, x, w, b))
         at, gelu = NAMES.index(activation), activation == "gelu"
-        assert fastbp.functional.run(passes.forward(dtype), x, w, b, 1, y, slope if gelu else y, gelu, at) == 0
+        made = fastbp.functional.run(passes.forward(dtype), x, w, b, y, slope, at)
         s = slope if gelu else y
-        backward = passes.backward(dtype)
-        assert fastbp.functional.run(backward, dvalues, s, at > 0, x, w, dinputs, 1, dweights, dbiases, at) == 0
+        assert made[0] is y and made[1] is s
+        gradients = dinputs, dweights, dbiases
+        made = fastbp.functional.run(passes.backward(dtype), dvalues, s if at else None, x, w, *gradients, True, at)
+        assert all(map(operator.is_, made, gradients))
         kept.append((y, s, dinputs, dweights, dbiases))
     for values, expected in zip(*kept, strict=True):
         eps = 2**-9 if dtype is BFLOAT16 else np.finfo(kind).eps            # of dz, too, a last bit may be rounded
         assert_allclose(values, expected, rtol=0, atol=16 * eps * abs(expected).max())
 
 
-def test_operands_that_do_not_fit_are_refused_unwritten():
+class Subclass(np.ndarray):
+    """Arrays that are no ndarrays to compiled code."""
+
+
+def strange(array):
+    """Return what compiled code must not take in the place of an array of float64."""
+    return [array.tolist(), array.view(Subclass), array.astype("f4"), array.astype(">f8"), array.astype("i8"), array[0],
+            array[np.newaxis], np.float64(1), 1.0, "float64", np.float64]
+
+
+def passes_of(name):
+    """Return the passes (forward, backward) of a module, for float64; the kernels that small layers need are bound."""
+    module, x, none = import_module(f"fastbp.kernels.{name}"), np.ones((2, 2)), (None, None, None)
+    forward, backward = module.forward(numba.float64), module.backward(numba.float64)
+    fastbp.functional.run(forward, x, x, None, None, None, RELU)
+    fastbp.functional.run(backward, x, x, x, x, *none, True, RELU)
+    return forward, backward
+
+
+MODULES = pytest.mark.parametrize("name", ["reference", pytest.param("entry", marks=needs_jit)])
+
+
+@MODULES
+def test_operands_that_do_not_fit_are_refused_unwritten(name):
+    forward, backward = passes_of(name)
     x, w, b, y = np.ones((2, 3)), np.ones((3, 4)), np.ones((1, 4)), np.zeros((2, 4))
-    forward, backward = reference.forward(numba.float64), reference.backward(numba.float64)
-    for args in ((x[:, :2], w, b, 1, y), (x, w, b[:, :3], 1, y), (x, w, b, 1, y[:1]), (y[:, :3], w, b, 1, y)):
-        assert forward(*args, y, 0, RELU) == reference.REFUSED
-    dw, db, right = np.zeros((3, 4)), np.zeros((1, 4)), (y + 1, y, 1, x, w, np.zeros((2, 3)), 1)
-    assert backward(*right, dw, db, RELU) == reference.OK
-    for k, wrong in ((0, y[:1]), (1, y[:1]), (3, x[:, :2]), (5, np.zeros((1, 3))), (5, x)):
-        assert backward(*right[:k], wrong, *right[k + 1:], dw, db, RELU) == reference.REFUSED
-    assert backward(*right, dw[:2], db, RELU) == backward(*right, dw, db[:, :3], RELU) == reference.REFUSED
-    assert not y.any() and (x == 1).all()
+    right = x, w, b, y, None, RELU
+    wrong = [(0, x[:, :2]), (0, y[:, :3]), (0, None), (1, w[:2]), (1, w[:, :3]), (1, None), (2, b[:, :3]), (2, y[:1]),
+             *((k, a) for k in range(3) for a in strange(right[k]))]
+    for k, one in wrong:
+        assert forward(*right[:k], one, *right[k + 1:]) == reference.REFUSED
+    right = y + 1, y, x, w, np.zeros((2, 3)), np.zeros((3, 4)), np.zeros((1, 4)), True, RELU
+    wrong = [(0, y[:1]), (0, None), (1, y[:1]), (2, x[:, :2]), (2, None), (3, w[:2]), (3, None),
+             (4, x), (4, y[:, :3]), (5, w), (6, y[:1]), *((k, a) for k in range(4) for a in strange(right[k]))]
+    for k, one in wrong:
+        assert backward(*right[:k], one, *right[k + 1:]) == reference.REFUSED
+    assert not y.any() and (x == 1).all() and (w == 1).all() and not any(a.any() for a in right[4:7])
+
+
+@MODULES
+def test_results_are_written_where_they_fit_and_else_made(name):
+    forward, backward = passes_of(name)
+    x, w, b, dvalues = np.ones((2, 3)), np.ones((3, 4)), np.ones((1, 4)), np.ones((2, 4))
+    y, saved = x @ w + b, np.ones((2, 4))
+    expected = y, dvalues @ w.T, x.T @ dvalues, np.full((1, 4), 2.0)
+
+    def computed(k, room):
+        if k == 0:
+            return forward(x, w, b, room, None, RELU)[0]
+        rooms = [room if i == k else None for i in (1, 2, 3)]
+        return backward(dvalues, saved, x, w, *rooms, True, RELU)[k - 1]
+
+    for k, values in enumerate(expected):
+        room, read_only = np.zeros_like(values), np.zeros_like(values)
+        assert computed(k, room) is room
+        assert_array_equal(room, values)
+        read_only.flags.writeable = False
+        rooms = [np.zeros((values.shape[0] + 1, values.shape[1])), np.zeros((values.shape[0], values.shape[1] + 1))]
+        for room in (None, read_only, *rooms, *strange(np.zeros_like(values))):
+            result = computed(k, room)
+            assert result is not room and type(result) is np.ndarray and result.flags.carray
+            assert result.dtype == np.float64 and result.flags.owndata
+            assert_array_equal(result, values)
+            assert not isinstance(room, np.ndarray) or not room.any()
+    assert backward(dvalues, saved, x, w, room, None, None, False, RELU)[0] is None
+
+
+@needs_jit
+def test_compiled_passes_lose_no_reference_and_keep_none():
+    forward, backward = passes_of("entry")
+    x, w, b, y, dvalues = np.ones((2, 3)), np.ones((3, 4)), np.ones((1, 4)), np.ones((2, 4)), np.ones((2, 4))
+    gradients = [np.ones((2, 3)), np.ones((3, 4)), np.ones((1, 4))]
+    watched = [x, w, b, y, dvalues, *gradients, x.dtype, None, np.ndarray]
+
+    def counts():
+        return [sys.getrefcount(a) for a in watched]
+
+    before = counts()
+    for _ in range(1000):
+        forward(x, w, b, y, None, RELU)
+        forward(x, w, None, None, None, GELU)
+        forward(x, x, None, y, None, RELU)                              # refused
+        backward(dvalues, y, x, w, *gradients, True, RELU)
+        backward(dvalues, None, x, w, None, None, None, False, IDENTITY)
+        backward(dvalues, y, x, x, None, *gradients[1:], True, RELU)    # refused
+    assert all(abs(now - then) < 500 for now, then in zip(counts(), before, strict=True))
+
+
+@needs_jit
+def test_passes_take_the_arrays_of_a_pickle(rng):
+    forward, _ = passes_of("entry")
+    x, w = rng.standard_normal((2, 3)), pickle.loads(pickle.dumps(rng.standard_normal((3, 4))))
+    assert x.dtype is not w.dtype
+    assert_allclose(forward(x, w, None, None, None, RELU)[0], np.maximum(x @ w, 0), rtol=1e-14)
 
 
 @needs_jit

@@ -3,19 +3,18 @@
 Compiled code trusts the address that it gets. So a caller that hands over an address says which array should be there, and
 `address` raises before anything runs if the array is another one. That happens if another package has changed NumPy's
 defaults, if a pickle or a memory map has brought back read-only memory, or if a user has assigned something else. For the same
-reason every array is made with an explicit dtype. (Only functional.py hands arrays themselves to compiled code, after the same
-checks.)
+reason every array is made with an explicit dtype. (Only functional.py hands arrays themselves to compiled code, which checks
+them itself: kernels/objects.py.)
 """
 from collections.abc import Sequence
 from ctypes import addressof, c_char
 
 import numpy as np
 
+from ..kernels.objects import ALIGNED_BYTES
+
 # The size of a cache line, in bytes.
 CACHE_LINE = 64
-
-# Arrays of this many bytes or more are aligned. From this size on, finding an aligned address takes less time than it saves.
-ALIGNED_BYTES = 1 << 16
 
 # The dtype of the integers that compiled code reads.
 INTEGER = np.dtype(np.int64)

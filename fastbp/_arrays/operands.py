@@ -144,15 +144,19 @@ def as_factors(inputs, weights, precision):
 
 
 def result(out, shape, dtype, operands):
-    """Return the array for a kernel to write: `out`, or a new one if out's rows have gaps or it overlaps an operand."""
+    """Return the array for a kernel to write: `out`, or a new one if out's rows have gaps or it overlaps an operand.
+
+    Compiled code takes no subclass of ndarray: in place of such an `out` it takes a view.
+    """
     if out is None or not has_contiguous_rows(out) or any(np.may_share_memory(out, a) for a in operands if a is not None):
         return empty(shape, dtype)
-    return out
+    return np.asarray(out)
 
 
 def deliver(computed, out):
-    """Return the result, after copying it to the user's `out` if there is one."""
+    """Return the result, after copying it to the user's `out` if there is one, and if it is not there already."""
     if out is None or out is computed:
         return computed
-    np.copyto(out, computed)
+    if not np.may_share_memory(computed, out):          # else it is the view that `result` returned
+        np.copyto(out, computed)
     return out

@@ -7,6 +7,7 @@ fastmath    "contract" alone: a product and a sum may become one FMA. The rest o
 NUMBA_DISABLE_JIT=1 is for debugging: Numba's decorators then return plain Python functions. Kernels cannot run as plain Python,
 so reference.py computes in their place. A function without a reference raises Disabled.
 """
+import ctypes
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -94,6 +95,35 @@ def entry(function, signature, name):
     It skips Numba's dispatcher, which would look up the types of all arguments: the caller must have checked them.
     """
     return _compile(function, signature, name, no_cfunc_wrapper=True).entry_point
+
+
+class _Definition(ctypes.Structure):
+    """Python's PyMethodDef."""
+
+    _fields_ = (("name", ctypes.c_char_p), ("address", ctypes.c_void_p), ("flags", ctypes.c_int), ("doc", ctypes.c_char_p))
+
+
+# The calling convention METH_FASTCALL: the address of the arguments' addresses, and how many there are.
+_FASTCALL = 0x80
+
+# The definitions of all methods, which Python's functions refer to.
+_definitions = []
+
+# PyCFunction_NewEx(definition, self, name of the module).
+_new_method = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.POINTER(_Definition), ctypes.py_object, ctypes.py_object)(
+    ("PyCFunction_NewEx", ctypes.pythonapi))
+
+
+def method(function, owner, name):
+    """Return a Python function that calls the compiled `function`, without any conversion of arguments.
+
+    function: (owner, arguments, count) -> result. All but the count are addresses: of the object `owner`, of the addresses of
+    the arguments, and of the result with a new reference. The result 0 means that an exception has been set.
+    """
+    address = native(function, types.intp(types.intp, types.intp, types.intp), name)
+    definition = _Definition(name.encode(), address, _FASTCALL, None)
+    _definitions.append(definition)
+    return _new_method(ctypes.pointer(definition), owner, "fastbp")
 
 
 def native(function, signature, name, parallel=False):

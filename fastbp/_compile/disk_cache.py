@@ -213,7 +213,7 @@ def key() -> str:
     """Return a digest of everything that the compiled code depends on."""
     flags = {name: repr(getattr(config, name, None)) for name in _FLAGS}
     facts = (source.digest(source.FILES), llvm.get_process_triple(), cpu.target(), cpu.has_amx(), flags, sys.version,
-             numba.__version__, llvmlite.__version__, numpy.__version__)
+             object.__basicsize__, numba.__version__, llvmlite.__version__, numpy.__version__)
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
 
 

@@ -39,7 +39,8 @@ TBB_OWNER = INSIDE + 2          # The thread that started TBB.
 MAIN = INSIDE + 3               # Python's main thread.
 TBB_ATTACH = INSIDE + 4         # The address of tbb::attach, or 0.
 TBB_FINALIZE = INSIDE + 5       # The address of tbb::finalize, or 0.
-COUNT = INSIDE + 6              # The number of all words.
+NEW_ARRAY = INSIDE + 6          # The address of NumPy's PyArray_NewFromDescr.
+COUNT = INSIDE + 7              # The number of all words.
 
 # The symbol by which compiled code finds the block.
 _SYMBOL = "fastbp_state"

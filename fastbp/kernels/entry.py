@@ -1,23 +1,55 @@
-"""Compiled functions that Python calls: on arrays of any layout, read-only or not, aligned or not.
+"""Compiled functions that Python calls.
 
-An operand that may be missing comes with a flag. If the flag is 0, the operand is missing, and any array stands in its place.
-The caller must have checked the dtype and the number of dimensions of each array: nothing here does.
+The passes of a layer take Python's objects as they are (objects.py), check each array's type, dtype and number of dimensions,
+and allocate their results. The others take arrays or addresses from a caller that has checked them: nothing here does.
 """
 from functools import cache
+from typing import NamedTuple
 
+import numpy as np
 from numba import types
 
 from .._compile import compiler, link
-from .blocking import MOST_THREADS
+from . import objects
+from .blocking import MOST_THREADS, layer_work
 from .dense import bfloat16, passes
 from .dense.operands import BackwardOperands, ForwardOperands
 from .elementwise import relu
-from .matrix import matrix, only_if
+from .elementwise.activations import GELU
+from .matrix import matrix
+from .objects import NO_ROOM, as_number, drop, held, is_matrix, is_true, matrix_of, none, number, result, tuple_of
+from .schedule.records import read
 from .simd.tile import BFLOAT16
 from .train import losses, run, step
 
-# The Numba type of flags and of the number of an activation.
-_FLAG = types.intp
+# Multiply-adds up to which a pass is quick: it takes less than 3 us, and other Python threads wait for it. To let them run
+# would take 0.1 us.
+QUICK_WORK = 1 << 15
+
+
+class ForwardArguments(NamedTuple):
+    """The objects that Python passes to `forward`."""
+
+    x: int                      # (M, K)
+    weights: int                # (K, N)
+    biases: int                 # (1, N), or None
+    y: int                      # (M, N), to write the result to, or None
+    saved: int                  # (M, N), to write gelu's dy/dz to, or None
+    activation: int             # an int
+
+
+class BackwardArguments(NamedTuple):
+    """The objects that Python passes to `backward`."""
+
+    dvalues: int                # (M, N)
+    saved: int                  # (M, N), or None
+    x: int                      # (M, K)
+    weights: int                # (K, N)
+    dinputs: int                # (M, K), to write a result to, or None
+    dweights: int               # (K, N), the same
+    dbiases: int                # (1, N), the same
+    need_dinputs: int           # whether dinputs are wanted
+    activation: int             # an int
 
 
 def passes_of(dtype):
@@ -25,9 +57,9 @@ def passes_of(dtype):
     return bfloat16 if dtype is BFLOAT16 else passes
 
 
-def _array(dtype, ndim):
-    """Return the Numba type of arrays of a dtype and any layout."""
-    return types.Array(types.float32 if dtype is BFLOAT16 else dtype, ndim, "A", readonly=True, aligned=False)
+def _float(dtype):
+    """Return the Numba type of the elements of a user's arrays."""
+    return types.float32 if dtype is BFLOAT16 else dtype
 
 
 def _bound(unit):
@@ -39,43 +71,91 @@ def _bound(unit):
     return unit.address
 
 
+def _method(entry, dtype, name):
+    """Return the Python function of a pass; `entry` compares arrays with one of the dtype."""
+    like = np.empty((0, 0), np.dtype(_float(dtype).name))
+    return compiler.method(entry, like, f"python_{name}-{dtype}")
+
+
 @cache
 def forward(dtype):
-    """Return the function of a layer's forward pass, which takes 2-D arrays.
+    """Return the function of a layer's forward pass, (x, weights, biases, y, saved, activation) -> (y, saved), or a status.
 
-    (x, weights, biases, has_biases, y, saved, has_saved, activation) -> status
-
-    It computes y (M, N) from x (M, K), weights (K, N) and biases (1, N). `saved` (M, N) is what the activation keeps for its
-    derivative.
+    It computes y (M, N) from x (M, K), weights (K, N) and biases (1, N) or None. `saved` (M, N) is what the activation keeps
+    for its derivative: y itself but for gelu. y and saved are None, or arrays that are overwritten if they fit. New arrays are
+    returned in place of others, or the status NO_ROOM if a new array should be aligned. REFUSED: the operands do not fit.
     """
-    unit, a = _bound(passes_of(dtype).forward[dtype]), _array(dtype, 2)
+    unit, size, length = _bound(passes_of(dtype).forward[dtype]), _float(dtype).bitwidth // 8, len(ForwardArguments._fields)
 
-    def entry(x, weights, biases, has_biases, y, saved, has_saved, activation):
-        operands = ForwardOperands(x=matrix(x), weights=matrix(weights), biases=only_if(has_biases, matrix(biases)),
-                                   y=matrix(y), saved=only_if(has_saved, matrix(saved)), activation=activation)
-        return link.call(unit(), (operands, MOST_THREADS))
+    def entry(like, arguments, count):
+        if count != length:
+            return number(link.REFUSED)
+        given = read(arguments, ForwardArguments)
+        if not (is_matrix(given.x, like) and is_matrix(given.weights, like) and objects.is_matrix_or_none(given.biases, like)):
+            return number(link.REFUSED)
+        x, weights, biases = matrix_of(given.x, size), matrix_of(given.weights, size), matrix_of(given.biases, size)
+        activation = as_number(given.activation)
+        y = result(given.y, like, x.rows, weights.cols, size)
+        keeps = activation == GELU and y != 0 and y != NO_ROOM
+        saved = result(given.saved, like, x.rows, weights.cols, size) if keeps else y
+        status = NO_ROOM
+        if y == 0 or saved == 0:
+            drop(y)
+            return 0
+        if y != NO_ROOM and saved != NO_ROOM:
+            operands = ForwardOperands(x=x, weights=weights, biases=biases, y=matrix_of(y, size),
+                                       saved=matrix_of(saved if keeps else none(), size), activation=activation)
+            is_quick = layer_work(1, x.rows, x.cols, weights.cols) <= QUICK_WORK
+            status = objects.call_unit(unit(), (operands, MOST_THREADS), is_quick)
+        if status == link.OK:
+            return tuple_of((y, saved if keeps else held(y)))
+        drop(y)
+        drop(saved if keeps else 0)
+        return number(status)
 
-    return compiler.entry(entry, types.intp(a, a, a, _FLAG, a, a, _FLAG, _FLAG), f"python_forward-{dtype}")
+    return _method(entry, dtype, "forward")
 
 
 @cache
 def backward(dtype):
-    """Return the function of a layer's backward pass, which takes 2-D arrays.
+    """Return the function of a layer's backward pass.
 
-    (dvalues, saved, has_saved, x, weights, dinputs, has_dinputs, dweights, dbiases, activation) -> status
-
-    It computes dinputs (M, K), dweights (K, N) and dbiases (1, N) from dvalues and saved (M, N), x (M, K)
-    and weights (K, N).
+    (dvalues, saved, x, weights, dinputs, dweights, dbiases, need_dinputs, activation) -> (dinputs, dweights, dbiases), or a
+    status. It computes dinputs (M, K), dweights (K, N) and dbiases (1, N) from dvalues and saved (M, N), which is None for the
+    identity, x (M, K) and weights (K, N). dinputs is None unless it is needed. The results, and a status, are as of `forward`.
     """
-    unit, a = _bound(passes_of(dtype).backward[dtype]), _array(dtype, 2)
+    unit, size, length = _bound(passes_of(dtype).backward[dtype]), _float(dtype).bitwidth // 8, len(BackwardArguments._fields)
 
-    def entry(dvalues, saved, has_saved, x, weights, dinputs, has_dinputs, dweights, dbiases, activation):
-        operands = BackwardOperands(dvalues=matrix(dvalues), saved=only_if(has_saved, matrix(saved)), x=matrix(x),
-                                    weights=matrix(weights), dinputs=only_if(has_dinputs, matrix(dinputs)),
-                                    dweights=matrix(dweights), dbiases=matrix(dbiases), activation=activation)
-        return link.call(unit(), (operands, MOST_THREADS))
+    def entry(like, arguments, count):
+        if count != length:
+            return number(link.REFUSED)
+        given = read(arguments, BackwardArguments)
+        if not (is_matrix(given.dvalues, like) and objects.is_matrix_or_none(given.saved, like)
+                and is_matrix(given.x, like) and is_matrix(given.weights, like)):
+            return number(link.REFUSED)
+        dvalues, saved = matrix_of(given.dvalues, size), matrix_of(given.saved, size)
+        x, weights = matrix_of(given.x, size), matrix_of(given.weights, size)
+        activation, is_needed = as_number(given.activation), is_true(given.need_dinputs)
+        if is_needed < 0:
+            return 0
+        dinputs = result(given.dinputs, like, x.rows, x.cols, size) if is_needed else held(none())
+        dweights = result(given.dweights, like, weights.rows, weights.cols, size) if dinputs != 0 else 0
+        dbiases = result(given.dbiases, like, 1, weights.cols, size) if dweights != 0 else 0
+        status = NO_ROOM
+        if dbiases != 0 and dinputs != NO_ROOM and dweights != NO_ROOM and dbiases != NO_ROOM:
+            operands = BackwardOperands(dvalues=dvalues, saved=saved, x=x, weights=weights, dinputs=matrix_of(dinputs, size),
+                                        dweights=matrix_of(dweights, size), dbiases=matrix_of(dbiases, size),
+                                        activation=activation)
+            is_quick = layer_work(2, x.rows, x.cols, weights.cols) <= QUICK_WORK
+            status = objects.call_unit(unit(), (operands, MOST_THREADS), is_quick)
+        if status == link.OK:
+            return tuple_of((dinputs, dweights, dbiases))
+        drop(dinputs)
+        drop(dweights)
+        drop(dbiases)
+        return number(status) if dbiases != 0 else 0
 
-    return compiler.entry(entry, types.intp(a, a, _FLAG, a, a, a, _FLAG, a, a, _FLAG), f"python_backward-{dtype}")
+    return _method(entry, dtype, "backward")
 
 
 @cache
@@ -84,7 +164,7 @@ def elementwise(dtype):
 
     It takes contiguous 1-D arrays of one size.
     """
-    unit, a = relu.relu[dtype].address, _array(dtype, 1)
+    unit, a = relu.relu[dtype].address, types.Array(dtype, 1, "A", readonly=True, aligned=False)
 
     def entry(dvalues, z, out):
         values = matrix(dvalues)

@@ -173,18 +173,34 @@ def _overlap(targets, operands):
     return any(np.may_share_memory(a, b) for a in targets if a is not None for b in operands if b is not None)
 
 
+def _are_matrices(dtype, *arrays):
+    """Return whether arrays are ndarrays of two dimensions and of that Numba type; one may be None."""
+    return all(a is None or type(a) is np.ndarray and a.ndim == 2 and a.dtype == dtype for a in arrays)
+
+
+def _results(rooms, shapes, dtype):
+    """Return the arrays to write results of these shapes to: those of `rooms` that fit, else new ones."""
+    return [room if _are_matrices(dtype, room) and room is not None and room.shape == shape and room.flags.writeable
+            else np.empty(shape, dtype) for room, shape in zip(rooms, shapes, strict=True)]
+
+
 def forward(dtype):
     """Return the function that replaces kernels/entry.py's forward."""
     factor = rounded if dtype is BFLOAT16 else np.asarray
+    kind = np.dtype(np.float32 if dtype is BFLOAT16 else dtype.name)
 
-    def forward(x, weights, biases, has_biases, y, saved, has_saved, activation):
-        biases, saved = biases if has_biases else None, saved if has_saved else None
-        (m, k), n = x.shape, weights.shape[1]
-        fits = len(weights) == k and y.shape == (m, n) and (biases is None or biases.shape == (1, n))
-        if not fits or _overlap((y, saved), (x, weights, biases)):
+    def forward(x, weights, biases, y, saved, activation):
+        if x is None or weights is None or not _are_matrices(kind, x, weights, biases):
             return REFUSED
-        _write((y, saved), _exactly(partial(dense_forward, activation=activation, factor=factor), x, weights, biases))
-        return OK
+        (m, k), n, count = x.shape, weights.shape[1], 2 if activation == GELU else 1
+        if len(weights) != k or (biases is not None and biases.shape != (1, n)):
+            return REFUSED
+        results = _results((y, saved)[:count], [(m, n)] * count, kind)
+        if _overlap(results, (x, weights, biases)):
+            return REFUSED
+        formula = partial(dense_forward, activation=activation, factor=factor)
+        _write(results, _exactly(formula, x, weights, biases)[:count])
+        return results[0], results[-1]
 
     return forward
 
@@ -192,18 +208,22 @@ def forward(dtype):
 def backward(dtype):
     """Return the function that replaces kernels/entry.py's backward."""
     factor = rounded if dtype is BFLOAT16 else np.asarray
+    kind = np.dtype(np.float32 if dtype is BFLOAT16 else dtype.name)
 
-    def backward(dvalues, saved, has_saved, x, weights, dinputs, has_dinputs, dweights, dbiases, activation):
-        saved, dinputs = saved if has_saved else None, dinputs if has_dinputs else None
-        (m, k), n = x.shape, weights.shape[1]
-        results = dinputs, dweights, dbiases
-        fits = (len(weights) == k and dvalues.shape == (m, n) and (saved is None or saved.shape == (m, n))
-                and dweights.shape == (k, n) and dbiases.shape == (1, n) and (dinputs is None or dinputs.shape == (m, k)))
-        if not fits or _overlap(results, (dvalues, saved, x, weights)):
+    def backward(dvalues, saved, x, weights, dinputs, dweights, dbiases, need_dinputs, activation):
+        if dvalues is None or x is None or weights is None or not _are_matrices(kind, dvalues, saved, x, weights):
             return REFUSED
+        (m, k), n = x.shape, weights.shape[1]
+        if len(weights) != k or dvalues.shape != (m, n) or (saved is not None and saved.shape != (m, n)):
+            return REFUSED
+        results = _results((dinputs, dweights, dbiases), ((m, k), (k, n), (1, n)), kind)
+        if _overlap(results, (dvalues, saved, x, weights)):
+            return REFUSED
+        if not need_dinputs:
+            results[0] = None
         formula = partial(dense_backward, activation=activation, factor=factor)
         _write(results, _exactly(formula, dvalues, saved, x, weights))
-        return OK
+        return tuple(results)
 
     return backward
 
