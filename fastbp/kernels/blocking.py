@@ -26,6 +26,13 @@ TILES = {
     "baseline": ((4, 2), (4, 1), (2, 4), 16),
 }
 
+# The tiles of dot products whose lanes are added up by groups of tiles: (rows, vecs) for any number of columns, and for few.
+DOT_TILES = {
+    "avx512":   ((4, 4), (8, 2)),
+    "avx2":     ((4, 2), (4, 2)),
+    "baseline": ((4, 2), (4, 2)),
+}
+
 # The tiles of pairs of bfloat16 without an instruction for their dot product: both halves of A and B need registers.
 SPLIT_TILES = {
     "avx512":   ((4, 4), (4, 1), (2, 4), 64),
@@ -214,6 +221,11 @@ def machine(dtype):
 def with_caches(machine):
     """Return the Machine with the caches of the computer that it runs on."""
     return replace(machine, l1=state.word(state.L1), l2=state.word(state.L2), l3=state.word(state.L3))
+
+
+def dot_tiles():
+    """Return the row of DOT_TILES of the instruction set that Numba compiles for."""
+    return DOT_TILES[cpu.instruction_set()]
 
 
 def by_amx(dtype):

@@ -2,6 +2,8 @@
 
 Python asks for them when a session begins; what a product in them is cut into is in kernels/blocking.py.
 """
+from itertools import pairwise
+
 from ..._runtime import state
 from .. import blocking
 
@@ -13,6 +15,24 @@ SHARD_ROWS = 64
 
 # Parameters for each row of the batch up to which it is split: each shard packs all weights, and has gradients to add up.
 SHARD_PARAMETERS = 1024
+
+# Inputs and neurons of a layer up to which a network may be transposed: a sum of as many terms is one chain.
+TRANSPOSED_WIDTH = blocking.CHAIN
+
+# Parameters up to which a network may be transposed.
+TRANSPOSED_PARAMETERS = 1 << 14
+
+# Least rows of a batch that is transposed.
+TRANSPOSED_ROWS = 8
+
+# Bytes of a chunk's inputs and outputs of all layers, which stay in L2, and of which a layer's mostly stay in L1.
+CHUNK_BYTES = 96 << 10
+
+# Least and most rows of a chunk, which are multiples of a full tile's columns. A sum over a chunk's rows is one chain.
+CHUNK_ROWS = 64, blocking.CHAIN
+
+# Multiply-adds of a forward pass that are worth a shard of a transposed batch.
+TRANSPOSED_SHARD_WORK = 1 << 17
 
 # Multiply-adds of a block of dweights: some 10 us, which is how long a thread may wait for the last one.
 BLOCK_WORK = 1 << 18
@@ -27,9 +47,22 @@ COPY_COLS = 24
 BLOCK_TILES = 4
 
 
-def shards(batch, parameters):
+def chunk_rows(itemsize, batch, widths):
+    """Return the rows of a chunk of a transposed batch; 0 if the batch is not to be transposed (transposed.py).
+
+    widths: the inputs of a network of dense layers, and the neurons of each layer.
+    """
+    parameters = sum(inputs * neurons for inputs, neurons in pairwise(widths))
+    if batch < TRANSPOSED_ROWS or max(widths) > TRANSPOSED_WIDTH or not 0 < parameters <= TRANSPOSED_PARAMETERS:
+        return 0
+    least, most = CHUNK_ROWS
+    return max(least, min(most, CHUNK_BYTES // (itemsize * sum(widths)) // least * least))
+
+
+def shards(batch, parameters, is_transposed=False):
     """Return the number of shards for a training step's batch: from sizes alone, never from the threads."""
-    return max(1, min(SHARDS, batch // SHARD_ROWS)) if parameters <= batch * SHARD_PARAMETERS else 1
+    most = max(1, min(SHARDS, batch // SHARD_ROWS)) if parameters <= batch * SHARD_PARAMETERS else 1
+    return max(1, min(most, batch * parameters // TRANSPOSED_SHARD_WORK)) if is_transposed else most
 
 
 def in_blocks(batch, row_bytes):
