@@ -62,7 +62,7 @@ def assert_gradients(network, run, x, targets, weights, order=None):
     if right is not None:
         assert run.results[2] == pytest.approx(right * (network.n_outputs if network.loss._kind == 1 else 1))
     for i, (found, (_, gradient, _)) in enumerate(zip(run.gradients, expected, strict=True)):
-        close = 200 * eps * max(1e-3, np.abs(gradient).max())
+        close = 200 * eps * max(0.02, np.abs(gradient).max())      # a probability is rounded before 1 is subtracted
         assert_allclose(found, gradient, rtol=100 * eps, atol=close, err_msg=f"gradient {i}")
 
 
@@ -119,7 +119,7 @@ def test_other_networks_are_trained_as_before(dtype, widths, batch):
 
 
 @pytest.mark.parametrize("layers", [
-    [fastbp.Dropout(0.1), fastbp.Dense(5, 3)], [fastbp.Dense(5, 3, activation="gelu")],
+    [fastbp.Dropout(0.1), fastbp.Dense(5, 3)], [fastbp.Dense(5, 4, activation="gelu"), fastbp.Dense(4, 3)],
     [fastbp.Dense(5, 3, precision="bfloat16")],
 ])
 @pytest.mark.filterwarnings("ignore:.*bfloat16")

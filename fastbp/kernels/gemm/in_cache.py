@@ -69,9 +69,8 @@ def functions(dtype):
     tiles = blocking.tiles(dtype)
     full, edge = tiles.full, tiles.column_edge
     full_short, edge_short = blocking.row_edge(full), blocking.row_edge(edge)
-    square_sums, tall_sums = (tile.Shape(dtype, rows, vecs, full.lanes) for rows, vecs in blocking.dot_tiles())
-    square, tall = (tile.Shape(dtype, sums.rows, 1, sums.vecs) for sums in (square_sums, tall_sums))
-    few = tall_sums.vecs
+    sums, few_sums = (dots._replace(vecs=1, lanes=dots.vecs) for dots in (tiles.dots, tiles.few_dots))
+    dots, few_dots, few = tiles.dots, tiles.few_dots, tiles.few_dots.vecs
 
     @inlined
     def strip(shape, short, job, end, j):
@@ -120,8 +119,8 @@ def functions(dtype):
     def multiply_rows(job):
         """Compute a Product whose B (N, K) is read by rows. The last vector of a row is read in part."""
         if job.cols <= few:
-            dot_products(tall_sums, tall, job)
+            dot_products(few_dots, few_sums, job)
         else:
-            dot_products(square_sums, square, job)
+            dot_products(dots, sums, job)
 
     return multiply, multiply_rows

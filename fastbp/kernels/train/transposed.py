@@ -94,8 +94,8 @@ def memory_of(arena, job, size, width, lanes):
 
 def _build(dtype):
     tiles, precision = blocking.tiles(dtype), dtype.bitwidth
-    square, size, lanes, width = tiles.square, precision // 8, tiles.square.lanes, tiles.full.vecs * tiles.square.lanes
-    row = tile.Shape(dtype, 1, 1, lanes)
+    square, row, size = tiles.square, tiles.vector, precision // 8
+    lanes, width = row.lanes, tiles.full.vecs * row.lanes
     multiply, multiply_rows = in_cache.functions(dtype)
     loss = transposed_losses.build(dtype)
     activate, request_activate = activations.activate[dtype].address, activations.activate[dtype].request

@@ -39,8 +39,8 @@ class TransposedLoss(NamedTuple):
 @cache
 def build(dtype):
     """Return the kernel for a Numba float type that computes a TransposedLoss, and returns its Sums."""
-    lanes = blocking.tiles(dtype).square.lanes
-    row, weights_row = tile.Shape(dtype, 1, 1, lanes), tile.Shape(types.float64, 1, 1, lanes)
+    row = blocking.tiles(dtype).vector
+    weights_row = row._replace(dtype=types.float64)
     (exp, _), (log, log1p), (sigmoid, _) = exponentials(dtype), logarithms(dtype), functions(dtype)
 
     @inlined
