@@ -67,8 +67,8 @@ def compute_tile(shape, job, end, i, j):
 def functions(dtype):
     """Return (multiply, multiply_rows) for kernels of a Numba float type: (Product, Epilogue) and (Product)."""
     tiles = blocking.tiles(dtype)
-    full, edge = tiles.full, tiles.column_edge
-    full_short, edge_short = blocking.row_edge(full), blocking.row_edge(edge)
+    full, half, edge = tiles.full, tiles.full._replace(vecs=tiles.full.vecs // 2), tiles.column_edge
+    full_short, half_short, edge_short = (blocking.row_edge(shape) for shape in (full, half, edge))
     sums, few_sums = (dots._replace(vecs=1, lanes=dots.vecs) for dots in (tiles.dots, tiles.few_dots))
     dots, few_dots, few = tiles.dots, tiles.few_dots, tiles.few_dots.vecs
 
@@ -85,11 +85,15 @@ def functions(dtype):
     @kernel
     def multiply(job, end):
         """Compute a Product, with an Epilogue."""
-        j, width, edge_width = 0, tile.width(full), tile.width(edge)
-        while j + width <= blocking.round_up(job.cols, edge_width):             # LOOP 2: B (K, NR), C (M, NR)
+        cols, width, half_width, edge_width = job.cols, tile.width(full), tile.width(half), tile.width(edge)
+        j, whole_vectors = 0, blocking.round_up(cols, edge_width)
+        while j + width <= whole_vectors:                                       # LOOP 2: B (K, NR), C (M, NR)
             strip(full, full_short, job, end, j)
             j += width
-        while j < job.cols:
+        while j + half_width <= whole_vectors:
+            strip(half, half_short, job, end, j)
+            j += half_width
+        while j < cols:
             strip(edge, edge_short, job, end, j)
             j += edge_width
 

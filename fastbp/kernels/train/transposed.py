@@ -242,7 +242,7 @@ def _build(dtype):
                 put_word(room.order + 8 * i, i)
         for i in range(width):
             tile.store_scalar(row, room.ones + i * size, 1.0)
-        losses, right, each = 0.0, 0.0, blocking.even_block(count, job.chunk_rows, lanes)
+        losses, right, each = 0.0, 0.0, blocking.even_block(count, job.chunk_rows, width)
         for i in range(0, count, each):
             rows = min(each, count - i)
             chunk = Chunk(first=first + i, start=task.start + first + i, rows=rows, padded=blocking.round_up(rows, lanes),
