@@ -139,8 +139,10 @@ def refused_passes(dtype):
     return call
 
 
-def network(dtype, inputs, neurons, loss=None, outputs=3, **options):
-    layers = [fastbp.Dense(inputs, neurons, activation="gelu", dtype=dtype, rng=0, **options), fastbp.Dropout(0.1),
+def network(dtype, inputs, neurons, loss=None, outputs=3, is_transposed=False, **options):
+    """A network whose steps are transposed, if it is so small, or not, as a dropout never is."""
+    activation, dropouts = ("tanh", []) if is_transposed else ("gelu", [fastbp.Dropout(0.1)])
+    layers = [fastbp.Dense(inputs, neurons, activation=activation, dtype=dtype, rng=0, **options), *dropouts,
               fastbp.Dense(neurons, outputs, dtype=dtype, rng=1, **options)]
     return fastbp.Sequential(layers, loss or fastbp.SoftmaxCrossEntropy(), l2=1e-3)
 
@@ -224,6 +226,7 @@ CASES = {
     **{activation: passes(600, 90, 70, activation=activation) for activation in ("relu", "gelu")},
     "refused": refused_passes, "losses": losses, "update": update, "relu function": relu, "predict": predict,
     "blocks of dweights": fit(64, 300, 200), "shards": fit(300, 20, 30), "apart": apart(300),
+    "transposed steps": fit(100, 17, 20, is_transposed=True), "transposed shards": fit(600, 20, 30, is_transposed=True),
     "loss refused": fit(64, 40, 30, value=np.nan, is_refused=True),
     "step refused": fit(64, 40, 30, lambda: fastbp.SGD(1e300), is_refused=True),
     "shards, step refused": fit(300, 20, 30, lambda: fastbp.SGD(1e300), is_refused=True),

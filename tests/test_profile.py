@@ -93,13 +93,17 @@ def test_a_first_layer_has_no_dinputs(rng):
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("batch, back, shards, depth", [(48, "dinputs", 1, 48), (128, "backward", 2, 0)])
-def test_the_kernels_of_a_training_step(rng, dtype, threads, batch, back, shards, depth):
-    """Where dweights are computed in blocks, they are part of the update; of two shards each has passes of its own."""
+@pytest.mark.parametrize("inputs, batch, back, shards, depth", [
+    (300, 48, "dinputs", 1, 48), (300, 128, "backward", 2, 0), (40, 48, "backward", 1, 0), (40, 128, "backward", 2, 0)])
+def test_the_kernels_of_a_training_step(rng, dtype, threads, inputs, batch, back, shards, depth):
+    """Where dweights are computed in blocks, they are part of the update; of two shards each has passes of its own.
+
+    The network of 40 inputs is so small that shards are transposed.
+    """
     fastbp.set_num_threads(threads)
-    network = fastbp.Sequential([fastbp.DenseReLU(40, 70, dtype=dtype), fastbp.Dense(70, 5, dtype=dtype)],
+    network = fastbp.Sequential([fastbp.DenseReLU(inputs, 70, dtype=dtype), fastbp.Dense(70, 5, dtype=dtype)],
                                 fastbp.SoftmaxCrossEntropy())
-    x, y = rng.standard_normal((batch, 40)), rng.integers(0, 5, batch)
+    x, y = rng.standard_normal((batch, inputs)), rng.integers(0, 5, batch)
     with fastbp.profile() as p:
         network.fit(x, y, epochs=1, batch_size=batch, optimizer=fastbp.Adam(), progress=False)
     assert Counter(found.name for found in p.passes) == {"forward": 2 * shards, back: 2 * shards, "update": 1}
@@ -107,7 +111,7 @@ def test_the_kernels_of_a_training_step(rng, dtype, threads, batch, back, shards
         assert sum(k.seconds for k in found.kernels) == pytest.approx(found.seconds, rel=1e-6)
         assert sum(k.work.bytes for k in found.kernels) == pytest.approx(found.work.bytes, rel=0.02)
         assert found.work.flops * 0.999 <= sum(k.work.flops for k in found.kernels) <= found.work.flops * 1.3
-    count = 40 * 70 + 70 + 70 * 5 + 5
+    count = inputs * 70 + 70 + 70 * 5 + 5
     gradients = 0 if depth else 1
     assert p.passes[-1].work == (2 * depth * count, dtype.itemsize * count * (6 + gradients))
     assert f"update of {count:,} parameters" in p.table()

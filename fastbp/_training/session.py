@@ -50,7 +50,7 @@ class TrainingSession:
     gradients: those of weights and biases in the last step. dweights that are computed in blocks are empty
     (kernels/train/dweights.py).
     values: the outputs (batch, neurons) of each layer in the last step. A linear last layer holds the gradient of the loss in
-    place of its output.
+    place of its output. They are empty where shards are transposed (kernels/train/transposed.py).
     """
 
     def __init__(self, specs: Sequence[LayerSpec], inputs: int, loss: Loss, optimizer: Optimizer | None, batch: int, *,
@@ -62,16 +62,21 @@ class TrainingSession:
         self.outputs = dense[-1].weights.shape[1]
         self._kept, self._gathered, self._batches = [], None, 1
         self._is_trained = optimizer is not None
-        self._shards = 1 if optimizer is None else block_sizes.shards(batch, sum(p.weights.size for p in dense))
+        parameters, widths = sum(p.weights.size for p in dense), [inputs, *(p.weights.shape[1] for p in dense)]
+        can_transpose = (optimizer is not None and len(dense) == len(specs) and set(kinds) == {self.dtype}
+                         and all(spec.activation != GELU for spec in specs))
+        self._chunk_rows = block_sizes.chunk_rows(self.dtype.itemsize, batch, widths) if can_transpose else 0
+        self._shards = 1 if optimizer is None else block_sizes.shards(batch, parameters, self._chunk_rows > 0)
         self._in_blocks = (optimizer is not None and not apart and self._shards == 1 and set(kinds) == {self.dtype}
-                           and block_sizes.in_blocks(batch, max(p.weights.shape[1] for p in dense) * self.dtype.itemsize))
-        self._train, self._passes = functional.training(self.dtype, kinds, self._in_blocks)
+                           and self._chunk_rows == 0
+                           and block_sizes.in_blocks(batch, max(widths[1:]) * self.dtype.itemsize))
+        self._train, self._passes = functional.training(self.dtype, [] if self._chunk_rows else kinds, self._in_blocks)
         self._all_gradients = self._make_gradients(dense)
         self.gradients = [g for p, pair in zip(dense, self._all_gradients, strict=True)
                           for g in (pair if p.biases is not None else pair[:1])]
         self._blocks = [self._make_blocks(spec) if self._in_blocks else None for spec in dense]
         self._step = self._bind(optimizer, dense, check)
-        self._layers = in_words(Layer, self._records(inputs, batch))
+        self._layers = in_words(Layer, self._records(inputs, 0 if self._chunk_rows else batch))
         gradient_factor, loss_factor = loss.factors(self.outputs)
         least, most = loss._bounds
         job, progress, results = (np.zeros(len(kind._fields), INTEGER) for kind in (Training, Progress, Results))
@@ -83,9 +88,9 @@ class TrainingSession:
         self._sums, self._statuses = np.zeros((blocks, len(losses.Sums._fields)), FLOAT), np.zeros(self._shards, INTEGER)
         first = next(i for i, spec in enumerate(specs) if spec.weights is not None)
         self._set(layers=address("layers", self._layers, INTEGER, len(specs) * len(Layer._fields)), count=len(specs),
-                  first=first, upper=len(specs), inputs=inputs, work=sum(p.weights.size for p in dense), batch=batch,
+                  first=first, upper=len(specs), inputs=inputs, work=parameters, batch=batch,
                   loss=loss._kind, least=least, most=most, gradient_factor=gradient_factor, loss_factor=loss_factor,
-                  l2=l2, shared=shared, shards=self._shards, distance=self._distance,
+                  l2=l2, shared=shared, shards=self._shards, chunk_rows=self._chunk_rows, distance=self._distance,
                   statuses=address("statuses", self._statuses, INTEGER, self._shards, written=True),
                   sums=address("sums", self._sums, FLOAT, self._sums.size, written=True),
                   update=self._step.address if self._step and not apart else 0,
@@ -105,9 +110,10 @@ class TrainingSession:
                   targets_row=0 if targets.ndim == 1 else cols * kind.itemsize, targets_bytes=cols * kind.itemsize,
                   weights=0 if weights is None else address("sample_weight", weights, FLOAT, rows))
         if self._gathered is None or self._gathered[1].dtype != kind:
-            self._gathered = (self._room((self.batch, inputs)), empty((self.batch, cols), kind), np.empty(self.batch, FLOAT))
-            self._set(gathered=address("gathered", self._gathered[0], self.dtype, self.batch * inputs, written=True),
-                      gathered_targets=address("gathered targets", self._gathered[1], kind, self.batch * cols, written=True),
+            batch = 0 if self._chunk_rows else self.batch       # transposed shards gather in memory of their own
+            self._gathered = (self._room((batch, inputs)), empty((batch, cols), kind), np.empty(self.batch, FLOAT))
+            self._set(gathered=address("gathered", self._gathered[0], self.dtype, batch * inputs, written=True),
+                      gathered_targets=address("gathered targets", self._gathered[1], kind, batch * cols, written=True),
                       gathered_weights=address("gathered weights", self._gathered[2], FLOAT, self.batch, written=True))
         self.data = x, targets, weights
 
@@ -157,7 +163,8 @@ class TrainingSession:
         """
         layers = [i for i, spec in enumerate(self.specs) if spec.weights is not None]
         pieces, end = [], self._gradients.shape[1]
-        for layer, start in reversed([*zip(layers, self._starts, strict=True)][1:] if self._shards == 1 else []):
+        is_cut = self._shards == 1 and self._chunk_rows == 0       # a transposed shard goes through all layers at once
+        for layer, start in reversed([*zip(layers, self._starts, strict=True)][1:] if is_cut else []):
             if min(start, end - start) * self.dtype.itemsize >= least:
                 pieces.append((layer, slice(start, end)))
                 end = start
@@ -276,7 +283,7 @@ class TrainingSession:
         return list(zip(gradients[::2], gradients[1::2], strict=True))
 
     def _records(self, inputs, batch):
-        """Return the Layer of each spec, with memory for a batch."""
+        """Return the Layer of each spec, with memory for so many rows of a batch: none if shards are transposed."""
         records, gradients, all_blocks, self.values = [], iter(self._all_gradients), iter(self._blocks), []
         for spec in self.specs:
             neurons = inputs if spec.weights is None else spec.weights.shape[1]
@@ -286,7 +293,7 @@ class TrainingSession:
                 records.append(_NO_LAYER._replace(inputs=inputs, neurons=neurons, y=y, least=int(spec.rate * 2**63),
                                                   factor=1 / (1 - spec.rate)))
             else:
-                forward, backward = self._passes[multiplied(self.dtype, spec.precision)]
+                forward, backward = (0, 0) if self._chunk_rows else self._passes[multiplied(self.dtype, spec.precision)]
                 (dweights, dbiases), blocks = next(gradients), next(all_blocks)
                 layer = _NO_LAYER._replace(
                     inputs=inputs, neurons=neurons, activation=spec.activation, forward=forward, backward=backward,

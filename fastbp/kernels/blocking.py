@@ -26,6 +26,13 @@ TILES = {
     "baseline": ((4, 2), (4, 1), (2, 4), 16),
 }
 
+# The tiles of dot products whose lanes are added up by groups of tiles: (rows, vecs) for any number of columns, and for few.
+DOT_TILES = {
+    "avx512":   ((4, 4), (8, 2)),
+    "avx2":     ((4, 2), (4, 2)),
+    "baseline": ((4, 2), (4, 2)),
+}
+
 # The tiles of pairs of bfloat16 without an instruction for their dot product: both halves of A and B need registers.
 SPLIT_TILES = {
     "avx512":   ((4, 4), (4, 1), (2, 4), 64),
@@ -168,6 +175,9 @@ class Tiles(NamedTuple):
     edge_row: tile.Shape        # one row as wide as column_edge, for copying
     square: tile.Shape          # as many rows as elements of a vector, for transposing
     column: tile.Shape          # one row with room for as many elements as full has rows
+    vector: tile.Shape          # one vector
+    dots: tile.Shape            # a vector of partial sums for each element of a block of C
+    few_dots: tile.Shape        # the same for few columns of C
 
 
 class Machine(NamedTuple):
@@ -191,13 +201,14 @@ def tiles(dtype):
     """Return the Tiles of a Numba float type, or of BFLOAT16, on the instruction set that Numba compiles for."""
     table = SPLIT_TILES if dtype is tile.BFLOAT16 and not cpu.has_bfloat16_dot() else TILES
     full, edge, unpacked, vector = table[cpu.instruction_set()]
-    lanes, step = vector * 8 // dtype.bitwidth, 1
+    lanes, step, (dots, few_dots) = vector * 8 // dtype.bitwidth, 1, DOT_TILES[cpu.instruction_set()]
     if by_amx(dtype):
         rows, full_cols, edge_cols, step = AMX_TILES
         full, edge = (rows, full_cols // lanes), (rows, edge_cols // lanes)
     shape = partial(tile.Shape, dtype, lanes=lanes, step=step)
     return Tiles(full=shape(*full), column_edge=shape(*edge), unpacked=shape(*unpacked), row=shape(1, full[1]),
-                 edge_row=shape(1, edge[1]), square=shape(lanes, 1), column=shape(1, -(-full[0] // lanes)))
+                 edge_row=shape(1, edge[1]), square=shape(lanes, 1), column=shape(1, -(-full[0] // lanes)), vector=shape(1, 1),
+                 dots=shape(*dots), few_dots=shape(*few_dots))
 
 
 @cache

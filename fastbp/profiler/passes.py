@@ -154,7 +154,8 @@ def _pass(root, queues, spans, start):
     if queues:
         kernels.append(Kernel(REST, log.seconds(max(0, duration - sum(ticks.values()))), Work(0, 0)))
     else:
-        kernels.append(Kernel(NAIVE, log.seconds(duration), work.of_pass(root.work, call)))
+        name = NAMES[UPDATE] if root.work == UPDATE else NAIVE
+        kernels.append(Kernel(name, log.seconds(duration), work.of_pass(root.work, call)))
     threads = max((queue.task for queue in queues), default=1)
     return Pass(name=NAMES[root.work], call=call, thread=root.thread, start=log.seconds(root.start - start),
                 seconds=log.seconds(duration), threads=threads, kernels=kernels, tasks=tasks)

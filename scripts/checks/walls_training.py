@@ -24,10 +24,11 @@ OPTIMIZERS = (lambda: fastbp.SGD(0.1), lambda: fastbp.SGD(0.1, momentum=0.9),
 LOSSES = fastbp.SoftmaxCrossEntropy(), fastbp.BinaryCrossEntropy(), fastbp.MeanSquaredError()
 
 # A few cases, each a kind and its sizes. "update": elements. "loss": rows, outputs. "fit": batch, rows, inputs, neurons,
-# outputs (with one part of the batch or two, dweights in blocks or not, and a last batch that is not full). "jitted": inputs,
-# neurons.
+# outputs (with one part of the batch or two, transposed or, from 300 inputs on, not, dweights in blocks or not, and a last
+# batch that is not full). "jitted": inputs, neurons.
 SOME = (*(("update", count) for count in (1, 15, 17, 4095, 4097)), *(("loss", *sizes) for sizes in ((1, 1), (33, 17), (64, 7))),
-        ("fit", 16, 50, 13, 9, 3), ("fit", 127, 200, 7, 33, 1), ("fit", 130, 300, 5, 17, 2), ("jitted", 5, 9))
+        ("fit", 16, 50, 13, 9, 3), ("fit", 127, 200, 7, 33, 1), ("fit", 130, 300, 5, 17, 2), ("fit", 40, 90, 300, 33, 3),
+        ("fit", 130, 300, 300, 17, 2), ("jitted", 5, 9))
 
 
 def cases(dtype):
@@ -42,6 +43,7 @@ def cases(dtype):
         for rows, neurons in itertools.product((batch, 2 * batch + 1), (1, lanes - 1, lanes, lanes + 1, 3 * lanes + 1, 130)):
             yield "fit", batch, rows, neurons % 7 + 1, neurons, 1 + neurons % 3
             yield "fit", batch, rows, 2 * lanes + 1, neurons, lanes + 1
+            yield "fit", batch, rows, 300, neurons, lanes + 1
     yield from (("jitted", inputs, neurons) for inputs, neurons in ((1, 1), (lanes, lanes), (lanes + 1, 2 * lanes + 1)))
 
 

@@ -26,7 +26,7 @@ from ..._compile.compiler import inlined
 from .. import blocking
 from ..matrix import MATRIX
 from ..simd import tile
-from ..simd.arithmetic import clamped, magnitude, mask, polynomial, times_power, where_above, with_sign
+from ..simd.arithmetic import clamped, magnitude, mask, parted, polynomial, times_power, where_above, with_sign
 
 # The names of the activations, and the numbers by which compiled code knows them.
 NAMES = "identity", "relu", "leaky_relu", "sigmoid", "tanh", "gelu"
@@ -48,6 +48,9 @@ _EXP = {
     types.float32: (-104.0, 89.0, 0.693359375, -2.12194440054690582767e-4, 7, 1.5 * 2**23),
     types.float64: (-746.0, 710.0, 0.693145751953125, 1.42860682030941723212e-6, 13, 1.5 * 2**52),
 }
+
+# How many terms of the series of 2 atanh(s) count, for log with |s| up to 3 - 2 sqrt(2), and for log1p with |s| up to 1/3.
+_LOG = {types.float32: (5, 8), types.float64: (11, 17)}
 
 # From these |z| on tanh is 1 and gelu is z or 0, to the last bit.
 _TANH_IS_1, _GELU_IS_LINEAR = 20.0, 30.0
@@ -82,6 +85,30 @@ def exponentials(dtype):
         return times_power(p, n) + (times_power(p - p + 1.0, n) - 1.0)
 
     return exp, expm1
+
+
+@cache
+def logarithms(dtype):
+    """Return (log, log1p) for tiles of a Numba float type: log of normal numbers above 0, log1p of numbers from 0 to 1.
+
+    They are off by at most 3 units in the last place. A NaN stays a NaN. Both are 2 atanh(s) = 2 (s + s³/3 + s⁵/5 + …).
+    """
+    log_terms, log1p_terms = _LOG[dtype]
+    log_series, log1p_series = (tuple(2 / (2 * k + 1) for k in range(terms)) for terms in (log_terms, log1p_terms))
+    _, _, ln2_high, ln2_low, _, _ = _EXP[dtype]
+
+    @inlined
+    def log(x):
+        m, n = parted(x)
+        s = (m - 1.0) / (m + 1.0)
+        return n * ln2_high + (s * polynomial(s * s, log_series) + n * ln2_low) + (x - x)     # x - x is 0, or NaN for a NaN
+
+    @inlined
+    def log1p(x):
+        s = x / (x + 2.0)
+        return s * polynomial(s * s, log1p_series)
+
+    return log, log1p
 
 
 @cache

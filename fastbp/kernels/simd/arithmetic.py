@@ -3,6 +3,7 @@
 A formula reads in a kernel as it does in NumPy. A product and a sum may become one FMA. A comparison is with a number, and
 chooses between two tiles: `where_above(t, 0, a, b)`.
 """
+import math
 import operator
 
 from llvmlite import ir
@@ -231,6 +232,37 @@ def times_power(typing_context, tile, exponents):
         return join(b, t, results)
 
     return t(tile, tile), generate
+
+
+@intrinsic
+def parted(typing_context, tile):
+    """Return tiles (m, n) with tile = m * 2**n and m from sqrt(1/2) to sqrt(2), for positive, normal, finite elements."""
+    t = tile
+    bits, _ = _MANTISSA[t.size]
+    ints = ir.VectorType(ir.IntType(8 * t.size), t.lanes)
+    shift = ir.Constant(ints, [bits] * t.lanes)
+
+    def generate(c, b, sig, args):
+        least, mantissas, exponents = b.bitcast(ir.Constant(t.vec, [math.sqrt(0.5)] * t.lanes), ints), [], []
+        for x in split(b, t, args[0]):
+            word = b.bitcast(x, ints)
+            n = b.ashr(b.sub(word, least), shift)
+            mantissas.append(b.bitcast(b.sub(word, b.shl(n, shift)), t.vec))
+            exponents.append(b.sitofp(n, t.vec))
+        return c.make_tuple(b, sig.return_type, [join(b, t, mantissas), join(b, t, exponents)])
+
+    return types.UniTuple(t, 2)(tile), generate
+
+
+@intrinsic
+def wide(typing_context, tile):
+    """Return the tile in float64."""
+    t = TileType(tile.shape._replace(dtype=types.float64))
+
+    def generate(c, b, sig, args):
+        return args[0] if t == tile else join(b, t, [b.fpext(v, t.vec) for v in split(b, tile, args[0])])
+
+    return t(tile), generate
 
 
 @intrinsic

@@ -4,8 +4,21 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .tile import BYTES, join, split
-from .vector import I64, at, const, load_vector, masked_load, muladd, pair_muladd, splat, sum_of_lanes, valid_lanes
+from .tile import BYTES, TileType, join, split
+from .vector import (
+    I64,
+    at,
+    const,
+    interleaved,
+    load_vector,
+    masked_load,
+    muladd,
+    pair_muladd,
+    splat,
+    sum_of_lanes,
+    take,
+    valid_lanes,
+)
 
 
 @intrinsic
@@ -123,3 +136,28 @@ def store_sums(typing_context, tile, address, row_stride, rows, cols):
         return c.get_dummy_value()
 
     return types.void(t, *[BYTES] * 4), generate
+
+
+@intrinsic
+def sums(typing_context, tile):
+    """Return the tile whose element (i, j) is the sum of the lanes of vector (i, j): a row is one vector of `vecs` lanes.
+
+    Raises TypeError unless the tile has a multiple of `lanes` vectors, and `lanes` one of `vecs`. It adds up as many vectors as
+    there are lanes at a time, in log2(lanes) rounds: in each, two vectors become one.
+    """
+    t = tile
+    if t.rows * t.vecs % t.lanes or t.lanes % t.vecs:
+        raise TypeError(f"only groups of {t.lanes} vectors can be added up, and whole rows, not {t}")
+    result = TileType(t.shape._replace(vecs=1, lanes=t.vecs))
+
+    def generate(c, b, sig, args):
+        vectors, rows = split(b, t, args[0]), []
+        for first in range(0, len(vectors), t.lanes):
+            group, step = vectors[first:first + t.lanes], 1
+            while len(group) > 1:
+                group = [b.fadd(*interleaved(b, *group[i:i + 2], step)) for i in range(0, len(group), 2)]
+                step *= 2
+            rows += [take(b, group[0], range(j, j + t.vecs)) for j in range(0, t.lanes, t.vecs)]
+        return join(b, result, rows)
+
+    return result(t), generate

@@ -16,7 +16,20 @@ from numba.core import cgutils
 from numba.core.imputils import lower_constant
 from numba.extending import intrinsic, models, register_model, typeof_impl
 
-from .vector import CACHE_LINE, I8, I32, I64, at, const, fetch_line, masked_load, pair, store_part, valid_lanes
+from .vector import (
+    CACHE_LINE,
+    I8,
+    I32,
+    I64,
+    at,
+    const,
+    fetch_line,
+    interleaved,
+    masked_load,
+    pair,
+    store_part,
+    valid_lanes,
+)
 
 # The Numba type of addresses, strides and counts: a signed integer as wide as an address.
 BYTES = types.intp
@@ -206,6 +219,41 @@ def load(typing_context, shape, address, row_stride, rows, cols):
 
 
 @intrinsic
+def gather(typing_context, shape, address, order, row_stride, rows, cols):
+    """Return the tile of one vector a row whose row i is row number order[i] of a matrix at `address`, as `load` reads rows.
+
+    order: the address of the rows' 64-bit numbers, of which the first `rows` are read.
+    """
+    t = _tile_of(shape)
+
+    def generate(c, b, sig, args):
+        _, address, order, stride, rows, cols = args
+        out = cgutils.alloca_once(b, t.array)
+        b.store(ir.Constant(t.array, None), out)
+
+        def row_at(i):
+            number = b.load(at(b, order, b.mul(i, const(8)), I64), align=8)
+            return at(b, address, b.mul(number, stride), t.vec)
+
+        mask = valid_lanes(b, t, cols, 0)
+        with b.if_else(b.icmp_signed(">=", rows, const(t.rows)), likely=True) as (all_rows, some_rows):
+            with all_rows, b.if_else(_is_whole(b, t, cols), likely=True) as (whole, edge):
+                with whole:
+                    b.store(join(b, t, [b.load(row_at(const(i)), align=1) for i in range(t.rows)]), out)
+                with edge:
+                    b.store(join(b, t, [masked_load(b, t, row_at(const(i)), mask) for i in range(t.rows)]), out)
+            with some_rows:
+                copy = cgutils.alloca_once(b, t.array)
+                b.store(ir.Constant(t.array, None), copy)
+                with cgutils.for_range(b, rows) as row:
+                    b.store(masked_load(b, t, row_at(row.index), mask), _vector_of(b, t, copy, row.index, 0))
+                b.store(b.load(copy), out)
+        return b.load(out)
+
+    return t(shape, *[BYTES] * 5), generate
+
+
+@intrinsic
 def store(typing_context, tile, address, row_stride, rows, cols):
     """Write the first `rows` rows and `cols` columns of a tile to `address`; these may be more than the tile has."""
     t = tile
@@ -289,13 +337,9 @@ def transpose(typing_context, tile):
         rows = split(b, t, args[0])
         step = 1
         while step < t.lanes:
-            low = [k if not k & step else t.lanes + k - step for k in range(t.lanes)]
-            high = [k + step if not k & step else t.lanes + k for k in range(t.lanes)]
-            low, high = (ir.Constant(ir.VectorType(I32, t.lanes), order) for order in (low, high))
             for i in range(t.lanes):
                 if not i & step:
-                    x, y = rows[i], rows[i + step]
-                    rows[i], rows[i + step] = b.shuffle_vector(x, y, low), b.shuffle_vector(x, y, high)
+                    rows[i], rows[i + step] = interleaved(b, rows[i], rows[i + step], step)
             step *= 2
         return join(b, t, rows)
 

@@ -184,6 +184,18 @@ def take(b, vector, lanes):
     return b.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), order)
 
 
+def interleaved(b, x, y, step):
+    """Return two vectors of the elements of x and y: those whose number does not have the bit `step`, and those that do.
+
+    In both, the elements of x stand where the number does not have that bit, and those of y where it does.
+    """
+    lanes = x.type.count
+    without = [k if not k & step else lanes + k - step for k in range(lanes)]
+    having = [k + step if not k & step else lanes + k for k in range(lanes)]
+    orders = (ir.Constant(ir.VectorType(I32, lanes), order) for order in (without, having))
+    return [b.shuffle_vector(x, y, order) for order in orders]
+
+
 def fetch_line(b, pointer):
     """Prefetch the cache line of a pointer."""
     typed = "" if pointer.type.is_opaque else "i8"

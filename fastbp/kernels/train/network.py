@@ -61,6 +61,7 @@ class Training(NamedTuple):
     l2: float                   # the factor of the penalty l2 / 2 * Σ w² of all weights
     shared: int                 # 1: l2 is divided by the weight of a batch's rows
     shards: int                 # the most shards of a batch (train/blocks.py)
+    chunk_rows: int             # rows of a shard that are taken through all layers at a time, transposed; 0: all, as they are
     distance: int               # bytes from a shard's gradients to the next one's
     statuses: int               # the address of room for each shard's status, int64
     sums: int                   # the address of room for the Sums of losses.py of each shard

@@ -17,7 +17,7 @@ from ..schedule.atomic import load
 from ..schedule.queue import REGION_BYTES, run, run_with_team
 from ..schedule.records import read, replace, write
 from ..simd.arithmetic import number
-from . import losses
+from . import losses, transposed
 from . import step as optimizer_step
 from .finite import LOSS
 from .network import Progress, Results, Training
@@ -27,6 +27,7 @@ from .shard import Shard, gather, shard, sums_bytes
 
 def _build_steps(dtype):
     work, optimize, multiply = (units[dtype].address for units in (shard, optimizer_step.step, loops.gemm))
+    transposed_work, request_transposed = transposed.shard[dtype].address, transposed.shard[dtype].request
 
     @kernel
     def weight_of(job, start, rows):
@@ -60,9 +61,9 @@ def _build_steps(dtype):
     def added(job, task):
         """Return the Sums of a batch, added up in the order of its rows."""
         loss, right = 0.0, 0.0
-        for i in range(task.tasks):                                                 # shards, and the loss's tasks of each
+        for i in range(task.tasks):                             # shards, and the loss's tasks of each; transposed, one Sums
             size = min(task.rows_each, task.rows - i * task.rows_each)
-            for k in range(blocking.blocks(size, losses.ROWS)):
+            for k in range(blocking.blocks(size, losses.ROWS) if job.chunk_rows == 0 else 1):
                 sums = read(job.sums + i * sums_bytes(task.rows_each) + k * losses.SUMS_BYTES, losses.Sums)
                 loss += sums.loss
                 right += sums.right
@@ -80,7 +81,9 @@ def _build_steps(dtype):
         task = Shard(tasks=tasks, training=job_address, start=progress.row, rows=rows, rows_each=rows_each,
                      most_threads=blocking.MOST_THREADS if tasks == 1 else 1, key=progress.key,
                      factor=job.gradient_factor / weight, scale=scale)
-        run(work(), task, memory, blocking.threads(rows * job.work))
+        if job.chunk_rows > 0 and transposed_work() == 0:
+            return request_transposed()
+        run(transposed_work() if job.chunk_rows > 0 else work(), task, memory, blocking.threads(rows * job.work))
         status = status_of(job, task)
         if status != link.OK or job.lower > 0:
             return status

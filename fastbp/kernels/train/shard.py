@@ -1,7 +1,7 @@
 """Shards of a batch: the forward pass, the loss and the backward pass of some of its rows, through all layers of a network.
 
 A batch is one shard, whose passes use threads where these pay. A batch of a small network may be two shards, each on a thread
-of its own.
+of its own. The shards of the smallest networks are done by transposed.py.
 """
 from typing import NamedTuple
 

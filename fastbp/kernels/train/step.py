@@ -74,7 +74,12 @@ def _build_step(dtype):
     @kernel
     def make(job, memory, threads):
         """Make a step in a StepMemory; return the penalty before it."""
-        run(update(), replace(job, scratch=memory.workers), memory.queue, threads)
+        if threads > 1 or job.block_bytes > 0:
+            run(update(), replace(job, scratch=memory.workers), memory.queue, threads)
+        else:
+            write(memory.queue, job)
+            for task in range(job.tasks):               # a queue would take longer than a small network's update
+                link.call(update(), (memory.queue, 0, task))
         return 0.5 * job.l2 * added(job, 0, job.tasks).penalised if job.l2 > 0.0 else 0.0       # squares may be inf
 
     @kernel
