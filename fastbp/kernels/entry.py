@@ -12,6 +12,7 @@ from .blocking import MOST_THREADS
 from .dense import bfloat16, passes
 from .dense.operands import BackwardOperands, ForwardOperands
 from .elementwise import relu
+from .infer import call, network
 from .matrix import matrix, only_if
 from .simd.tile import BFLOAT16
 from .train import losses, run, step
@@ -102,6 +103,35 @@ def train(dtype):
         return link.call(unit(), (job, batches))
 
     return compiler.entry(entry, types.intp(types.intp, types.intp), f"python_train-{dtype}")
+
+
+@cache
+def infer(dtype):
+    """Return the function of a network's predictions, which takes 2-D arrays.
+
+    (address of an infer.network.Network, address of its Marks or 0, x, y) -> status
+
+    It computes y (M, outputs) from x (M, inputs), and refuses to if one of the Marks has changed.
+    """
+    unit, a = _bound(call.infer[dtype]), _array(dtype, 2)
+
+    def entry(record, marks, x, y):
+        if marks != 0 and network.have_changed(marks):
+            return link.REFUSED
+        return link.call(unit(), (record, matrix(x), matrix(y)))
+
+    return compiler.entry(entry, types.intp(types.intp, types.intp, a, a), f"python_infer-{dtype}")
+
+
+@cache
+def keep(dtype):
+    """Return the function (address of an infer.network.DenseLayer, address) -> status, which makes copies of a layer there."""
+    unit = _bound(network.keep[dtype])
+
+    def entry(layer, memory):
+        return link.call(unit(), (layer, memory))
+
+    return compiler.entry(entry, types.intp(types.intp, types.intp), f"python_keep-{dtype}")
 
 
 def _of_record(units, name):
