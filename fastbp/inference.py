@@ -16,7 +16,10 @@ from .kernels import blocking
 from .kernels.infer.network import DenseLayer, Mark, Marks, Network, copied_bytes, kept_algorithm
 from .kernels.schedule.records import in_words
 from .kernels.train import losses
-from .losses import BinaryCrossEntropy, Loss, SoftmaxCrossEntropy
+from .losses import BinaryCrossEntropy, Loss, MeanSquaredError, SoftmaxCrossEntropy
+
+# The losses that make probabilities of scores.
+_OF_PROBABILITIES = SoftmaxCrossEntropy, BinaryCrossEntropy
 
 # Rows that are converted to another dtype or layout at a time, or without compiled code go through all layers at a time. The
 # last of several blocks has up to twice as many: a few rows would be added in another order.
@@ -37,10 +40,9 @@ class Predictor:
         first: Any = self._dense[0].weights
         last: Any = self._dense[-1].weights
         self.dtype, self.n_inputs, self.n_outputs = np.dtype(first.dtype.type), len(first), last.shape[1]
-        # The kernels know these two losses. A user's class may make something else of the scores.
-        is_known = type(loss) in (SoftmaxCrossEntropy, BinaryCrossEntropy)
-        self._loss = None if loss is None or is_known else loss
-        self._kind = loss._kind if loss is not None and is_known else None
+        # The kernels know what these losses make of scores. A user's class may make something else of them.
+        self._loss = None if loss is None or type(loss) in (*_OF_PROBABILITIES, MeanSquaredError) else loss
+        self._kind = loss._kind if isinstance(loss, _OF_PROBABILITIES) and self._loss is None else None
         # `direct` takes x of this dtype; None: no x.
         self._direct_dtype = self.dtype if self._loss is None and not compiler.DISABLED else None
         self._few_rows = ALIGNED_BYTES // (self.n_outputs * self.dtype.itemsize)
