@@ -131,7 +131,7 @@ def test_accuracy():
 
 @pytest.mark.parametrize("rows", [1, 40])
 def test_it_holds_what_weights_were(rows):
-    net, x = network((9, 70, 3), fastbp.SoftmaxCrossEntropy()), normal(rows, 9)
+    net, x = network((9, 300, 3), fastbp.SoftmaxCrossEntropy()), normal(rows, 9)       # wide: a row is not packed
     frozen, expected = net.frozen(), net.predict(x)
     for change in (lambda: np.multiply(net.layers[0].weights, 2, out=net.layers[0].weights),
                    lambda: setattr(net.layers[1], "biases", np.full((1, 3), [7, 1, 2], np.float32)),
@@ -330,7 +330,7 @@ def test_what_compiled_code_refuses():
     frozen = network((6, 9, 3)).frozen()
     for x, message in ((np.ones((2, 6)) * 1j, "x has dtype complex128"), (np.ones((2, 2, 6)), "expected an array"),
                        (3.0, "expected an array")):
-        with pytest.raises((TypingError, TypeError), match=message if not numba.config.DISABLE_JIT else None):
+        with pytest.raises((TypingError, TypeError, ValueError), match=None if numba.config.DISABLE_JIT else message):
             call(frozen, x)
     for x in (np.ones((2, 5), np.float32), np.ones(5, np.float32)):
         with pytest.raises(ValueError, match="expected"):
