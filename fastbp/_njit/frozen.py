@@ -83,12 +83,16 @@ def _record(typing_context, frozen):
     return types.intp(frozen), lambda context, builder, signature, args: args[0]
 
 
-def as_rows(dtype):
-    """Return as_rows(x), which returns x if it is an array of that Numba type in C order, else a copy of it as one."""
-    new = {ndim: allocator(dtype, ndim) for ndim in (1, 2)}
+def as_rows(dtype, dimensions):
+    """Return as_rows(x), which returns x if it is an array of that Numba type in C order, else a copy of it as one.
+
+    dimensions: those that x may have.
+    """
+    new = {ndim: allocator(dtype, ndim) for ndim in dimensions}
 
     @by_types
     def as_rows(x):
+        check_array("x", x, dimensions)
         if x.dtype == dtype and x.layout == "C":
             return lambda x: x
         make = new[x.ndim]
@@ -100,7 +104,7 @@ def as_rows(dtype):
 def _implementation(kind, x):
     """Return the function (frozen, x) -> predictions for these types."""
     new, unit, inputs, outputs = allocator(kind.dtype, 2), infer[kind.dtype].all_bound, kind.n_inputs, kind.n_outputs
-    convert, is_dtype = as_rows(kind.dtype), x.dtype == kind.dtype
+    convert, is_dtype = as_rows(kind.dtype, (1, 2)), x.dtype == kind.dtype
 
     def predict(frozen, x):
         given = matrix(x)

@@ -119,7 +119,7 @@ def _forward(kind, plan):
     dtype, check, (layer_unit, _) = from_dtype(kind), _check_parameters(kind, plan), _units(kind, plan)
     weights, biased, activations, shapes, rounded = plan.weights, plan.biased, plan.activations, plan.shapes, int(plan.rounded)
     layers, (inputs, _), (_, outputs) = len(shapes), shapes[0], shapes[-1]
-    unit, new, words, convert = infer[dtype].all_bound, allocator(dtype, 2), allocator(types.int64, 1), as_rows(dtype)
+    unit, new, words, convert = infer[dtype].all_bound, allocator(dtype, 2), allocator(types.int64, 1), as_rows(dtype, (2,))
     count = layers * len(DenseLayer._fields)
 
     @_compiled
