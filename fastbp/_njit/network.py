@@ -145,19 +145,19 @@ def _forward(kind, plan):
 
 
 def _layer(kind, plan):
-    """Return layer(arrays, h, k, training), which returns (y, saved) of layer k.
+    """Return layer(arrays, h, k), which returns (y, saved) of layer k.
 
-    arrays: the Matrix of each array of parameters. h: the layer's inputs (rows, n_inputs). saved: GELU's derivative, if
-    `training`; without training, and for other activations, it has no rows.
+    arrays: the Matrix of each array of parameters. h: the layer's inputs (rows, n_inputs). saved: GELU's derivative; for other
+    activations it has no rows.
     """
     weights, biased, activations, shapes = plan.weights, plan.biased, plan.activations, plan.shapes
     unit, _ = _units(kind, plan)
     new = allocator(from_dtype(kind), 2)
 
     @_compiled
-    def layer(arrays, h, k, training):
+    def layer(arrays, h, k):
         _of_this_process()
-        has_saved = training and activations[k] == GELU
+        has_saved = activations[k] == GELU
         y, saved = new((h.shape[0], shapes[k][1])), new((h.shape[0] if has_saved else 0, shapes[k][1]))
         b = only_if(biased[k], arrays[weights[k] + biased[k]])
         operands = ForwardOperands(x=matrix(h), weights=arrays[weights[k]], biases=b, y=matrix(y),
@@ -215,7 +215,7 @@ def _value_and_gradient(kind, plan, loss):
         arrays = matrices(parameters)
         activity, derivatives = [copied(x, new(x.shape))], [new((0, 0))]
         for k in range(layers):
-            h, derivative = layer(arrays, activity[k], k, True)
+            h, derivative = layer(arrays, activity[k], k)
             activity.append(h)
             derivatives.append(derivative)
         dvalues = activity[layers].copy()

@@ -36,7 +36,9 @@ def algorithm_of(machine, x, layer):
     if layer.rounded != 0:
         return UNIT
     chosen, size = select.forward(machine, x, weights_of(layer), layer.activation), machine.itemsize
-    if (chosen == select.PACKED or chosen == select.NAIVE) and x.rows <= blocks.FEW_ROWS:
+    work = blocking.layer_work(1, x.rows, layer.inputs, layer.neurons)
+    is_small = x.rows <= blocks.FEW_ROWS and blocking.worth(work, blocking.THREAD_WORK) == 1        # few.py uses one thread
+    if is_small and (chosen == select.PACKED or chosen == select.NAIVE):
         in_place = layer.weights_col_step == size and layer.weights_row_step >= layer.neurons * size
         if is_kept(machine, layer, select.PACKED) or (in_place and (layer.biases == 0 or layer.biases_step == size)):
             return FEW
