@@ -60,6 +60,7 @@ _passes_of = reference if compiler.DISABLED else entry
 _FORWARD, _BACKWARD = _Entries(_passes_of.forward, "the forward pass"), _Entries(_passes_of.backward, "the backward pass")
 _RELU, TRAIN = _Entries(_passes_of.elementwise, "the ReLU"), _Entries(entry.train, "training steps")
 OPTIMIZE, LOSS = _Entries(entry.optimize, "the optimizers"), _Entries(entry.loss, "the losses")
+INFER, KEEP = _Entries(entry.infer, "predictions"), _Entries(entry.keep, "frozen networks")
 
 
 def dense_forward(inputs: ArrayLike, weights: ArrayLike, biases: ArrayLike | None = None,
@@ -161,7 +162,7 @@ def warmup(*dtypes: DTypeLike) -> None:
     for dtype in wanted:
         for in_blocks in (False, True):
             training(dtype, [dtype], in_blocks)
-        for entries in (_FORWARD, _BACKWARD, _RELU, OPTIMIZE, LOSS):
+        for entries in (_FORWARD, _BACKWARD, _RELU, OPTIMIZE, LOSS, INFER, KEEP):
             _ = entries[dtype]
         with notice.compiling(f"kernels that are rarely needed for {dtype}"):
             link.bind_lazy(_NUMBA_TYPE[dtype])
@@ -196,6 +197,12 @@ def training(dtype: np.dtype[Any], kinds: Iterable[Any], in_blocks: bool) -> tup
     with notice.compiling(f"training steps for {dtype}"):
         link.bind(*(reversed(units) if in_blocks else units))
     return TRAIN[dtype], {kind: [unit.bound_address() for unit in units] for kind, units in passes.items()}
+
+
+def forward_address(kind: Any) -> int:
+    """Return the address of the forward pass with products of a kind, a dtype or "bfloat16", for other kernels to call."""
+    unit = entry.passes_of(_NUMBA_TYPE[kind]).forward[_NUMBA_TYPE[kind]]
+    return unit.bound_address()
 
 
 def _passes(kind, in_blocks):

@@ -3,9 +3,10 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from numbers import Real
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy import ndarray
 from numpy.typing import ArrayLike
 
 from . import functional
@@ -17,12 +18,32 @@ from ._njit.network import Jitted
 from ._training import gradient_check, summary
 from ._training.loop import Callback, History, fit
 from ._training.session import LayerSpec
+from .frozen import Frozen
 from .functional import FloatArray
-from .inference import predictions, scores
+from .inference import Predictor, as_inputs, scores
 from .kernels.elementwise.activations import IDENTITY
 from .layers import AnyLayer, Dense, Dropout, ReLU
 from .losses import Loss
 from .optimizers import Optimizer, check_apart
+
+
+class _Seen(NamedTuple):
+    """A dense layer as a Predictor saw it."""
+
+    layer: Dense
+    weights: FloatArray
+    biases: FloatArray | None
+    activation: int
+    precision: str | None
+
+
+class _Memo(NamedTuple):
+    """A Predictor, and what it was made from."""
+
+    predictor: Predictor
+    layers: list[AnyLayer]
+    loss: Loss | None
+    dense: list[_Seen]
 
 
 class Sequential:
@@ -41,6 +62,7 @@ class Sequential:
     """
 
     _l2: float
+    _memo: _Memo | None = None      # for _predictor
 
     def __init__(self, layers: Iterable[AnyLayer], loss: Loss | None = None, *, l2: float = 0.0):
         self.layers = list(layers)
@@ -77,6 +99,9 @@ class Sequential:
 
     def __repr__(self) -> str:
         return summary.line(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_memo"}
 
     def parameters(self) -> list[FloatArray]:
         """Return the arrays that are trained, not copies of them: weights and biases of each dense layer."""
@@ -157,11 +182,25 @@ class Sequential:
         By the loss, these are the probabilities of the classes or of yes, or else the scores. The layers' inputs and outputs
         stay as they are, and a Dropout drops nothing. For a Dask array x the result is one, too, cut along the rows as x is.
         """
+        memo = self._memo
+        if memo is not None and type(x) is ndarray and self._is_as(memo):
+            predicted = memo.predictor.direct(x)
+            if predicted is not None:
+                return predicted
         if operands.is_lazy(x):
             from .dask import arrays
 
             return arrays.predict(self, x)
-        return predictions(self._specs(), self.loss, self._as_inputs("x", x))
+        predictor = self._predictor()
+        return predictor(as_inputs("x", x, predictor.n_inputs))
+
+    def frozen(self) -> Frozen:
+        """Return a function of x that returns what predict(x) returns now, and whose weights never change.
+
+        It copies weights and biases, so that calls need not, and can be called inside @njit code; Frozen says more. Raises
+        ValueError as predict does.
+        """
+        return Frozen(self._specs(), self.loss)
 
     def evaluate(self, x: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> tuple[float, float | None]:
         """Return (loss, accuracy) on x (rows, n_inputs) and targets y; accuracy is None where the loss has none.
@@ -221,13 +260,34 @@ class Sequential:
                 specs.append(spec)
         return specs
 
+    def _predictor(self) -> Predictor:
+        """Return the Predictor of the network as it is now: the last one, if nothing has been assigned since.
+
+        Raises ValueError as _specs.
+        """
+        memo = self._memo
+        if memo is None or not self._is_as(memo) or not memo.predictor.is_current():
+            specs, dense = self._specs(), [_Seen(layer=layer, weights=layer.weights, biases=layer.biases,
+                                                 activation=layer._kind, precision=layer.precision) for layer in self.dense]
+            arrays = [array for seen in dense for array in (seen.weights, seen.biases) if array is not None]
+            memo = _Memo(predictor=Predictor(specs, self.loss, arrays=arrays), layers=list(self.layers), loss=self.loss,
+                         dense=dense)
+            self._memo = memo
+        return memo.predictor
+
+    def _is_as(self, memo):
+        """Return whether the layers have the arrays and settings that a Predictor saw."""
+        if self.loss is not memo.loss or self.layers != memo.layers:
+            return False
+        for layer, weights, biases, activation, precision in memo.dense:
+            if (layer.weights is not weights or layer.biases is not biases or layer._kind != activation
+                    or layer.precision is not precision):
+                return False
+        return True
+
     def _as_inputs(self, name: str, x: ArrayLike) -> np.ndarray:
         """Return x as an array (rows, n_inputs); raise ValueError for another shape."""
-        x = operands.as_rows(name, operands.as_array(name, x))
-        if x.shape[1] != self.n_inputs:
-            raise ValueError(f"{name} has shape {x.shape}, expected (rows, {self.n_inputs}): the first layer has "
-                             f"{self.n_inputs} inputs")
-        return x
+        return as_inputs(name, x, self.n_inputs)
 
     def _check_dvalues(self, dvalues: ArrayLike) -> None:
         """Raise ValueError or TypeError unless the last layer takes the gradient with respect to its output."""

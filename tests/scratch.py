@@ -211,7 +211,7 @@ def relu(dtype):
 
 def predict(dtype):
     whole, (x, y) = network(dtype, 20, 200), data(dtype, 3000, 20)
-    return lambda: (whole.predict(x), whole.evaluate(x, y))
+    return lambda: (whole.predict(x), whole.evaluate(x, y), whole.predict(x[:9]), whole.frozen()(x))
 
 
 # Batch, inputs and neurons that take each algorithm of a layer.

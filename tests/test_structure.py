@@ -24,6 +24,7 @@ FLOORS = (
     ("kernels.gemm",),
     ("kernels.dense",),
     ("kernels.train",),
+    ("kernels.infer",),
     ("kernels",),                               # entry and reference
     ("_arrays",),                               # kernels know addresses, and no arrays
     ("functional",),
@@ -31,7 +32,7 @@ FLOORS = (
     ("_training",),
     ("inference",),
     ("dask.arrays",),                           # a layer hands Dask arrays to it
-    ("layers",),
+    ("layers", "frozen"),
     ("_training.loop", "_training.gradient_check"),     # what a network calls to train and to be checked
     ("_files.network_format",),                 # what it calls to be saved
     ("network",),

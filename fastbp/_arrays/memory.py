@@ -7,7 +7,8 @@ reason every array is made with an explicit dtype. (Only functional.py hands arr
 them itself: kernels/objects.py.)
 """
 from collections.abc import Sequence
-from ctypes import addressof, c_char
+from ctypes import Structure, addressof, c_char, c_int64
+from typing import ClassVar
 
 import numpy as np
 
@@ -66,6 +67,30 @@ def address(name: str, array: np.ndarray, dtype: np.dtype, count: int, *, writte
     if not array.flags.c_contiguous:
         raise ValueError(f"{name} has strides {array.strides}, expected C order, without gaps")
     return _pointer(array)
+
+
+class _Fields(Structure):
+    """The fields of NumPy's PyArrayObject after those of every object; numpy/ndarraytypes.h publishes them."""
+
+    _fields_: ClassVar = [("data", c_int64), ("dimensions", c_int64), ("shape", c_int64), ("strides", c_int64),
+                          ("base", c_int64), ("dtype", c_int64), ("flags", c_int64)]
+
+
+def marks(array: np.ndarray) -> list[tuple[int, int]]:
+    """Return (address, word) of 64-bit words in memory. One of them is another after an array's shape, dtype or memory is.
+
+    Whoever holds the array may compare them in their order: the last ones lie where others point. If NumPy does not keep the
+    fields of an array where they are expected, the only word is one that differs already.
+    """
+    fields = _Fields.from_address(id(array) + object.__basicsize__)
+    start, dimensions, flags = addressof(fields), fields.dimensions & 0xFFFFFFFF, fields.flags & 0xFFFFFFFF
+    if (fields.data, dimensions, fields.dtype, flags) != (_pointer(array), array.ndim, id(array.dtype), array.flags.num):
+        return [(start, ~fields.data)]
+    found = [(start + getattr(_Fields, name).offset, getattr(fields, name))
+             for name in ("data", "dimensions", "shape", "strides", "dtype", "flags")]
+    for pointer in (fields.shape, fields.strides):
+        found += [(pointer + 8 * i, word) for i, word in enumerate((c_int64 * array.ndim).from_address(pointer))]
+    return found
 
 
 def address_of_rows(name: str, array: np.ndarray, dtype: np.dtype, shape: tuple[int, int]) -> tuple[int, int]:

@@ -39,8 +39,8 @@ ABI = 11
 # The kinds of units that there are for each type.
 _KINDS = ("forward", "backward", "pack", "gemm", "full", "column_edge", "unpacked", "dot", "mask", "sum", "fused_rows", "fused",
           "relu", "relu_chunk", "round", "transposed_rows", "transposed", "naive_forward", "naive_backward", "skinny_forward",
-          "activate", "loss", "losses", "update", "optimize", "dropout", "train", "steps", "shard", "dinputs", "norms",
-          "transposed_shard")
+          "activate", "loss", "losses", "update", "optimize", "dropout", "train", "steps", "shard", "dinputs", "norms", "keep",
+          "transposed_shard", "infer_rows", "infer")
 
 # The names of the types that units compute with.
 _TYPES = "float32", "float64", "bfloat16"

@@ -15,14 +15,17 @@ from ..kernels.blocking import MOST_THREADS
 from ..kernels.dense.operands import BackwardOperands, ForwardOperands
 from ..kernels.elementwise.activations import GELU, IDENTITY
 from ..kernels.entry import passes_of
+from ..kernels.infer.call import infer
+from ..kernels.infer.network import LAYER_BYTES, DenseLayer, Network
 from ..kernels.matrix import keep, matrices, matrix, only_if
-from ..kernels.schedule.records import read
+from ..kernels.schedule.records import read, write
 from ..kernels.schedule.trace import in_memory
 from ..kernels.simd.tile import BFLOAT16 as PAIRS
 from ..kernels.train import losses
 from ..kernels.train.losses import Loss, Sums
 from . import interpreted
 from .allocation import allocator, by_types, copied
+from .frozen import as_rows
 from .functions import check_array
 from .interpreted import CLASSES, INPUTS, LABELS, NEGATIVE, PARAMETERS, SHARES, TARGETS
 
@@ -113,34 +116,48 @@ def _check_status(status):
 
 def _forward(kind, plan):
     """Return the network's forward(parameters, x)."""
-    layer, check = _layer(kind, plan), _check_parameters(kind, plan)
-    inputs, layers, new = plan.shapes[0][0], len(plan.shapes), allocator(from_dtype(kind), 2)
+    dtype, check, (layer_unit, _) = from_dtype(kind), _check_parameters(kind, plan), _units(kind, plan)
+    weights, biased, activations, shapes, rounded = plan.weights, plan.biased, plan.activations, plan.shapes, int(plan.rounded)
+    layers, (inputs, _), (_, outputs) = len(shapes), shapes[0], shapes[-1]
+    unit, new, words, convert = infer[dtype].all_bound, allocator(dtype, 2), allocator(types.int64, 1), as_rows(dtype, (2,))
+    count = layers * len(DenseLayer._fields)
 
     @_compiled
     def forward(parameters, x):
         _raise(check(parameters) or _check_x(x, inputs))
-        arrays, h = matrices(parameters), copied(x, new(x.shape))
+        _of_this_process()
+        arrays, h, y, records = matrices(parameters), convert(x), new((x.shape[0], outputs)), words((count,))
+        start = matrix(records).data
         for k in range(layers):
-            h, _ = layer(arrays, h, k, False)
-        return h
+            w, b, (rows, cols) = arrays[weights[k]], arrays[weights[k] + biased[k]], shapes[k]
+            write(start + k * LAYER_BYTES, DenseLayer(
+                forward=layer_unit(), rounded=rounded, inputs=rows, neurons=cols, weights=w.data, weights_row_step=w.row_step,
+                weights_col_step=w.col_step, biases=b.data if biased[k] else 0, biases_step=b.col_step,
+                activation=activations[k], kept=0))
+        network = in_memory(Network(layers=start, count=layers, kind=0, probabilities=0))
+        status = link.call(unit(), (network, matrix(h), matrix(y)))
+        keep(records)
+        keep(h)
+        _check_status(status)
+        return y
 
     return forward
 
 
 def _layer(kind, plan):
-    """Return layer(arrays, h, k, training), which returns (y, saved) of layer k.
+    """Return layer(arrays, h, k), which returns (y, saved) of layer k.
 
-    arrays: the Matrix of each array of parameters. h: the layer's inputs (rows, n_inputs). saved: GELU's derivative, if
-    `training`; without training, and for other activations, it has no rows.
+    arrays: the Matrix of each array of parameters. h: the layer's inputs (rows, n_inputs). saved: GELU's derivative; for other
+    activations it has no rows.
     """
     weights, biased, activations, shapes = plan.weights, plan.biased, plan.activations, plan.shapes
     unit, _ = _units(kind, plan)
     new = allocator(from_dtype(kind), 2)
 
     @_compiled
-    def layer(arrays, h, k, training):
+    def layer(arrays, h, k):
         _of_this_process()
-        has_saved = training and activations[k] == GELU
+        has_saved = activations[k] == GELU
         y, saved = new((h.shape[0], shapes[k][1])), new((h.shape[0] if has_saved else 0, shapes[k][1]))
         b = only_if(biased[k], arrays[weights[k] + biased[k]])
         operands = ForwardOperands(x=matrix(h), weights=arrays[weights[k]], biases=b, y=matrix(y),
@@ -198,7 +215,7 @@ def _value_and_gradient(kind, plan, loss):
         arrays = matrices(parameters)
         activity, derivatives = [copied(x, new(x.shape))], [new((0, 0))]
         for k in range(layers):
-            h, derivative = layer(arrays, activity[k], k, True)
+            h, derivative = layer(arrays, activity[k], k)
             activity.append(h)
             derivatives.append(derivative)
         dvalues = activity[layers].copy()

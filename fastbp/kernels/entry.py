@@ -16,6 +16,7 @@ from .dense import bfloat16, passes
 from .dense.operands import BackwardOperands, ForwardOperands
 from .elementwise import relu
 from .elementwise.activations import GELU
+from .infer import call, network
 from .matrix import matrix
 from .objects import NO_ROOM, as_number, drop, held, is_matrix, is_true, matrix_of, none, number, result, tuple_of
 from .schedule.records import read
@@ -55,6 +56,11 @@ class BackwardArguments(NamedTuple):
 def passes_of(dtype):
     """Return the module with the units of a Numba float type, or of BFLOAT16."""
     return bfloat16 if dtype is BFLOAT16 else passes
+
+
+def _array(dtype, ndim):
+    """Return the Numba type of arrays of a float type and any layout."""
+    return types.Array(dtype, ndim, "A", readonly=True, aligned=False)
 
 
 def _float(dtype):
@@ -164,7 +170,7 @@ def elementwise(dtype):
 
     It takes contiguous 1-D arrays of one size.
     """
-    unit, a = relu.relu[dtype].address, types.Array(dtype, 1, "A", readonly=True, aligned=False)
+    unit, a = relu.relu[dtype].address, _array(dtype, 1)
 
     def entry(dvalues, z, out):
         values = matrix(dvalues)
@@ -182,6 +188,35 @@ def train(dtype):
         return link.call(unit(), (job, batches))
 
     return compiler.entry(entry, types.intp(types.intp, types.intp), f"python_train-{dtype}")
+
+
+@cache
+def infer(dtype):
+    """Return the function of a network's predictions, which takes 2-D arrays.
+
+    (address of an infer.network.Network, address of its Marks or 0, x, y) -> status
+
+    It computes y (M, outputs) from x (M, inputs), and refuses to if one of the Marks has changed.
+    """
+    unit, a = _bound(call.infer[dtype]), _array(dtype, 2)
+
+    def entry(record, marks, x, y):
+        if marks != 0 and network.have_changed(marks):
+            return link.REFUSED
+        return link.call(unit(), (record, matrix(x), matrix(y)))
+
+    return compiler.entry(entry, types.intp(types.intp, types.intp, a, a), f"python_infer-{dtype}")
+
+
+@cache
+def keep(dtype):
+    """Return the function (address of an infer.network.DenseLayer, address) -> status, which makes copies of a layer there."""
+    unit = _bound(network.keep[dtype])
+
+    def entry(layer, memory):
+        return link.call(unit(), (layer, memory))
+
+    return compiler.entry(entry, types.intp(types.intp, types.intp), f"python_keep-{dtype}")
 
 
 def _of_record(units, name):
