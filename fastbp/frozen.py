@@ -8,6 +8,7 @@ from numpy import ndarray
 from numpy.typing import ArrayLike
 
 from ._arrays import operands
+from ._arrays.memory import empty
 from ._njit import frozen
 from ._runtime import terminal
 from ._training.session import LayerSpec
@@ -88,12 +89,13 @@ class Frozen:
 
 def _copied(spec):
     """Return a LayerSpec with copies of its arrays, which nobody can write."""
-    copies = [None if array is None else np.array(array, order="C") for array in (spec.weights, spec.biases)]
-    for array in copies:
+    copies = {}
+    for name, array in (("weights", spec.weights), ("biases", spec.biases)):
         if array is not None:
-            array.flags.writeable = False
-    weights, biases = copies
-    return spec._replace(weights=weights, biases=biases)
+            copies[name] = empty(array.shape, array.dtype)      # at a cache line, as the layers' own
+            np.copyto(copies[name], array)
+            copies[name].flags.writeable = False
+    return spec._replace(**copies)
 
 
 frozen.register(Frozen)
