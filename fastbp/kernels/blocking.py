@@ -3,8 +3,7 @@
 A full tile of rows x vecs needs rows * vecs registers for its sums, vecs for a row of B and one for an element of A: 29 of
 AVX-512's 32, 15 of AVX2's 16. Without FMA a product needs one more. What is left of the columns goes into column-edge tiles.
 Their sums are fewer than two FMA units of latency 4 can add to at a time, but they have as many rows as a full tile, so that
-both read the same copy of A. Unpacked-B tiles are for one or two rows, which would leave a full tile empty for the most part:
-then only the speed of reading B counts.
+both read the same copy of A. Unpacked-B tiles are for products whose B is read in place, and copies of A by columns.
 
 Formulas are plain functions of integers and of a Machine: compiled code and Python (`python -m fastbp plan`) call the same.
 The sizes of a training step, which stand on top of these, are in train/blocks.py.
@@ -100,17 +99,23 @@ TRANSPOSED_ROWS = 64
 # Vectors that a row's inputs and neurons fill at most, if a layer is to be transposed.
 TRANSPOSED_VECTORS = 3
 
-# Rows up to which reading B in place beats packing it.
+# Rows of dweights up to which reading dz in place beats packing it.
 UNPACKED_ROWS = 12
 
-# Rows up to which reading B in place beats packing it, if B is so large that packing takes it to memory and back.
-FAR_UNPACKED_ROWS = 32
+# Rows up to which streaming weights beats packing them.
+STREAMED_ROWS = 64
 
-# The part of L3, one in so many, from which on packing takes B to memory and back.
-FAR_L3_PART = 8
+# Inputs from which on weights are streamed, and dinputs swapped.
+STREAMED_INPUTS = 64
 
-# Rows up to which dinputs as dot products with the rows of weights beat packing weights.T.
-DOT_ROWS = 32
+# Rows of weights that are streamed at a time.
+STREAMED_K = 32
+
+# The part of L2, one in so many, for the sums of a streamed product.
+STREAMED_L2_PART = 4
+
+# Rows up to which swapping the factors of dinputs beats packing weights.T.
+SWAPPED_ROWS = 64
 
 # Lanes of a vector for each input up to which dot products beat a tile that is empty for the most part, at any number of rows.
 DOT_LANES = 4
