@@ -142,7 +142,7 @@ def test_small_shapes_without_relu(corner, dtype):
 
 
 DEPTHS = around(blocking.KC, 2 * blocking.KC)
-ROWS = around(blocking.UNPACKED_ROWS, blocking.MC, blocking.COPIED_MC, blocking.STREAMED_ROWS, blocking.SWAPPED_ROWS,
+ROWS = around(blocking.UNPACKED_ROWS, blocking.MC, blocking.COPIED_MC, blocking.SWAPPED_ROWS, blocking.FEW_ROWS,
               blocking.FUSED_ROWS, blocking.TASK_ROWS, 2 * blocking.TASK_ROWS)
 ONE_PASS = 4 * blocking.FUSED_PARTITION_ROWS
 
@@ -213,7 +213,7 @@ def test_both_sides_of_each_block_of_columns(rng, dtype, batch):
         check(rng, batch, 20, columns, dtype)
 
 
-@pytest.mark.parametrize("batch", [1, 2, 3, 5, 7, 14, *around(blocking.STREAMED_ROWS)])
+@pytest.mark.parametrize("batch", [1, 2, 3, 5, 7, 14, *around(blocking.FEW_ROWS)])
 def test_few_rows_of_wide_weights(rng, dtype, batch):
     """Both sides of each size of streamed and of swapped products, with columns that do not fill a tile."""
     width = wide_tile(dtype).vecs * wide_tile(dtype).lanes

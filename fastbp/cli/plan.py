@@ -130,7 +130,7 @@ def _product(name, machine, algorithm, a, b, threads):
         operand = OperandB(data=1, col_step=b.rows * machine.itemsize, row_step=machine.itemsize, edge=0)
     c = _matrix(machine, a.rows, b.cols)
     if algorithm == STREAMED:
-        problem = streamed.problem_of(machine, a, b, c, 0, threads)
+        problem = streamed.problem_of(machine, a, b, c, 0, threads)     # b is weights or weights.T
     elif algorithm == SWAPPED:                          # b is weights.T
         problem = swapped.problem_of(machine, transpose_of(b), a, c, swapped.Memory(dz_t=1, dinputs_t=1, end=1), 0, threads)
     else:

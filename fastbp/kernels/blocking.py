@@ -1,12 +1,9 @@
 """Sizes: the one table of register tiles, blocks and thresholds, and the formulas that cut a product for this machine's caches.
 
 A full tile of rows x vecs needs rows * vecs registers for its sums, vecs for a row of B and one for an element of A: 29 of
-AVX-512's 32, 15 of AVX2's 16. Without FMA a product needs one more. What is left of the columns goes into column-edge tiles.
-Their sums are fewer than two FMA units of latency 4 can add to at a time, but they have as many rows as a full tile, so that
-both read the same copy of A. Unpacked-B tiles are for products whose B is read in place, and copies of A by columns.
-
-Formulas are plain functions of integers and of a Machine: compiled code and Python (`python -m fastbp plan`) call the same.
-The sizes of a training step, which stand on top of these, are in train/blocks.py.
+AVX-512's 32, 15 of AVX2's 16. Without FMA a product needs one more. What is left of the columns goes into column-edge tiles,
+which have as many rows, so that both read the same copy of A. Unpacked-B tiles read B in place, and A by columns from a copy.
+Formulas are plain functions of integers and of a Machine: compiled code and Python call the same. See also train/blocks.py.
 """
 from functools import cache, partial
 from typing import NamedTuple
@@ -102,20 +99,20 @@ TRANSPOSED_VECTORS = 3
 # Rows of dweights up to which reading dz in place beats packing it.
 UNPACKED_ROWS = 12
 
-# Rows up to which streaming weights beats packing them.
-STREAMED_ROWS = 64
+# Rows up to which a product is streamed or swapped. At 64 rows packing weights takes a third of the time of the product.
+FEW_ROWS = 64
 
-# Inputs from which on weights are streamed, and dinputs swapped.
+# Inputs from which on products are streamed or swapped: packing fewer takes next to no time.
 STREAMED_INPUTS = 64
 
-# Rows of weights that are streamed at a time.
-STREAMED_K = 32
+# Rows of B that are streamed at a time. With 32, products of 16 to 64 rows take 5 % longer, with 128 those of 16 rows.
+STREAMED_K = 64
 
-# The part of L2, one in so many, for the sums of a streamed product.
-STREAMED_L2_PART = 4
+# Rows from which on swapping dinputs beats streaming weights.T: 16 rows take three quarters of the time, 8 rows the same.
+SWAPPED_ROWS = 13
 
-# Rows up to which swapping the factors of dinputs beats packing weights.T.
-SWAPPED_ROWS = 64
+# Bytes between rows, or a multiple: a dozen rows that column-edge tiles read at a time push each other out of L1.
+ALIASED_BYTES = 2048
 
 # Lanes of a vector for each input up to which dot products beat a tile that is empty for the most part, at any number of rows.
 DOT_LANES = 4

@@ -6,7 +6,7 @@ from numba import types
 from ..._compile import link
 from ..._compile.compiler import kernel
 from .. import blocking
-from ..gemm import dot, loops, packing
+from ..gemm import dot, loops, packing, streamed
 from ..gemm.problem import gemm_problem, scratch_bytes
 from ..matrix import MATRIX, only_if, transpose_of
 from ..schedule import trace
@@ -25,7 +25,7 @@ class Memory(NamedTuple):
     queue: int                  # the queue
     weights: int                # micropanels of weights.T, if they are packed
     swapped: swapped.Memory     # memory of a swapped product
-    scratch: int                # gemm.problem.scratch_bytes for each thread, for copies of A
+    scratch: int                # scratch memory of the threads
     end: int                    # the first byte behind all this
 
 
@@ -35,7 +35,8 @@ def memory_of(arena, machine, rows, weights, algorithm, threads):
     queue, arena = take(arena, REGION_BYTES)
     packed, arena = take(arena, packing.packed_bytes(machine, weights.cols, weights.rows) if algorithm == select.PACKED else 0)
     swap = swapped.memory_of(arena, machine, rows, weights, algorithm == select.SWAPPED)
-    scratch, arena = take(swap.end, threads * scratch_bytes(machine))
+    streamed_bytes = streamed.scratch_bytes(machine, rows, machine.width, threads) if algorithm == select.STREAMED else 0
+    scratch, arena = take(swap.end, max(threads * scratch_bytes(machine), streamed_bytes))
     return Memory(queue=queue, weights=packed, swapped=swap, scratch=scratch, end=arena)
 
 
@@ -46,6 +47,7 @@ def _build(dtype):
     edge, request_edge = loops.column_edge_tiles[dtype].address, loops.column_edge_tiles[dtype].request
     request_dot = dot.dot[dtype].request
     swap, request_swap = swapped.swapped[dtype].address, swapped.swapped[dtype].request
+    stream, request_stream = streamed.streamed[dtype].address, streamed.streamed[dtype].request
 
     def backward_inputs(dvalues, saved, weights, dinputs, dbiases, micropanels, activation):
         """Write dz as micropanels, its column sums dbiases and, unless that is missing, dinputs.
@@ -64,6 +66,8 @@ def _build(dtype):
             return request_dot()
         if algorithm == select.SWAPPED and swap() == 0:
             return request_swap()
+        if algorithm == select.STREAMED and stream() == 0:
+            return request_stream()
         threads = blocking.threads(dinputs.rows * inputs * neurons + rows * neurons * blocking.ELEMENT_WORK)
         memory, slot = acquire(memory_of(COUNTING, here, rows, weights, algorithm, threads).end)
         if memory == 0:
@@ -79,6 +83,9 @@ def _build(dtype):
         if algorithm == select.SWAPPED:                 # dinputs.T (K, M) = weights (K, N) dz.T (N, M)
             problem = swapped.problem_of(here, weights, dz, dinputs, room.swapped, room.scratch, threads)
             swapped.add_jobs(room.queue, machine, pack(), swap(), problem, dz, room.swapped)
+        elif algorithm == select.STREAMED:
+            problem = streamed.problem_of(here, dz, transpose_of(weights), dinputs, room.scratch, threads)
+            add(room.queue, stream(), problem)
         elif dinputs.data != 0:                         # dinputs (M, K) = dz (M, N) weights.T (N, K)
             b = b_of_weights(machine, weights, by_dot, room.weights)
             problem = gemm_problem(here, dz, b, dinputs, room.scratch, threads)

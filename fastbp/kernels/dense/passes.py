@@ -47,7 +47,8 @@ def forward_memory(arena, machine, rows, weights, algorithm, threads):
     queue, arena = take(arena, REGION_BYTES)
     bias, arena = take(arena, packing.row_bytes(machine, weights.cols))
     if algorithm == select.STREAMED:
-        packed, scratch_size = arena, streamed.scratch_bytes(machine, rows, weights.cols, threads)
+        task_cols = streamed.cols_of_task(machine, rows, weights.cols, threads)
+        packed, scratch_size = arena, streamed.scratch_bytes(machine, rows, task_cols, threads)
     else:
         packed, arena = take(arena, packing.packed_bytes(machine, weights.rows, weights.cols))
         scratch_size = threads * scratch_bytes(machine)
@@ -120,6 +121,7 @@ def _build_backward(dtype):
     (unpacked, request_unpacked), (edge, request_edge), (dot_products, request_dot), (swap, request_swap) = (
         (unit[dtype].address, unit[dtype].request)
         for unit in (loops.unpacked_tiles, loops.column_edge_tiles, dot.dot, swapped.swapped))
+    stream, request_stream = streamed.streamed[dtype].address, streamed.streamed[dtype].request
 
     def backward(operands, most_threads):
         """Compute dinputs, dweights and dbiases; without `saved` the activation is the identity.
@@ -145,6 +147,8 @@ def _build_backward(dtype):
             return request_unpacked()
         if dinputs.data != 0 and choice.dinputs == select.DOT and dot_products() == 0:
             return request_dot()
+        if dinputs.data != 0 and choice.dinputs == select.STREAMED and stream() == 0:
+            return request_stream()
         if dinputs.data != 0 and choice.dinputs == select.SWAPPED and swap() == 0:
             return request_swap()
         cols_of_b = rows if choice.dinputs == select.SWAPPED else inputs
@@ -166,7 +170,7 @@ class SeparateMemory(NamedTuple):
     dz: int                     # dz of a block of rows
     packed: int                 # micropanels of dz, or of the edge of x; else room that tiles read beyond a dz in place
     dweights: int               # dweights.T of a skinny layer
-    scratch: int                # gemm.problem.scratch_bytes for each thread, for copies of A
+    scratch: int                # scratch memory of the threads
     end: int                    # the first byte behind all this
 
 
@@ -187,7 +191,9 @@ def separate_memory(arena, machine, weights, choice, has_dinputs, rows, threads)
         packed, arena = take(arena, packing.packed_bytes(machine, rows, neurons))
     is_skinny = choice.dweights == select.SKINNY
     dweights, arena = take(arena, skinny.dweights_bytes(machine, inputs, neurons) if is_skinny else 0)
-    scratch, arena = take(arena, threads * scratch_bytes(machine))
+    is_streamed = has_dinputs and choice.dinputs == select.STREAMED
+    streamed_bytes = streamed.scratch_bytes(machine, rows, machine.width, threads) if is_streamed else 0
+    scratch, arena = take(arena, max(threads * scratch_bytes(machine), streamed_bytes))
     return SeparateMemory(queue=queue, weights=weights_t, swapped=swap, dz=dz, packed=packed, dweights=dweights,
                           scratch=scratch, end=arena)
 
@@ -195,7 +201,8 @@ def separate_memory(arena, machine, weights, choice, has_dinputs, rows, threads)
 def _separate(dtype):
     tiles, machine = blocking.tiles(dtype), blocking.machine(dtype)
     pack, mask = packing.pack[dtype].address, columns.mask[dtype].address
-    gemm, dot_products, swap = (unit[dtype].address for unit in (loops.gemm, dot.dot, swapped.swapped))
+    gemm, dot_products, swap, stream = (
+        unit[dtype].address for unit in (loops.gemm, dot.dot, swapped.swapped, streamed.streamed))
 
     @kernel
     def separate(operands, choice, threads):
@@ -234,7 +241,10 @@ def _separate(dtype):
                 b = packed_b(room.packed, rows * size) if micropanels != 0 else unpacked_b(dz, 0)
                 dweights_job = gemm_problem(here, transpose_of(x_block), b, dweights, room.scratch, threads)
             add(room.queue, gemm(), replace(dweights_job, accumulate=later))
-            if has_dinputs and choice.dinputs != select.SWAPPED:    # dinputs (rows, K) = dz (rows, N) weights.T (N, K)
+            if has_dinputs and choice.dinputs == select.STREAMED:   # dinputs (rows, K) = dz (rows, N) weights.T (N, K)
+                weights_t, c = transpose_of(weights), from_row(dinputs, i, rows)
+                add(room.queue, stream(), streamed.problem_of(here, dz, weights_t, c, room.scratch, threads))
+            elif has_dinputs and choice.dinputs != select.SWAPPED:  # the same
                 b = b_of_weights(machine, weights, by_dot, room.weights)
                 dinputs_job = gemm_problem(here, dz, b, from_row(dinputs, i, rows), room.scratch, threads)
                 add(room.queue, dot_products() if by_dot else gemm(), dinputs_job)

@@ -25,12 +25,12 @@ ALGORITHMS = (
     Algorithm("naive", f"up to {blocking.NAIVE_WORK} multiply-adds, tiles and jobs take longer than the arithmetic"),
     Algorithm("skinny", f"up to {blocking.SKINNY_NEURONS} neurons would leave a tile empty for the most part, so x is read in "
                         "vectors"),
-    Algorithm("streamed", f"up to {blocking.STREAMED_ROWS} rows go over a few rows of weights at a time, which are read in "
-                          "place, once: packing them would take longer"),
+    Algorithm("streamed", f"up to {blocking.FEW_ROWS} rows go over a few rows of B at a time, which are read once, as they lie "
+                          "in memory: packing B would take longer"),
     Algorithm("unpacked", "so few rows read B in place in less time than packing it takes"),
     Algorithm("packed", "B is copied into micropanels, which tiles read in one stretch; no other way is faster"),
-    Algorithm("swapped", f"up to {blocking.SWAPPED_ROWS} rows make a small dz.T, which is packed in place of weights.T: the "
-                         "product is weights @ dz.T"),
+    Algorithm("swapped", f"{blocking.SWAPPED_ROWS} to {blocking.FEW_ROWS} rows make a small dz.T, which is packed in the place "
+                         "of weights.T: the product is weights @ dz.T"),
     Algorithm("dot", "so few inputs leave a tile empty for the most part, and dot products read rows of weights in place"),
     Algorithm("transposed", "a row fills few vectors, so vectors hold numbers of many rows"),
     Algorithm("fused", "the batch is long and dweights stay in the caches, so one pass over memory computes all results"),
@@ -42,7 +42,7 @@ class Backward(NamedTuple):
     """The algorithms of a backward pass: of the whole, and of its two products."""
 
     whole: int                  # NAIVE, TRANSPOSED, FUSED or SEPARATE
-    dinputs: int                # the same if the whole is NAIVE or TRANSPOSED, else DOT, SWAPPED or PACKED
+    dinputs: int                # the same if the whole is NAIVE or TRANSPOSED, else DOT, STREAMED, SWAPPED or PACKED
     dweights: int               # the same if the whole is NAIVE or TRANSPOSED, else SKINNY, UNPACKED or PACKED
 
 
@@ -74,12 +74,15 @@ def backward(machine, x, weights, activation):
 
 @formula
 def dinputs_product(machine, rows, weights):
-    """Return the algorithm of dinputs (rows, K) = dz (rows, N) @ weights.T: DOT, SWAPPED or PACKED."""
+    """Return the algorithm of dinputs (rows, K) = dz (rows, N) @ weights.T: DOT, STREAMED, SWAPPED or PACKED."""
     if weights.col_step != machine.itemsize:
         return PACKED
     if weights.rows * blocking.DOT_LANES <= machine.lanes and weights.cols >= blocking.DOT_VECTORS * machine.lanes:
         return DOT
-    return SWAPPED if rows <= blocking.SWAPPED_ROWS and weights.rows >= blocking.STREAMED_INPUTS else PACKED
+    if weights.rows < blocking.STREAMED_INPUTS or rows > blocking.FEW_ROWS:
+        return PACKED
+    is_aliased = weights.row_step % blocking.ALIASED_BYTES == 0 and blocking.has_column_edge(machine, rows)
+    return STREAMED if rows < blocking.SWAPPED_ROWS or is_aliased else SWAPPED
 
 
 @formula
@@ -103,7 +106,7 @@ def is_skinny(machine, x, neurons):
 @formula
 def is_streamed(machine, x, weights):
     """Return whether weights are better read in place, as they lie in memory. Tiles read beyond a row into the next one."""
-    if x.rows > blocking.STREAMED_ROWS or weights.rows < blocking.STREAMED_INPUTS or weights.cols < machine.width:
+    if x.rows > blocking.FEW_ROWS or weights.rows < blocking.STREAMED_INPUTS or weights.cols < machine.width:
         return False
     is_by_rows = weights.col_step == machine.itemsize and weights.row_step >= weights.cols * machine.itemsize
     return is_by_rows and x.col_step == machine.itemsize
