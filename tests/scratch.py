@@ -215,9 +215,9 @@ def predict(dtype):
 
 
 # Batch, inputs and neurons that take each algorithm of a layer.
-SIZES = {"naive": (2, 3, 4), "skinny": (3000, 130, 2), "in place": (9, 400, 500), "dot": (20, 300, 300),
-         "packed": (600, 90, 70), "blocks": (130, 700, 900), "fused": (8192, 40, 40), "fused, skinny": (8192, 130, 2),
-         "transposed": (8192, 5, 4)}
+SIZES = {"naive": (2, 3, 4), "skinny": (3000, 130, 2), "streamed": (9, 400, 500), "swapped": (20, 300, 300),
+         "dot": (600, 1, 300), "packed": (600, 90, 70), "blocks": (130, 700, 900), "fused": (8192, 40, 40),
+         "fused, skinny": (8192, 130, 2), "transposed": (8192, 5, 4)}
 
 # Operands in Fortran order have their rows copied. All units must be among what these calls need.
 CASES = {

@@ -7,7 +7,8 @@ from numba import njit, types
 from fastbp._compile import compiler
 from fastbp._runtime import cpu
 from fastbp.kernels import blocking
-from fastbp.kernels.gemm import amx, loops, peak
+from fastbp.kernels.gemm import amx, loops, peak, streamed
+from fastbp.kernels.schedule.queue import TASK
 from fastbp.kernels.simd import tile
 
 REGISTER = {"avx512": "zmm", "avx2": "ymm", "baseline": "xmm"}
@@ -49,6 +50,28 @@ def test_tile_stays_in_registers(dtype, which):
     for loop in found:
         assert any(REGISTER[cpu.instruction_set()] in line for line in loop)
         assert not [line for line in loop if re.search(r"[xyz]mm", line) and "(%rsp" in line]
+
+
+@pytest.mark.parametrize("dtype", [types.float32, types.float64], ids=str)
+def test_streamed_tiles_stay_in_registers(dtype):
+    """Full, row-edge and low tiles, each with one load of a vector of B for all of its rows."""
+    multiply, a_vector = multiplications(dtype)
+    found = loops_of(streamed._build(dtype), TASK, multiply)
+    full = blocking.tiles(dtype).full
+    counts = [sum(bool(re.match(multiply, line)) for line in loop) for loop in found]
+    for rows in {full.rows, blocking.row_edge(full).rows, streamed.LOW}:
+        assert rows * full.vecs * blocking.UNROLL * a_vector in counts, (rows, counts)
+    for loop in found:
+        assert not [line for line in loop if re.search(r"[xyz]mm", line) and "(%rsp" in line]
+
+
+@pytest.mark.parametrize("dtype", [types.float32, types.float64], ids=str)
+def test_column_edge_tiles_come_in_pairs(dtype):
+    multiply, a_vector = multiplications(dtype)
+    found = loops_of(loops.build_micropanels("column_edge", dtype), loops.SIGNATURE, multiply)
+    shape = blocking.tiles(dtype).column_edge
+    assert 2 * shape.rows * shape.vecs * blocking.UNROLL * a_vector in [
+        sum(bool(re.match(multiply, line)) for line in loop) for loop in found]
 
 
 @pytest.mark.parametrize("dtype", loops.DTYPES, ids=str)

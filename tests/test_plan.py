@@ -24,7 +24,7 @@ TABLE = """
       1,    1,    1:  naive;    naive                       naive;    naive
       8,    4,    4:  naive;    naive                       naive;    naive
       9,    4,    4:  packed;   separate packed packed      packed;   separate packed packed
-      1,   16,   26:  packed;   separate packed packed      unpacked; separate dot packed
+      1,   16,   26:  packed;   separate packed packed      packed;   separate packed packed
      64,    5,    9:  packed;   transposed                  packed;   separate packed packed
      63,    5,    9:  packed;   separate packed packed      packed;   separate packed packed
      64,    4,    4:  packed;   transposed                  packed;   transposed
@@ -44,14 +44,17 @@ TABLE = """
    4095,   64,    3:  skinny;   separate packed skinny      skinny;   separate packed skinny
    4096,  784,  512:  packed;   fused packed packed         packed;   separate packed packed
    4096,  784,  700:  packed;   separate packed packed      packed;   separate packed packed
-     32,  784,  128:  packed;   separate dot packed         packed;   separate dot packed
-     33,  784,  128:  packed;   separate packed packed      packed;   separate packed packed
-     12,  784,  128:  unpacked; separate dot packed         unpacked; separate dot packed
-     12,  784,  127:  packed;   separate dot packed         unpacked; separate dot packed
-     13,  784,  128:  packed;   separate dot packed         packed;   separate dot packed
-     32, 1000, 1049:  unpacked; separate dot packed         unpacked; separate dot packed
-     33, 1000, 1049:  packed;   separate packed packed      packed;   separate packed packed
-     32, 1000, 1048:  packed;   separate dot packed         unpacked; separate dot packed
+     32,  784,  128:  streamed; separate swapped packed     streamed; separate swapped packed
+     33,  784,  128:  streamed; separate swapped packed     streamed; separate swapped packed
+     12,  784,  128:  streamed; separate streamed packed    streamed; separate streamed packed
+     12,  784,  127:  streamed; separate streamed packed    streamed; separate streamed packed
+     13,  784,  128:  streamed; separate swapped packed     streamed; separate swapped packed
+     64,  784,  128:  streamed; separate swapped packed     streamed; separate swapped packed
+     65,  784,  128:  packed;   separate packed packed      packed;   separate packed packed
+     48,  784,  512:  streamed; separate streamed packed    streamed; separate swapped packed
+     49,  784,  512:  streamed; separate swapped packed     streamed; separate streamed packed
+     40,   63,  128:  packed;   separate packed packed      packed;   separate packed packed
+     40,   64,   63:  packed;   separate swapped packed     streamed; separate swapped packed
 """
 
 

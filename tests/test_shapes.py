@@ -142,8 +142,8 @@ def test_small_shapes_without_relu(corner, dtype):
 
 
 DEPTHS = around(blocking.KC, 2 * blocking.KC)
-ROWS = around(blocking.UNPACKED_ROWS, blocking.MC, blocking.DOT_ROWS, blocking.COPIED_MC, blocking.FUSED_ROWS,
-              blocking.TASK_ROWS, 2 * blocking.TASK_ROWS)
+ROWS = around(blocking.UNPACKED_ROWS, blocking.MC, blocking.COPIED_MC, blocking.SWAPPED_ROWS, blocking.FEW_ROWS,
+              blocking.FUSED_ROWS, blocking.TASK_ROWS, 2 * blocking.TASK_ROWS)
 ONE_PASS = 4 * blocking.FUSED_PARTITION_ROWS
 
 
@@ -163,7 +163,8 @@ def test_row_edge_tiles_take_rows_of_which_they_leave_less_empty():
 
 @pytest.mark.parametrize("rest", range(blocking.TALL))
 def test_last_rows_in_full_tiles_and_in_row_edge_ones(rng, dtype, rest):
-    """Of B in micropanels, and of few rows of dinputs as dot products."""
+    """Of B in micropanels, and in place for few rows."""
+    check(rng, rest + 1, 70, 130, dtype)
     check(rng, 4 * blocking.TALL + rest, 40, 70, dtype)
     check(rng, 10 * blocking.TALL + rest, 40, 70, dtype)
 
@@ -212,9 +213,13 @@ def test_both_sides_of_each_block_of_columns(rng, dtype, batch):
         check(rng, batch, 20, columns, dtype)
 
 
-@pytest.mark.parametrize("batch", around(blocking.FAR_UNPACKED_ROWS))
-def test_few_rows_of_weights_that_lie_in_memory(rng, dtype, batch):
-    check(rng, batch, 1000, cpu.caches().l3 // (blocking.FAR_L3_PART * 1000 * dtype.itemsize) + 5, dtype)
+@pytest.mark.parametrize("batch", [1, 2, 3, 5, 7, 14, *around(blocking.FEW_ROWS)])
+def test_few_rows_of_wide_weights(rng, dtype, batch):
+    """Both sides of each size of streamed and of swapped products, with columns that do not fill a tile."""
+    width = wide_tile(dtype).vecs * wide_tile(dtype).lanes
+    for n_inputs in around(blocking.STREAMED_INPUTS, 3 * blocking.STREAMED_K, blocking.CHAIN + blocking.STREAMED_K):
+        for n_neurons in (width - 1, width, width + 1, 3 * width - 1):
+            check(rng, batch, n_inputs, n_neurons, dtype)
 
 
 @pytest.mark.parametrize("batch", [1, 2, 7, blocking.UNPACKED_ROWS + 1, ONE_PASS + 1])

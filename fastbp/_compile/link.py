@@ -40,7 +40,7 @@ ABI = 11
 _KINDS = ("forward", "backward", "pack", "gemm", "full", "column_edge", "unpacked", "dot", "mask", "sum", "fused_rows", "fused",
           "relu", "relu_chunk", "round", "transposed_rows", "transposed", "naive_forward", "naive_backward", "skinny_forward",
           "activate", "loss", "losses", "update", "optimize", "dropout", "train", "steps", "shard", "dinputs", "norms", "keep",
-          "transposed_shard", "infer_rows", "infer")
+          "transposed_shard", "infer_rows", "infer", "streamed", "swapped")
 
 # The names of the types that units compute with.
 _TYPES = "float32", "float64", "bfloat16"

@@ -11,11 +11,24 @@ from .._arrays.operands import BFLOAT16 as BFLOAT16_NAME
 from .._runtime import cpu, terminal
 from .._runtime import threads as _threads
 from ..kernels import blocking
-from ..kernels.dense import select, transposed
+from ..kernels.dense import select, swapped, transposed
 from ..kernels.dense.bfloat16 import pairs_of
 from ..kernels.dense.fused import dz_row_bytes
-from ..kernels.dense.select import ALGORITHMS, DOT, FUSED, NAIVE, PACKED, SEPARATE, SKINNY, TRANSPOSED, UNPACKED
+from ..kernels.dense.select import (
+    ALGORITHMS,
+    DOT,
+    FUSED,
+    NAIVE,
+    PACKED,
+    SEPARATE,
+    SKINNY,
+    STREAMED,
+    SWAPPED,
+    TRANSPOSED,
+    UNPACKED,
+)
 from ..kernels.elementwise.activations import RELU
+from ..kernels.gemm import streamed
 from ..kernels.gemm.problem import OperandB, gemm_problem, packed_b, unpacked_b
 from ..kernels.matrix import Matrix, transpose_of
 from ..kernels.simd.tile import BFLOAT16
@@ -115,12 +128,18 @@ def _product(name, machine, algorithm, a, b, threads):
         operand = unpacked_b(b, 0)
     elif algorithm in (DOT, SKINNY):                    # rows of weights, or copies of its columns: columns of B, contiguous
         operand = OperandB(data=1, col_step=b.rows * machine.itemsize, row_step=machine.itemsize, edge=0)
-    problem = gemm_problem(machine, a, operand, _matrix(machine, a.rows, b.cols), 0, threads)
+    c = _matrix(machine, a.rows, b.cols)
+    if algorithm == STREAMED:
+        problem = streamed.problem_of(machine, a, b, c, 0, threads)     # b is weights or weights.T
+    elif algorithm == SWAPPED:                          # b is weights.T
+        problem = swapped.problem_of(machine, transpose_of(b), a, c, swapped.Memory(dz_t=1, dinputs_t=1, end=1), 0, threads)
+    else:
+        problem = gemm_problem(machine, a, operand, c, 0, threads)
     size = f"M {problem.rows}, N {problem.cols}, K {problem.depth}"
     tasks = _counted(problem.tasks, "task")
     if problem.tasks > 1:
         tasks += f" of {min(problem.task_rows, problem.rows)} x {min(problem.task_cols, problem.cols)}"
-    if algorithm in (PACKED, UNPACKED):
+    if algorithm in (PACKED, STREAMED, SWAPPED, UNPACKED):
         size += f"; KC {min(problem.kc, problem.depth)}, MC {min(problem.mc, problem.rows)}"
     return PassPlan(name, algorithm, f"{size}; {tasks}; {_counted(min(threads, problem.tasks), 'thread')}")
 

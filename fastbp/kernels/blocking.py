@@ -1,13 +1,9 @@
 """Sizes: the one table of register tiles, blocks and thresholds, and the formulas that cut a product for this machine's caches.
 
 A full tile of rows x vecs needs rows * vecs registers for its sums, vecs for a row of B and one for an element of A: 29 of
-AVX-512's 32, 15 of AVX2's 16. Without FMA a product needs one more. What is left of the columns goes into column-edge tiles.
-Their sums are fewer than two FMA units of latency 4 can add to at a time, but they have as many rows as a full tile, so that
-both read the same copy of A. Unpacked-B tiles are for one or two rows, which would leave a full tile empty for the most part:
-then only the speed of reading B counts.
-
-Formulas are plain functions of integers and of a Machine: compiled code and Python (`python -m fastbp plan`) call the same.
-The sizes of a training step, which stand on top of these, are in train/blocks.py.
+AVX-512's 32, 15 of AVX2's 16. Without FMA a product needs one more. What is left of the columns goes into column-edge tiles,
+which have as many rows, so that both read the same copy of A. Unpacked-B tiles read B in place, and A by columns from a copy.
+Formulas are plain functions of integers and of a Machine: compiled code and Python call the same. See also train/blocks.py.
 """
 from functools import cache, partial
 from typing import NamedTuple
@@ -107,17 +103,23 @@ TRANSPOSED_ROWS = 64
 # Vectors that a row's inputs and neurons fill at most, if a layer is to be transposed.
 TRANSPOSED_VECTORS = 3
 
-# Rows up to which reading B in place beats packing it.
+# Rows of dweights up to which reading dz in place beats packing it.
 UNPACKED_ROWS = 12
 
-# Rows up to which reading B in place beats packing it, if B is so large that packing takes it to memory and back.
-FAR_UNPACKED_ROWS = 32
+# Rows up to which a product is streamed or swapped. At 64 rows packing weights takes a third of the time of the product.
+FEW_ROWS = 64
 
-# The part of L3, one in so many, from which on packing takes B to memory and back.
-FAR_L3_PART = 8
+# Inputs from which on products are streamed or swapped: packing fewer takes next to no time.
+STREAMED_INPUTS = 64
 
-# Rows up to which dinputs as dot products with the rows of weights beat packing weights.T.
-DOT_ROWS = 32
+# Rows of B that are streamed at a time. With 32, products of 16 to 64 rows take 5 % longer, with 128 those of 16 rows.
+STREAMED_K = 64
+
+# Rows from which on swapping dinputs beats streaming weights.T: 16 rows take three quarters of the time, 8 rows the same.
+SWAPPED_ROWS = 13
+
+# Bytes between rows, or a multiple: a dozen rows that column-edge tiles read at a time push each other out of L1.
+ALIASED_BYTES = 2048
 
 # Lanes of a vector for each input up to which dot products beat a tile that is empty for the most part, at any number of rows.
 DOT_LANES = 4

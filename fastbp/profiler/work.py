@@ -15,7 +15,8 @@ from ..kernels.gemm.rounding import Round
 from ..kernels.schedule.trace import BACKWARD, DINPUTS, FORWARD, UPDATE, Call
 
 # The record in memory of a job, for each kind of unit whose work depends on its job.
-_JOBS = {"gemm": GemmProblem, "dot": GemmProblem, "mask": Mask, "pack": Pack, "round": Round, "sum": Sum}
+_JOBS = {"gemm": GemmProblem, "dot": GemmProblem, "streamed": GemmProblem, "swapped": GemmProblem,
+         "mask": Mask, "pack": Pack, "round": Round, "sum": Sum}
 
 
 class Work(NamedTuple):
@@ -64,7 +65,9 @@ def of_job(unit: str, words: list[int], kind: int, call: Call, inside: str) -> t
     of the job. kind, call: those of the pass. A job without work of its own has the name "".
     """
     size, job = itemsize(call), _job(unit, words)
-    if unit in ("gemm", "dot"):
+    if unit == "swapped":
+        return "dinputs", Work(2 * job.rows * job.cols * job.depth, size * call.inputs * (call.rows + call.neurons))
+    if unit in ("gemm", "dot", "streamed"):
         return _of_product(unit, job, kind, call, inside)
     if unit == "mask":
         return "mask, dbiases", Work(job.rows * job.cols, size * job.rows * job.cols * (2 if job.saved else 1))

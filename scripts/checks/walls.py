@@ -24,11 +24,11 @@ from .memory import Rooms
 # The functions that are called, beside layers of each other activation.
 FUNCTIONS = "dense_relu_forward", "dense_relu_backward", "dense_forward", "dense_backward"
 
-# A few shapes (batch, inputs, neurons) for every algorithm: one row, unpacked B, packed B, dot products, the fused backward
-# pass, and few neurons.
-SOME = ((1, 100, 92), (2, 33, 257), (3, 100, 65), (12, 64, 41), (7, 33, 12), (100, 7, 11), (30, 5, 13), (300, 92, 1),
-        (40, 65, 2), (70, 3, 2), (1025, 7, 9), (5000, 1, 11), (5000, 92, 1), (4100, 45, 2), (4100, 13, 13), (4100, 2, 1),
-        (4100, 1, 70))
+# A few shapes (batch, inputs, neurons) for every algorithm: streamed, packed and unpacked B, swapped factors, dot products, the
+# fused backward pass, and few neurons.
+SOME = ((1, 100, 92), (5, 97, 70), (64, 66, 65), (2, 33, 257), (3, 100, 65), (12, 64, 41), (7, 33, 12), (100, 7, 11),
+        (30, 5, 13), (300, 92, 1), (40, 65, 2), (70, 3, 2), (1025, 7, 9), (5000, 1, 11), (5000, 92, 1),
+        (4100, 45, 2), (4100, 13, 13), (4100, 2, 1), (4100, 1, 70))
 
 # The code of a process that checks shapes.
 _WORK = "import sys; from checks import walls; walls.work(*sys.argv[1:])"
@@ -44,10 +44,10 @@ def small(dtype):
 def around_blocks(dtype):
     """Yield shapes on both sides of every size of a block, and of every size from which on another kernel is used."""
     b, lanes = blocking, blocking.tiles(numba.from_dtype(dtype)).full.lanes
-    rows = _around(b.UNPACKED_ROWS, b.MC, b.DOT_ROWS, b.FAR_UNPACKED_ROWS, b.COPIED_MC, b.TRANSPOSED_ROWS, transposed.ROWS,
+    rows = _around(b.UNPACKED_ROWS, b.MC, b.SWAPPED_ROWS, b.FEW_ROWS, b.COPIED_MC, b.TRANSPOSED_ROWS, transposed.ROWS,
                    b.FUSED_ROWS, b.TASK_ROWS, 2 * b.TASK_ROWS,
                    *(b.FUSED_PARTITION_ROWS * n for n in (1, 2, 4, b.FUSED_PARTITIONS)))
-    depths = _around(b.SHALLOW_K, b.KC, 2 * b.KC, b.LONG_ROW // dtype.itemsize)
+    depths = _around(b.SHALLOW_K, b.STREAMED_INPUTS, b.KC, 2 * b.KC, b.LONG_ROW // dtype.itemsize)
     columns = _around(cpu.caches().l3 // (b.NC_L3_PART * b.KC * dtype.itemsize))
     few = _around(b.SKINNY_NEURONS, b.DOT_LANES, b.SKINNY_INPUTS * lanes, b.TRANSPOSED_VECTORS * lanes, b.DOT_VECTORS * lanes)
     yield from itertools.product(rows, (1, 3, 67, 131), (1, 2, 5, 70))

@@ -5,7 +5,7 @@ backward    dz = dvalues * dy/dz (activations.py), dbiases = its column sums, di
             (the chain rule of Rumelhart, Hinton and Williams, Nature 323, 1986, in matrices)
 
 A unit first checks that its operands fit, and refuses what it cannot compute: the caller then finds out why. select.py chooses
-the algorithm. This file has the forward passes PACKED and UNPACKED, and the backward pass SEPARATE, which computes each result
+the algorithm. This file has the forward passes PACKED and STREAMED, and the backward pass SEPARATE, which computes each result
 by a product of its own.
 """
 from typing import NamedTuple
@@ -16,14 +16,14 @@ from ..._runtime import state
 from .. import blocking
 from ..elementwise import activations
 from ..elementwise.activations import RELU
-from ..gemm import dot, loops, packing
+from ..gemm import dot, loops, packing, streamed
 from ..gemm.problem import activated, gemm_problem, packed_b, scratch_bytes, unpacked_b, with_soon
 from ..matrix import Matrix, from_row, only_if, transpose_of
 from ..schedule import trace
 from ..schedule.arena import COUNTING, acquire, release, take
 from ..schedule.queue import REGION_BYTES, add, barrier, begin, run_queue
 from ..schedule.records import replace
-from . import columns, fused, naive, select, skinny, transposed
+from . import columns, fused, naive, select, skinny, swapped, transposed
 from .columns import mask_job
 from .fused import b_of_weights, dz_row_bytes
 from .operands import BACKWARD, FORWARD, backward_fits, forward_fits, is_contiguous
@@ -36,21 +36,23 @@ class ForwardMemory(NamedTuple):
 
     queue: int                  # the queue
     bias: int                   # the biases, filled up to whole tiles
-    weights: int                # micropanels of weights, or of the edge of weights in place
-    scratch: int                # gemm.problem.scratch_bytes for each thread, for copies of A
+    weights: int                # micropanels of weights, if they are packed
+    scratch: int                # scratch memory of the threads
     end: int                    # the first byte behind all this
 
 
 @kernel
-def forward_memory(arena, machine, weights, algorithm, threads):
-    """Return the ForwardMemory of an algorithm, UNPACKED or PACKED, for Matrix weights (K, N)."""
+def forward_memory(arena, machine, rows, weights, algorithm, threads):
+    """Return the ForwardMemory of an algorithm, STREAMED or PACKED, for so many rows and Matrix weights (K, N)."""
     queue, arena = take(arena, REGION_BYTES)
     bias, arena = take(arena, packing.row_bytes(machine, weights.cols))
-    if algorithm == select.UNPACKED:
-        packed, arena = take(arena, packing.edge_bytes(machine, weights.rows, weights.cols))
+    if algorithm == select.STREAMED:
+        task_cols = streamed.cols_of_task(machine, rows, weights.cols, threads)
+        packed, scratch_size = arena, streamed.scratch_bytes(machine, rows, task_cols, threads)
     else:
         packed, arena = take(arena, packing.packed_bytes(machine, weights.rows, weights.cols))
-    scratch, arena = take(arena, threads * scratch_bytes(machine))
+        scratch_size = threads * scratch_bytes(machine)
+    scratch, arena = take(arena, scratch_size)
     return ForwardMemory(queue=queue, bias=bias, weights=packed, scratch=scratch, end=arena)
 
 
@@ -58,9 +60,9 @@ def _build_forward(dtype):
     tiles, machine = blocking.tiles(dtype), blocking.machine(dtype)
     pack, gemm = packing.pack[dtype].address, loops.gemm[dtype].address
     naive_forward, skinny_forward = naive.forward[dtype].call_lazy, skinny.forward[dtype].call_lazy
-    (unpacked, request_unpacked), (edge, request_edge), (dot_products, request_dot), (activate, request_activate) = (
+    (stream, request_stream), (edge, request_edge), (dot_products, request_dot), (activate, request_activate) = (
         (unit[dtype].address, unit[dtype].request)
-        for unit in (loops.unpacked_tiles, loops.column_edge_tiles, dot.dot, activations.activate))
+        for unit in (streamed.streamed, loops.column_edge_tiles, dot.dot, activations.activate))
 
     def forward(operands, most_threads):
         """Compute y, and for gelu saved = dy/dz. Rows of the results are contiguous, and none overlaps anything."""
@@ -78,28 +80,27 @@ def _build_forward(dtype):
             if dot_products() == 0:
                 return request_dot()
             return skinny_forward((operands, threads))
-        if algorithm == select.UNPACKED and unpacked() == 0:
-            return request_unpacked()
+        if algorithm == select.STREAMED and stream() == 0:
+            return request_stream()
         if algorithm == select.PACKED and blocking.has_column_edge(machine, y.cols) and edge() == 0:
             return request_edge()
-        memory, slot = acquire(forward_memory(COUNTING, here, weights, algorithm, threads).end)
+        memory, slot = acquire(forward_memory(COUNTING, here, x.rows, weights, algorithm, threads).end)
         if memory == 0:
             return link.NO_MEMORY
-        room = forward_memory(memory, here, weights, algorithm, threads)
+        room = forward_memory(memory, here, x.rows, weights, algorithm, threads)
         begin(room.queue)
-        if algorithm == select.UNPACKED:
-            b = unpacked_b(weights, room.weights)
-            packing.pack_edge(tiles, weights, room.weights)
+        if algorithm == select.STREAMED:                                        # y (M, N) = x (M, K) weights (K, N)
+            problem = streamed.problem_of(here, x, weights, y, room.scratch, threads)
         else:
-            b = packed_b(room.weights, x.cols * size)
             add(room.queue, pack(), packing.pack_job(machine, weights, room.weights))
             barrier(room.queue)
-        problem = gemm_problem(here, x, b, y, room.scratch, threads)            # y (M, N) = x (M, K) weights (K, N)
+            problem = gemm_problem(here, x, packed_b(room.weights, x.cols * size), y, room.scratch, threads)
         problem = replace(problem, bias=packing.copy_bias(tiles, operands.biases, room.bias))
         problem = activated(problem, activation, operands.saved)
-        if x.row_step == x.cols * size and x.cols <= problem.kc and x.rows * x.row_step > state.word(state.L2):
+        is_long = x.row_step == x.cols * size and x.cols <= problem.kc and x.rows * x.row_step > state.word(state.L2)
+        if is_long and algorithm == select.PACKED:
             problem = with_soon(machine, problem, x.data + problem.mc * x.row_step, 0, x.rows * x.row_step)
-        add(room.queue, gemm(), problem)
+        add(room.queue, stream() if algorithm == select.STREAMED else gemm(), problem)
         run_queue(room.queue, threads)
         release(slot)
         return link.OK
@@ -117,8 +118,10 @@ def _build_backward(dtype):
     machine, separate = blocking.machine(dtype), _separate(dtype)
     naive_backward, transposed_backward, fused_backward = (
         unit[dtype].call_lazy for unit in (naive.backward, transposed.backward, fused.backward))
-    (unpacked, request_unpacked), (edge, request_edge), (dot_products, request_dot) = (
-        (unit[dtype].address, unit[dtype].request) for unit in (loops.unpacked_tiles, loops.column_edge_tiles, dot.dot))
+    (unpacked, request_unpacked), (edge, request_edge), (dot_products, request_dot), (swap, request_swap) = (
+        (unit[dtype].address, unit[dtype].request)
+        for unit in (loops.unpacked_tiles, loops.column_edge_tiles, dot.dot, swapped.swapped))
+    stream, request_stream = streamed.streamed[dtype].address, streamed.streamed[dtype].request
 
     def backward(operands, most_threads):
         """Compute dinputs, dweights and dbiases; without `saved` the activation is the identity.
@@ -144,7 +147,12 @@ def _build_backward(dtype):
             return request_unpacked()
         if dinputs.data != 0 and choice.dinputs == select.DOT and dot_products() == 0:
             return request_dot()
-        if (blocking.has_column_edge(machine, neurons) or blocking.has_column_edge(machine, inputs)) and edge() == 0:
+        if dinputs.data != 0 and choice.dinputs == select.STREAMED and stream() == 0:
+            return request_stream()
+        if dinputs.data != 0 and choice.dinputs == select.SWAPPED and swap() == 0:
+            return request_swap()
+        cols_of_b = rows if choice.dinputs == select.SWAPPED else inputs
+        if (blocking.has_column_edge(machine, neurons) or blocking.has_column_edge(machine, cols_of_b)) and edge() == 0:
             return request_edge()
         if choice.whole == select.FUSED:
             return fused_backward((operands, choice, threads))
@@ -157,21 +165,24 @@ class SeparateMemory(NamedTuple):
     """Addresses of the memory of a backward pass whose results are products of their own."""
 
     queue: int                  # the queue
-    weights: int                # micropanels of weights.T, if they are needed
+    weights: int                # micropanels of weights.T, if they are packed
+    swapped: swapped.Memory     # memory of a swapped product for dinputs
     dz: int                     # dz of a block of rows
     packed: int                 # micropanels of dz, or of the edge of x; else room that tiles read beyond a dz in place
     dweights: int               # dweights.T of a skinny layer
-    scratch: int                # gemm.problem.scratch_bytes for each thread, for copies of A
+    scratch: int                # scratch memory of the threads
     end: int                    # the first byte behind all this
 
 
 @kernel
-def separate_memory(arena, machine, weights, choice, is_packed, rows, threads):
-    """Return the SeparateMemory for blocks of so many rows; is_packed: whether weights.T is packed."""
+def separate_memory(arena, machine, weights, choice, has_dinputs, rows, threads):
+    """Return the SeparateMemory for blocks of so many rows; has_dinputs: whether dinputs are wanted."""
     inputs, neurons = weights.rows, weights.cols
     queue, arena = take(arena, REGION_BYTES)
+    is_packed = has_dinputs and choice.dinputs == select.PACKED
     weights_t, arena = take(arena, packing.packed_bytes(machine, neurons, inputs) if is_packed else 0)
-    dz, arena = take(arena, rows * dz_row_bytes(machine, neurons))
+    swap = swapped.memory_of(arena, machine, rows, weights, has_dinputs and choice.dinputs == select.SWAPPED)
+    dz, arena = take(swap.end, rows * dz_row_bytes(machine, neurons))
     if choice.dweights == select.SKINNY:
         packed, arena = take(arena, packing.edge_bytes(machine, rows, inputs))
     elif choice.dweights == select.UNPACKED:
@@ -180,14 +191,18 @@ def separate_memory(arena, machine, weights, choice, is_packed, rows, threads):
         packed, arena = take(arena, packing.packed_bytes(machine, rows, neurons))
     is_skinny = choice.dweights == select.SKINNY
     dweights, arena = take(arena, skinny.dweights_bytes(machine, inputs, neurons) if is_skinny else 0)
-    scratch, arena = take(arena, threads * scratch_bytes(machine))
-    return SeparateMemory(queue=queue, weights=weights_t, dz=dz, packed=packed, dweights=dweights, scratch=scratch, end=arena)
+    is_streamed = has_dinputs and choice.dinputs == select.STREAMED
+    streamed_bytes = streamed.scratch_bytes(machine, rows, machine.width, threads) if is_streamed else 0
+    scratch, arena = take(arena, max(threads * scratch_bytes(machine), streamed_bytes))
+    return SeparateMemory(queue=queue, weights=weights_t, swapped=swap, dz=dz, packed=packed, dweights=dweights,
+                          scratch=scratch, end=arena)
 
 
 def _separate(dtype):
     tiles, machine = blocking.tiles(dtype), blocking.machine(dtype)
     pack, mask = packing.pack[dtype].address, columns.mask[dtype].address
-    gemm, dot_products = loops.gemm[dtype].address, dot.dot[dtype].address
+    gemm, dot_products, swap, stream = (
+        unit[dtype].address for unit in (loops.gemm, dot.dot, swapped.swapped, streamed.streamed))
 
     @kernel
     def separate(operands, choice, threads):
@@ -195,16 +210,15 @@ def _separate(dtype):
         dvalues, saved, x, weights = operands.dvalues, operands.saved, operands.x, operands.weights
         dinputs, dweights, dbiases = operands.dinputs, operands.dweights, operands.dbiases
         here, size, inputs, neurons = blocking.with_caches(machine), machine.itemsize, x.cols, dvalues.cols
-        by_dot, is_skinny = choice.dinputs == select.DOT, choice.dweights == select.SKINNY
-        is_packed = dinputs.data != 0 and not by_dot
+        by_dot, is_skinny, has_dinputs = choice.dinputs == select.DOT, choice.dweights == select.SKINNY, dinputs.data != 0
         dz_row = dz_row_bytes(machine, neurons)
         block = blocking.dz_rows(dvalues.rows, dz_row)
-        memory, slot = acquire(separate_memory(COUNTING, here, weights, choice, is_packed, block, threads).end)
+        memory, slot = acquire(separate_memory(COUNTING, here, weights, choice, has_dinputs, block, threads).end)
         if memory == 0:
             return link.NO_MEMORY
-        room = separate_memory(memory, here, weights, choice, is_packed, block, threads)
+        room = separate_memory(memory, here, weights, choice, has_dinputs, block, threads)
         begin(room.queue)
-        if is_packed:
+        if has_dinputs and choice.dinputs == select.PACKED:
             add(room.queue, pack(), packing.pack_job(machine, transpose_of(weights), room.weights))
         i = 0
         while True:                                     # once for an empty batch as well: its dweights are zeros
@@ -212,11 +226,14 @@ def _separate(dtype):
             x_block = from_row(x, i, rows)                                                      # (rows, K)
             dz = Matrix(data=room.dz, rows=rows, cols=neurons, row_step=dz_row, col_step=size)  # (rows, N)
             micropanels = room.packed if choice.dweights == select.PACKED else 0
-            kept = only_if(int(dinputs.data != 0 or micropanels == 0), dz)
+            kept = only_if(int(has_dinputs or micropanels == 0), dz)
             saved_block = from_row(saved, i, rows) if saved.data != 0 else saved
             dz_job = mask_job(here, from_row(dvalues, i, rows), operands.activation, saved_block, kept, dbiases.data)
             add(room.queue, mask(), replace(dz_job, micropanels=micropanels, accumulate=later))
             barrier(room.queue)
+            if has_dinputs and choice.dinputs == select.SWAPPED:    # dinputs.T (K, rows) = weights (K, N) dz.T (N, rows)
+                problem = swapped.problem_of(here, weights, dz, from_row(dinputs, i, rows), room.swapped, room.scratch, threads)
+                swapped.add_jobs(room.queue, machine, pack(), swap(), problem, dz, room.swapped)
             if is_skinny:                               # dweights.T (N, K) += dz.T (N, rows) x (rows, K)
                 packing.pack_edge(tiles, x_block, room.packed)
                 dweights_job = skinny.dweights_problem(here, dz, x_block, room.packed, room.dweights, room.scratch, threads)
@@ -224,7 +241,10 @@ def _separate(dtype):
                 b = packed_b(room.packed, rows * size) if micropanels != 0 else unpacked_b(dz, 0)
                 dweights_job = gemm_problem(here, transpose_of(x_block), b, dweights, room.scratch, threads)
             add(room.queue, gemm(), replace(dweights_job, accumulate=later))
-            if dinputs.data != 0:                       # dinputs (rows, K) = dz (rows, N) weights.T (N, K)
+            if has_dinputs and choice.dinputs == select.STREAMED:   # dinputs (rows, K) = dz (rows, N) weights.T (N, K)
+                weights_t, c = transpose_of(weights), from_row(dinputs, i, rows)
+                add(room.queue, stream(), streamed.problem_of(here, dz, weights_t, c, room.scratch, threads))
+            elif has_dinputs and choice.dinputs != select.SWAPPED:  # the same
                 b = b_of_weights(machine, weights, by_dot, room.weights)
                 dinputs_job = gemm_problem(here, dz, b, from_row(dinputs, i, rows), room.scratch, threads)
                 add(room.queue, dot_products() if by_dot else gemm(), dinputs_job)

@@ -18,16 +18,20 @@ class Algorithm(NamedTuple):
 
 
 # The numbers by which compiled code knows the algorithms of ALGORITHMS, in its order.
-NAIVE, SKINNY, UNPACKED, PACKED, DOT, TRANSPOSED, FUSED, SEPARATE = range(8)
+NAIVE, SKINNY, STREAMED, UNPACKED, PACKED, SWAPPED, DOT, TRANSPOSED, FUSED, SEPARATE = range(10)
 
 # The algorithms, in the order of their numbers.
 ALGORITHMS = (
     Algorithm("naive", f"up to {blocking.NAIVE_WORK} multiply-adds, tiles and jobs take longer than the arithmetic"),
     Algorithm("skinny", f"up to {blocking.SKINNY_NEURONS} neurons would leave a tile empty for the most part, so x is read in "
                         "vectors"),
+    Algorithm("streamed", f"up to {blocking.FEW_ROWS} rows go over a few rows of B at a time, which are read once, as they lie "
+                          "in memory: packing B would take longer"),
     Algorithm("unpacked", "so few rows read B in place in less time than packing it takes"),
     Algorithm("packed", "B is copied into micropanels, which tiles read in one stretch; no other way is faster"),
-    Algorithm("dot", "dot products read the rows of weights in place, and packing weights.T would cost more"),
+    Algorithm("swapped", f"{blocking.SWAPPED_ROWS} to {blocking.FEW_ROWS} rows make a small dz.T, which is packed in the place "
+                         "of weights.T: the product is weights @ dz.T"),
+    Algorithm("dot", "so few inputs leave a tile empty for the most part, and dot products read rows of weights in place"),
     Algorithm("transposed", "a row fills few vectors, so vectors hold numbers of many rows"),
     Algorithm("fused", "the batch is long and dweights stay in the caches, so one pass over memory computes all results"),
     Algorithm("separate", "the batch is short, or weights outgrow the caches: each result is a product of its own"),
@@ -38,22 +42,19 @@ class Backward(NamedTuple):
     """The algorithms of a backward pass: of the whole, and of its two products."""
 
     whole: int                  # NAIVE, TRANSPOSED, FUSED or SEPARATE
-    dinputs: int                # the same if the whole is NAIVE or TRANSPOSED, else DOT or PACKED
+    dinputs: int                # the same if the whole is NAIVE or TRANSPOSED, else DOT, STREAMED, SWAPPED or PACKED
     dweights: int               # the same if the whole is NAIVE or TRANSPOSED, else SKINNY, UNPACKED or PACKED
 
 
 @formula
 def forward(machine, x, weights, activation):
-    """Return the algorithm of y = activation(x @ weights + biases): NAIVE, SKINNY, UNPACKED or PACKED."""
+    """Return the algorithm of y = activation(x @ weights + biases): NAIVE, SKINNY, STREAMED or PACKED."""
     # Naive loops compute no other activation than IDENTITY and RELU, which are the numbers 0 and 1.
     if x.rows * x.cols * weights.cols <= blocking.NAIVE_WORK and activation <= RELU:
         return NAIVE
     if is_skinny(machine, x, weights.cols):
         return SKINNY
-    weights_bytes = x.cols * weights.cols * machine.itemsize
-    if is_unpacked(machine, x.rows, weights.cols, weights_bytes) and weights.col_step == machine.itemsize:
-        return UNPACKED
-    return PACKED
+    return STREAMED if is_streamed(machine, x, weights) else PACKED
 
 
 @formula
@@ -73,10 +74,15 @@ def backward(machine, x, weights, activation):
 
 @formula
 def dinputs_product(machine, rows, weights):
-    """Return the algorithm of dinputs (rows, K) = dz (rows, N) @ weights.T: DOT or PACKED."""
-    is_small = rows <= blocking.DOT_ROWS or weights.rows * blocking.DOT_LANES <= machine.lanes
-    is_long = weights.cols >= blocking.DOT_VECTORS * machine.lanes
-    return DOT if is_small and is_long and weights.col_step == machine.itemsize else PACKED
+    """Return the algorithm of dinputs (rows, K) = dz (rows, N) @ weights.T: DOT, STREAMED, SWAPPED or PACKED."""
+    if weights.col_step != machine.itemsize:
+        return PACKED
+    if weights.rows * blocking.DOT_LANES <= machine.lanes and weights.cols >= blocking.DOT_VECTORS * machine.lanes:
+        return DOT
+    if weights.rows < blocking.STREAMED_INPUTS or rows > blocking.FEW_ROWS:
+        return PACKED
+    is_aliased = weights.row_step % blocking.ALIASED_BYTES == 0 and blocking.has_column_edge(machine, rows)
+    return STREAMED if rows < blocking.SWAPPED_ROWS or is_aliased else SWAPPED
 
 
 @formula
@@ -84,7 +90,7 @@ def dweights_product(machine, x, neurons):
     """Return the algorithm of dweights = x.T @ dz: SKINNY, UNPACKED or PACKED."""
     if is_skinny(machine, x, neurons):
         return SKINNY
-    return UNPACKED if is_unpacked(machine, x.cols, neurons, 0) else PACKED
+    return UNPACKED if x.cols <= blocking.UNPACKED_ROWS and neurons >= machine.unpacked_width else PACKED
 
 
 # ---- the rules
@@ -98,14 +104,12 @@ def is_skinny(machine, x, neurons):
 
 
 @formula
-def is_unpacked(machine, rows, cols, far_bytes):
-    """Return whether B is better left in place, for a product of so many rows and columns.
-
-    far_bytes: bytes of B that must come from memory, because they were not just written.
-    """
-    is_far = far_bytes >= machine.l3 // blocking.FAR_L3_PART
-    most_rows = blocking.FAR_UNPACKED_ROWS if is_far else blocking.UNPACKED_ROWS
-    return rows <= most_rows and cols >= machine.unpacked_width
+def is_streamed(machine, x, weights):
+    """Return whether weights are better read in place, as they lie in memory. Tiles read beyond a row into the next one."""
+    if x.rows > blocking.FEW_ROWS or weights.rows < blocking.STREAMED_INPUTS or weights.cols < machine.width:
+        return False
+    is_by_rows = weights.col_step == machine.itemsize and weights.row_step >= weights.cols * machine.itemsize
+    return is_by_rows and x.col_step == machine.itemsize
 
 
 @formula

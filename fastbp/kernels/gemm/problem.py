@@ -67,6 +67,9 @@ class GemmProblem(NamedTuple):
     soon: int                   # memory that is needed after this product, from which each tile prefetches its share
     soon_too: int               # another stretch of it
     soon_bytes: int             # bytes of a tile's share
+    transposed: int             # where the transpose of C goes (dense/swapped.py)
+    transposed_rows: int        # rows of that
+    transposed_row_step: int    # bytes from one row of that to the next
 
 
 @formula
@@ -101,7 +104,8 @@ def gemm_problem(machine, a, b, c, scratch, threads):
                        b=b.data, b_col_step=b.col_step, b_row_step=b.row_step, b_edge=b.edge,
                        c=c.data, c_row_step=c.row_step, accumulate=0, bias=0,
                        task_rows=grid.rows, task_cols=task_cols, kc=cut.kc, mc=cut.mc, scratch=scratch,
-                       relu=0, activation=IDENTITY, saved=0, saved_row_step=0, soon=0, soon_too=0, soon_bytes=0)
+                       relu=0, activation=IDENTITY, saved=0, saved_row_step=0, soon=0, soon_too=0, soon_bytes=0,
+                       transposed=0, transposed_rows=0, transposed_row_step=0)
 
 
 @kernel
