@@ -34,11 +34,11 @@ REFUSED = 2
 REQUESTED = 3
 
 # The version of the units' numbers and signatures, on which functions in users' caches rely. Increase it when either changes.
-ABI = 10
+ABI = 11
 
 # The kinds of units that there are for each type.
 _KINDS = ("forward", "backward", "pack", "gemm", "full", "column_edge", "unpacked", "dot", "mask", "sum", "fused_rows", "fused",
-          "relu", "relu_chunk", "round", "transposed_rows", "transposed", "naive_forward", "naive_backward", "skinny_forward",
+          "relu", "relu_chunk", "round", "narrow_rows", "narrow", "naive_forward", "naive_backward", "skinny_forward",
           "activate", "loss", "losses", "update", "optimize", "dropout", "train", "steps", "shard", "dinputs", "norms")
 
 # The names of the types that units compute with.
