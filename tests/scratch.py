@@ -215,14 +215,14 @@ def predict(dtype):
 
 
 # Batch, inputs and neurons that take each algorithm of a layer.
-SIZES = {"naive": (2, 3, 4), "skinny": (3000, 130, 2), "streamed": (9, 400, 500), "swapped": (20, 300, 300),
+SIZES = {"naive": (2, 3, 4), "skinny": (30, 130, 2), "streamed": (9, 400, 500), "swapped": (20, 300, 300),
          "dot": (600, 1, 300), "packed": (600, 90, 70), "blocks": (130, 700, 900), "fused": (8192, 40, 40),
-         "fused, skinny": (8192, 130, 2), "transposed": (8192, 5, 4)}
+         "narrow": (8192, 5, 4), "narrow, skinny": (8192, 130, 2), "narrow, dot": (2000, 3, 130)}
 
 # Operands in Fortran order have their rows copied. All units must be among what these calls need.
 CASES = {
     **{f"{name}, {order}": passes(*sizes, order=order) for name, sizes in SIZES.items() for order in "CF"},
-    **{f"{name}, no dinputs": passes(*SIZES[name], dinputs=False) for name in ("packed", "fused", "transposed")},
+    **{f"{name}, no dinputs": passes(*SIZES[name], dinputs=False) for name in ("packed", "fused", "narrow")},
     **{activation: passes(600, 90, 70, activation=activation) for activation in ("relu", "gelu")},
     "refused": refused_passes, "losses": losses, "update": update, "relu function": relu, "predict": predict,
     "blocks of dweights": fit(64, 300, 200), "shards": fit(300, 20, 30), "apart": apart(300),

@@ -21,40 +21,53 @@ AVX2 = Machine(itemsize=8, lanes=4, step=1, height=6, width=8, edge_width=4, unp
 
 # (batch, inputs, neurons): forward; backward as a whole, its dinputs and its dweights, first on AVX512, then on AVX2.
 TABLE = """
-      1,    1,    1:  naive;    naive                       naive;    naive
-      8,    4,    4:  naive;    naive                       naive;    naive
-      9,    4,    4:  packed;   separate packed packed      packed;   separate packed packed
-      1,   16,   26:  packed;   separate packed packed      packed;   separate packed packed
-     64,    5,    9:  packed;   transposed                  packed;   separate packed packed
-     63,    5,    9:  packed;   separate packed packed      packed;   separate packed packed
-     64,    4,    4:  packed;   transposed                  packed;   transposed
-   5000,    8,    8:  packed;   transposed                  packed;   fused packed packed
- 500000,   16,    8:  packed;   transposed                  packed;   fused packed packed
- 262144,   64,   32:  packed;   fused packed packed         packed;   fused packed packed
-   2048,   13,  512:  packed;   separate packed packed      packed;   separate packed packed
-   2048,   12,  512:  packed;   separate packed unpacked    packed;   separate packed unpacked
-   1000,    1,   64:  packed;   separate dot packed         packed;   separate dot unpacked
-   1000,    4,   64:  packed;   separate dot packed         packed;   separate packed unpacked
-   1000,    5,   64:  packed;   separate packed packed      packed;   separate packed unpacked
-   2048,  256,    1:  skinny;   separate packed skinny      skinny;   separate packed skinny
-   2048,   31,    1:  packed;   transposed                  skinny;   separate packed skinny
-   2048,   32,    4:  skinny;   transposed                  skinny;   separate packed skinny
-   2048,   32,    5:  packed;   transposed                  packed;   separate packed packed
-   4096,   64,    3:  skinny;   fused packed skinny         skinny;   fused packed skinny
-   4095,   64,    3:  skinny;   separate packed skinny      skinny;   separate packed skinny
-   4096,  784,  512:  packed;   fused packed packed         packed;   separate packed packed
-   4096,  784,  700:  packed;   separate packed packed      packed;   separate packed packed
-     32,  784,  128:  streamed; separate swapped packed     streamed; separate swapped packed
-     33,  784,  128:  streamed; separate swapped packed     streamed; separate swapped packed
-     12,  784,  128:  streamed; separate streamed packed    streamed; separate streamed packed
-     12,  784,  127:  streamed; separate streamed packed    streamed; separate streamed packed
-     13,  784,  128:  streamed; separate swapped packed     streamed; separate swapped packed
-     64,  784,  128:  streamed; separate swapped packed     streamed; separate swapped packed
-     65,  784,  128:  packed;   separate packed packed      packed;   separate packed packed
-     48,  784,  512:  streamed; separate streamed packed    streamed; separate swapped packed
-     49,  784,  512:  streamed; separate swapped packed     streamed; separate streamed packed
-     40,   63,  128:  packed;   separate packed packed      packed;   separate packed packed
-     40,   64,   63:  packed;   separate swapped packed     streamed; separate swapped packed
+      1,    1,    1:  naive;    naive                      naive;    naive
+      8,    4,    4:  naive;    naive                      naive;    naive
+      9,    4,    4:  packed;   separate packed packed     packed;   separate packed packed
+      1,   16,   26:  packed;   separate packed packed     packed;   separate packed packed
+     64,    5,    9:  packed;   narrow packed unpacked     packed;   narrow packed unpacked
+     63,    5,    9:  packed;   narrow packed unpacked     packed;   narrow packed unpacked
+     64,    4,    4:  packed;   narrow packed unpacked     packed;   narrow packed unpacked
+   5000,    8,    8:  packed;   narrow packed unpacked     packed;   narrow packed unpacked
+ 500000,   16,    8:  packed;   narrow packed skinny       packed;   narrow packed unpacked
+ 262144,   64,   32:  packed;   narrow packed unpacked     packed;   narrow packed unpacked
+   2048,   13,  512:  packed;   narrow packed unpacked     packed;   narrow packed unpacked
+   2048,   12,  512:  packed;   narrow packed unpacked     packed;   narrow packed unpacked
+   1000,    1,   64:  packed;   narrow dot unpacked        packed;   narrow dot unpacked
+   1000,    4,   64:  packed;   narrow dot unpacked        packed;   narrow packed unpacked
+   1000,    5,   64:  packed;   narrow packed unpacked     packed;   narrow packed unpacked
+   2048,  256,    1:  skinny;   separate packed skinny     skinny;   separate packed skinny
+   2048,   31,    1:  packed;   narrow packed skinny       skinny;   narrow packed skinny
+   2048,   32,    4:  skinny;   narrow packed skinny       skinny;   narrow packed unpacked
+   2048,   32,    5:  packed;   narrow packed skinny       packed;   narrow packed skinny
+   4096,   64,    3:  skinny;   narrow packed skinny       skinny;   narrow packed skinny
+   4095,   64,    3:  skinny;   narrow packed skinny       skinny;   narrow packed skinny
+   4096,  784,  512:  packed;   fused packed packed        packed;   separate packed packed
+   4096,  784,  700:  packed;   separate packed packed     packed;   separate packed packed
+     32,  784,  128:  streamed; separate swapped packed    streamed; separate swapped packed
+     33,  784,  128:  streamed; separate swapped packed    streamed; separate swapped packed
+     12,  784,  128:  streamed; separate streamed packed   streamed; separate streamed packed
+     12,  784,  127:  streamed; separate streamed packed   streamed; separate streamed packed
+     13,  784,  128:  streamed; separate swapped packed    streamed; separate swapped packed
+     64,  784,  128:  streamed; separate swapped packed    streamed; separate swapped packed
+     65,  784,  128:  packed;   separate packed packed     packed;   separate packed packed
+     48,  784,  512:  streamed; separate streamed packed   streamed; separate swapped packed
+     49,  784,  512:  streamed; separate swapped packed    streamed; separate streamed packed
+     40,   63,  128:  packed;   separate packed packed     packed;   separate packed packed
+     40,   64,   63:  packed;   separate swapped packed    streamed; separate swapped packed
+     32,    5,    9:  packed;   separate packed packed     packed;   separate packed packed
+     33,    5,    9:  packed;   narrow packed unpacked     packed;   narrow packed unpacked
+   1000,   20,  300:  packed;   narrow packed unpacked     packed;   narrow packed unpacked
+   2048,  255,    1:  skinny;   narrow packed skinny       skinny;   separate packed skinny
+   4096,  256,    1:  skinny;   narrow packed skinny       skinny;   narrow packed skinny
+    128,  128,   10:  packed;   narrow packed skinny       packed;   narrow packed skinny
+   4000,  784,   10:  packed;   narrow packed skinny       packed;   narrow packed skinny
+     40, 7000,   10:  packed;   separate swapped packed    streamed; separate swapped packed
+   4096,   33,   33:  packed;   fused packed packed        packed;   fused packed packed
+   4096,20000,    4:  skinny;   separate packed skinny     skinny;   separate packed skinny
+     32, 1000, 1049:  streamed; separate swapped packed    streamed; separate swapped packed
+     33, 1000, 1049:  streamed; separate swapped packed    streamed; separate swapped packed
+     32, 1000, 1048:  streamed; separate swapped packed    streamed; separate swapped packed
 """
 
 
@@ -66,7 +79,7 @@ def chosen(machine, batch, inputs, neurons):
     """Return the choice as the table has it."""
     x, weights = matrix(machine, batch, inputs), matrix(machine, inputs, neurons)
     forward, backward = select.forward(machine, x, weights, RELU), select.backward(machine, x, weights, RELU)
-    parts = [backward.whole] if backward.whole in (select.NAIVE, select.TRANSPOSED) else backward
+    parts = [backward.whole] if backward.whole == select.NAIVE else backward
     return f"{ALGORITHMS[forward].name}; {' '.join(ALGORITHMS[part].name for part in parts)}"
 
 

@@ -12,7 +12,6 @@ import fastbp
 import oracle
 from fastbp._runtime import cpu
 from fastbp.kernels import blocking
-from fastbp.kernels.dense import transposed
 
 CANARY = 12345.0
 
@@ -178,16 +177,16 @@ def test_both_sides_of_each_block_of_depth(rng, dtype, depth):
 
 
 @pytest.mark.parametrize("batch", [ONE_PASS - 1, ONE_PASS, ONE_PASS + 1, ONE_PASS + blocking.FUSED_ROWS - 1,
-                                   (blocking.FUSED_PARTITIONS + 1) * blocking.FUSED_PARTITION_ROWS + 5])
+                                   (blocking.PARTITIONS + 1) * blocking.FUSED_PARTITION_ROWS + 5])
 @pytest.mark.parametrize("n_inputs, n_neurons", [(1, 1), (3, 130), (131, 2), (66, 67)])
 def test_where_the_backward_pass_becomes_one_pass(rng, dtype, batch, n_inputs, n_neurons):
     check(rng, batch, n_inputs, n_neurons, dtype)
 
 
-@pytest.mark.parametrize("batch", [*around(blocking.TRANSPOSED_ROWS, transposed.ROWS), 3 * blocking.FUSED_PARTITION_ROWS + 5])
+@pytest.mark.parametrize("batch", [*around(blocking.NARROW_ROWS, 4 * blocking.NARROW_UNIT), 3 * blocking.FUSED_ROWS + 5])
 def test_layers_of_few_inputs_and_neurons(rng, dtype, batch):
     """In frames, and where each row of a result follows the one before; weights by rows, by columns and otherwise."""
-    few = blocking.TRANSPOSED_VECTORS * wide_tile(dtype).lanes
+    few = 3 * wide_tile(dtype).lanes
     for n_inputs, n_neurons in ((1, 1), (2, 1), (1, 5), (3, 4), (few // 3, few // 3), (few // 2 + 1, few // 2 - 1),
                                 (few - 1, 1), (few, 1)):
         check(rng, batch, n_inputs, n_neurons, dtype)
@@ -197,6 +196,31 @@ def test_layers_of_few_inputs_and_neurons(rng, dtype, batch):
         for weights in (w, np.asfortranarray(w), np.repeat(np.repeat(w, 2, axis=1), 2, axis=0)[::2, ::2]):
             for result, values in zip(fastbp.dense_relu_backward(**arguments | {"weights": weights}), expected, strict=True):
                 assert_equal(result, values, batch, n_inputs, n_neurons)
+
+
+@pytest.mark.parametrize("batch", [blocking.NARROW_ROWS, 4 * blocking.NARROW_UNIT + 1, 2 * blocking.NARROW_PARTITION_ROWS + 5])
+@pytest.mark.parametrize("n_inputs, n_neurons", [
+    (13, 512), (20, 300), (3, 256), (1, 64), (6, 600), (blocking.NARROW, 70), (64, blocking.NARROW), (61, 9), (256, 1),
+    (500, 2), (130, 4), (128, 10), (30, 5)])
+def test_layers_of_few_inputs_or_neurons(rng, dtype, batch, n_inputs, n_neurons):
+    """In frames, and on both ways to dweights; with x by columns, whose rows cannot be read in vectors."""
+    check(rng, batch, n_inputs, n_neurons, dtype)
+    arguments = oracle.operands(rng, "dense_relu_backward", batch, n_inputs, n_neurons, dtype)
+    expected = oracle.expected("dense_relu_backward", arguments)
+    for inputs in (arguments["inputs"], np.asfortranarray(arguments["inputs"])):
+        for result, values in zip(fastbp.dense_relu_backward(**arguments | {"inputs": inputs}), expected, strict=True):
+            assert_equal(result, values, batch, n_inputs, n_neurons)
+
+
+@pytest.mark.parametrize("n_inputs, n_neurons", [(1, 70), (3, 130), (5, 9), (13, 512), (6, 600), (61, 9), (130, 3)])
+def test_a_row_of_a_narrow_layer_does_not_depend_on_the_others(rng, dtype, n_inputs, n_neurons):
+    """The same bits of dinputs in any batch that is longer than those that take dot products."""
+    x, w, d, y = (rng.standard_normal(shape).astype(dtype) for shape in
+                  ((700, n_inputs), (n_inputs, n_neurons), (700, n_neurons), (700, n_neurons)))
+    whole, *_ = fastbp.dense_relu_backward(d, y, x, w)
+    for first, rows in ((0, blocking.DOT_ROWS + 1), (5, 200), (650, 50)):
+        part, *_ = fastbp.dense_relu_backward(*(a[first:first + rows] for a in (d, y, x)), w)
+        assert_equal(part, whole[first:first + rows], first, rows, n_inputs, n_neurons)
 
 
 def test_many_rows_of_a_layer_too_wide_for_one_pass(rng, dtype):

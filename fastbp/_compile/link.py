@@ -38,7 +38,7 @@ ABI = 11
 
 # The kinds of units that there are for each type.
 _KINDS = ("forward", "backward", "pack", "gemm", "full", "column_edge", "unpacked", "dot", "mask", "sum", "fused_rows", "fused",
-          "relu", "relu_chunk", "round", "transposed_rows", "transposed", "naive_forward", "naive_backward", "skinny_forward",
+          "relu", "relu_chunk", "round", "narrow_rows", "narrow", "naive_forward", "naive_backward", "skinny_forward",
           "activate", "loss", "losses", "update", "optimize", "dropout", "train", "steps", "shard", "dinputs", "norms", "keep",
           "transposed_shard", "infer_rows", "infer", "streamed", "swapped")
 

@@ -11,7 +11,7 @@ from .._arrays.operands import BFLOAT16 as BFLOAT16_NAME
 from .._runtime import cpu, terminal
 from .._runtime import threads as _threads
 from ..kernels import blocking
-from ..kernels.dense import select, swapped, transposed
+from ..kernels.dense import narrow, partitions, select, swapped
 from ..kernels.dense.bfloat16 import pairs_of
 from ..kernels.dense.fused import dz_row_bytes
 from ..kernels.dense.select import (
@@ -19,12 +19,12 @@ from ..kernels.dense.select import (
     DOT,
     FUSED,
     NAIVE,
+    NARROW,
     PACKED,
     SEPARATE,
     SKINNY,
     STREAMED,
     SWAPPED,
-    TRANSPOSED,
     UNPACKED,
 )
 from ..kernels.elementwise.activations import RELU
@@ -75,10 +75,14 @@ def _parts(machine, batch, inputs, neurons, forward_threads, backward_threads):
     if algorithm == NAIVE:
         return [PassPlan(name, NAIVE, "loops over the numbers; 1 thread") for name in ("forward", "backward")]
     forward = _product("forward", machine, algorithm, x, weights, forward_threads)
-    if choice.whole == TRANSPOSED:
-        return [forward, _partitions(TRANSPOSED, batch, transposed.ROWS, backward_threads)]
+    if choice.whole == NARROW:
+        rows = min(batch, narrow.block_rows_of(machine, neurons))
+        return [forward, _partitions(NARROW, partitions.narrow(batch), rows, backward_threads),
+                PassPlan("dinputs", choice.dinputs, f"in each block: M {rows}, N {inputs}, K {neurons}"),
+                PassPlan("dweights", choice.dweights, f"in each block: {_outer(choice.dweights, rows, inputs, neurons)}")]
     if choice.whole == FUSED:
-        backward = _partitions(FUSED, batch, blocking.FUSED_ROWS, backward_threads)
+        rows = min(batch, blocking.FUSED_ROWS)
+        backward = _partitions(FUSED, partitions.fused(batch), rows, backward_threads)
         rows, backward_threads, each = blocking.FUSED_ROWS, 1, "in each block: "
     else:
         rows = blocking.dz_rows(batch, dz_row_bytes(machine, neurons))
@@ -144,14 +148,19 @@ def _product(name, machine, algorithm, a, b, threads):
     return PassPlan(name, algorithm, f"{size}; {tasks}; {_counted(min(threads, problem.tasks), 'thread')}")
 
 
-def _partitions(algorithm, batch, rows, threads):
-    """Return the PassPlan of a backward pass whose tasks are partitions of the batch."""
-    partitions = blocking.partitions(batch)
-    text = _counted(partitions.count, "partition")
-    if partitions.count > 1:
-        text += f" of {partitions.rows} rows"
-    threads = _counted(min(threads, partitions.count), "thread")
-    return PassPlan("backward", algorithm, f"{text}, in blocks of {_counted(min(rows, batch), 'row')}; {threads}")
+def _outer(algorithm, rows, inputs, neurons):
+    """Return the sizes of dweights, or of dweights.T where x is in the place of B, in a block of a narrow layer."""
+    m, n = (neurons, inputs) if algorithm == SKINNY else (inputs, neurons)
+    return f"M {m}, N {n}, K {rows}"
+
+
+def _partitions(algorithm, cut, rows, threads):
+    """Return the PassPlan of a backward pass whose tasks are the Partitions `cut` of the batch, in blocks of so many rows."""
+    text = _counted(cut.count, "partition")
+    if cut.count > 1:
+        text += f" of {cut.rows} rows"
+    threads = _counted(min(threads, cut.count), "thread")
+    return PassPlan("backward", algorithm, f"{text}, in blocks of {_counted(rows, 'row')}; {threads}")
 
 
 def _counted(count, what):

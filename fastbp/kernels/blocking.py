@@ -97,11 +97,17 @@ SKINNY_NEURONS = 4
 # Vectors of inputs from which on dot products with the columns of weights pay for a skinny layer.
 SKINNY_INPUTS = 2
 
-# Rows from which on a small layer is better transposed, so that vectors hold numbers of many rows.
-TRANSPOSED_ROWS = 64
+# Inputs or neurons, whichever are fewer, up to which a layer is narrow: 2048 x 13 -> 512 takes half of the time.
+NARROW = 32
 
-# Vectors that a row's inputs and neurons fill at most, if a layer is to be transposed.
-TRANSPOSED_VECTORS = 3
+# Rows from which on the backward pass of a narrow layer pays: 40 x 784 -> 10 takes half of the time.
+NARROW_ROWS = 33
+
+# Bytes of a narrow layer's dweights at most: a partition's stay in L2.
+NARROW_WEIGHTS = 256 << 10
+
+# Bytes of a row of x from which on a short batch of a skinny layer is not narrow: 2048 x 256 -> 1 would take 1.3 of the time.
+NARROW_ROW = 1024
 
 # Rows of dweights up to which reading dz in place beats packing it.
 UNPACKED_ROWS = 12
@@ -136,10 +142,24 @@ FUSED_ROWS = 192
 FUSED_WEIGHTS = 2 << 20
 
 # Partitions of the batch at most, each with dweights of its own.
-FUSED_PARTITIONS = 16
+PARTITIONS = 16
 
 # Least rows of a partition, so that adding the partitions up at the end costs under 2 %.
 FUSED_PARTITION_ROWS = 1024
+
+# ---- the backward pass of a narrow layer
+
+# Rows of a tall column-edge tile, and of a tile for one or two neurons or inputs: so many sums keep two FMA units busy.
+TALL_EDGE, PAIR = 8, 2
+
+# A multiple of the rows of all tiles, which the rows of a block are a multiple of.
+NARROW_UNIT = 24
+
+# Bytes of a block's dz: it stays in L2, and has enough rows to amortise reading and writing dweights.
+NARROW_DZ = 96 << 10
+
+# Least rows of a partition, so that adding the partitions up at the end costs under 2 %.
+NARROW_PARTITION_ROWS = 64
 
 # ---- memory
 
@@ -379,24 +399,6 @@ def row_edge_rows(height, rows):
 def spread(row_bytes):
     """Return the distance of rows of so many bytes, where it is free: multiples of 1 KiB would share a few cache sets."""
     return row_bytes + CACHE_LINE if row_bytes % 1024 == 0 else row_bytes
-
-
-# ---- partitions of a batch
-
-
-class Partitions(NamedTuple):
-    """The partitions of a batch."""
-
-    count: int                  # how many partitions
-    rows: int                   # rows of each but the last
-
-
-@formula
-def partitions(rows):
-    """Return the Partitions of a fused or transposed backward pass: from the batch's size alone, never from the threads."""
-    count = max(1, min(FUSED_PARTITIONS, rows // FUSED_PARTITION_ROWS))
-    rows_each = round_up(blocks(rows, count), FUSED_ROWS)
-    return Partitions(count=blocks(rows, rows_each), rows=rows_each)
 
 
 @formula

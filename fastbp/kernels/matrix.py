@@ -7,7 +7,7 @@ from numba.core import cgutils
 from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
-from .._compile.compiler import formula, kernel
+from .._compile.compiler import formula, inlined, kernel
 from .schedule.records import replace
 
 
@@ -91,6 +91,12 @@ def transpose_of(matrix):
 def from_row(matrix, i, rows):
     """Return the Matrix of `rows` rows of a Matrix, from row i on."""
     return replace(matrix, data=matrix.data + i * matrix.row_step, rows=rows)
+
+
+@inlined
+def rows_of(address, row, rows, cols, row_step, size):
+    """Return the Matrix of rows, from `row` on, of a matrix at an address; no matrix for the address 0."""
+    return Matrix(data=address + row * row_step if address != 0 else 0, rows=rows, cols=cols, row_step=row_step, col_step=size)
 
 
 @kernel

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import NamedTuple
 
 from ..kernels.dense.columns import Mask, Sum
+from ..kernels.dense.narrow import NarrowBackward
 from ..kernels.gemm.packing import Pack
 from ..kernels.gemm.problem import GemmProblem
 from ..kernels.gemm.rounding import Round
@@ -16,7 +17,7 @@ from ..kernels.schedule.trace import BACKWARD, DINPUTS, FORWARD, UPDATE, Call
 
 # The record in memory of a job, for each kind of unit whose work depends on its job.
 _JOBS = {"gemm": GemmProblem, "dot": GemmProblem, "streamed": GemmProblem, "swapped": GemmProblem,
-         "mask": Mask, "pack": Pack, "round": Round, "sum": Sum}
+         "mask": Mask, "pack": Pack, "round": Round, "sum": Sum, "narrow_rows": NarrowBackward}
 
 
 class Work(NamedTuple):
@@ -81,9 +82,9 @@ def of_job(unit: str, words: list[int], kind: int, call: Call, inside: str) -> t
         return "dweights, update" if call.rows else "update", of_pass(kind, call)
     if unit == "norms":
         return "look for inf, NaN", Work(0, 0)
-    if unit == "transposed_rows":
-        arrays = call.rows * (call.inputs * (2 if call.dinputs else 1) + call.neurons * (1 + (call.activation > 0)))
-        return "transpose", Work(0, size * arrays)
+    if unit == "narrow_rows":
+        whole = of_pass(kind, call)
+        return "dz, dinputs, dweights", whole._replace(flops=whole.flops / 2 if call.dinputs and job.by_dot else whole.flops)
     return ("relu", of_pass(kind, call)) if unit == "relu_chunk" else ("", Work(0, 0))
 
 
@@ -103,8 +104,8 @@ def _of_product(unit, job, kind, call, inside):
     size, pair = itemsize(call), 2 if call.precision == 16 else 1
     rows, cols, depth = job.rows, job.cols, job.depth * pair
     flops = 2 * rows * cols * depth
-    if inside == "transposed_rows":                 # that unit has read and written the arrays
-        return "dweights, dbiases" if unit == "dot" else "dinputs", Work(flops, 0)
+    if inside == "narrow_rows":                     # that unit has read and written the arrays
+        return "dinputs", Work(flops, 0)
     in_place = depth * cols if job.b == call.weights or (kind == FORWARD and unit == "dot") else 0     # B is not packed
     if kind == FORWARD:
         return "x @ weights", Work(flops, size * (rows * (depth + cols) + in_place))

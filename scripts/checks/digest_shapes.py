@@ -26,7 +26,7 @@ def _few_neurons(rng):
 
 
 def _few_numbers(rng):
-    """Return many rows of so few inputs and neurons that the backward pass is transposed, for one size of vectors."""
+    """Return many rows of so few inputs and neurons that a row fills few vectors, for one size of vectors."""
     most = int(one(rng, [3, 6, 12, 24, 48]))
     inputs = between(rng, 1, most - 1)
     return one(rng, [64, 65, 100, 511, 512, 513, 1023, 2047, 2048, 2500, 4100]), inputs, between(rng, 1, most - inputs)

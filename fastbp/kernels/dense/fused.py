@@ -13,14 +13,14 @@ from ..._compile.compiler import formula, kernel
 from .. import blocking
 from ..gemm import dot, loops, packing
 from ..gemm.problem import OperandB, gemm_problem, packed_b, scratch_bytes, with_soon
-from ..matrix import Matrix, only_if, transpose_of
+from ..matrix import Matrix, only_if, rows_of, transpose_of
 from ..schedule.arena import ALIGNMENT, COUNTING, acquire, release, take
 from ..schedule.queue import JOB_BYTES, REGION_BYTES, TASK, add, barrier, begin, run_here, run_queue
 from ..schedule.records import read, record_type, replace
-from . import columns, select, skinny
+from . import columns, select
+from . import partitions as cut
 from .columns import mask_job, sum_job
 from .operands import BackwardOperands
-from .transposed import rows_of
 
 # The signature of the unit: (BackwardOperands, select.Backward, threads) -> status.
 SIGNATURE = types.intp(record_type(BackwardOperands), record_type(select.Backward), types.intp)
@@ -49,7 +49,6 @@ class FusedBackward(NamedTuple):
     weights_col_step: int       # its col_step
     weights_row_step: int       # its row_step
     by_dot: int                 # 1: dinputs are dot products
-    is_skinny: int              # 1: dweights are computed transposed (skinny.py)
     dinputs: int                # dinputs (M, K)
     dinputs_row_step: int       # bytes from one row of dinputs to the next
     parts: int                  # dweights of each partition, followed by its dbiases
@@ -69,7 +68,7 @@ class Worker(NamedTuple):
 
     job: int                    # the words of a job
     dz: int                     # dz of a block of rows
-    packed: int                 # micropanels of dz, or of the edge of x
+    packed: int                 # micropanels of dz
     scratch: int                # gemm.problem.scratch_bytes, for copies of A
     end: int                    # the first byte behind all this
 
@@ -79,7 +78,7 @@ def worker_of(arena, machine, neurons):
     """Return the Worker of a layer of so many neurons."""
     job, arena = take(arena, JOB_BYTES)
     dz, arena = take(arena, blocking.FUSED_ROWS * dz_row_bytes(machine, neurons))
-    packed, arena = take(arena, packing.packed_bytes(machine, blocking.FUSED_ROWS, max(neurons, machine.unpacked_width)))
+    packed, arena = take(arena, packing.packed_bytes(machine, blocking.FUSED_ROWS, neurons))
     scratch, arena = take(arena, scratch_bytes(machine))
     return Worker(job=job, dz=dz, packed=packed, scratch=scratch, end=arena)
 
@@ -94,7 +93,7 @@ def b_of_weights(machine, weights, by_dot, micropanels):
 
 def _build(dtype):
     """Return the task that computes the results of a partition, one block of rows after another."""
-    tiles, machine = blocking.tiles(dtype), blocking.machine(dtype)
+    machine = blocking.machine(dtype)
     mask, gemm, dot_products = columns.mask[dtype].address, loops.gemm[dtype].address, dot.dot[dtype].address
 
     def fused_rows(job_address, worker, task):
@@ -113,10 +112,8 @@ def _build(dtype):
             dvalues = rows_of(job.dvalues, i, rows, job.neurons, job.dvalues_row_step, size)        # (rows, N)
             saved = rows_of(job.saved, i, rows, job.neurons, job.saved_row_step, size)
             dz = Matrix(data=room.dz, rows=rows, cols=job.neurons, row_step=job.dz_row_step, col_step=size)
-            kept = only_if(int(job.dinputs != 0 or job.is_skinny != 0), dz)
-            dz_job = mask_job(here, dvalues, job.activation, saved, kept, dbiases)
-            dz_job = replace(dz_job, micropanels=room.packed if job.is_skinny == 0 else 0, accumulate=later)
-            run_here(mask(), dz_job, room.job)
+            dz_job = mask_job(here, dvalues, job.activation, saved, only_if(job.dinputs, dz), dbiases)
+            run_here(mask(), replace(dz_job, micropanels=room.packed, accumulate=later), room.job)
             if job.dinputs != 0:                                                # dinputs (rows, K) = dz (rows, N) weights.T
                 dinputs = rows_of(job.dinputs, i, rows, job.inputs, job.dinputs_row_step, size)
                 dinputs_job = gemm_problem(here, dz, weights, dinputs, room.scratch, 1)
@@ -129,12 +126,8 @@ def _build(dtype):
                 run_here(dot_products() if job.by_dot != 0 else gemm(), dinputs_job, room.job)
             x = Matrix(data=job.x + i * job.x_row_step, rows=rows, cols=job.inputs, row_step=job.x_row_step,
                        col_step=job.x_col_step)
-            if job.is_skinny != 0:                                              # dweights.T (N, K) += dz.T x (rows, K)
-                packing.pack_edge(tiles, x, room.packed)
-                dweights_job = skinny.dweights_problem(here, dz, x, room.packed, dweights.data, room.scratch, 1)
-            else:                                                               # dweights (K, N) += x.T dz (rows, N)
-                b = packed_b(room.packed, rows * size)
-                dweights_job = gemm_problem(here, transpose_of(x), b, dweights, room.scratch, 1)
+            b = packed_b(room.packed, rows * size)                              # dweights (K, N) += x.T dz (rows, N)
+            dweights_job = gemm_problem(here, transpose_of(x), b, dweights, room.scratch, 1)
             run_here(gemm(), replace(dweights_job, accumulate=later), room.job)
         return link.OK
 
@@ -168,15 +161,15 @@ def memory_of(arena, machine, weights, is_packed, partitions, threads):
 
 
 def _build_backward(dtype):
-    tiles, machine = blocking.tiles(dtype), blocking.machine(dtype)
+    machine = blocking.machine(dtype)
     pack, work, add_up = packing.pack[dtype].address, _fused_rows[dtype].address, columns.add_up[dtype].address
 
     def fused(operands, choice, threads):
         """Cut a backward pass into partitions and add up their results. passes.backward has checked the arguments."""
         dvalues, saved, x, weights, dinputs = operands.dvalues, operands.saved, operands.x, operands.weights, operands.dinputs
         here, size, inputs, neurons = blocking.with_caches(machine), machine.itemsize, x.cols, dvalues.cols
-        partitions = blocking.partitions(dvalues.rows)
-        by_dot, is_skinny = choice.dinputs == select.DOT, choice.dweights == select.SKINNY
+        partitions = cut.fused(dvalues.rows)
+        by_dot = choice.dinputs == select.DOT
         is_packed = dinputs.data != 0 and not by_dot
         memory, slot = acquire(memory_of(COUNTING, here, weights, is_packed, partitions.count, threads).end)
         if memory == 0:
@@ -192,21 +185,16 @@ def _build_backward(dtype):
             dvalues=dvalues.data, dvalues_row_step=dvalues.row_step, activation=operands.activation,
             saved=saved.data, saved_row_step=saved.row_step, x=x.data, x_row_step=x.row_step, x_col_step=x.col_step,
             weights=weights_t.data, weights_col_step=weights_t.col_step, weights_row_step=weights_t.row_step,
-            by_dot=int(by_dot), is_skinny=int(is_skinny),
+            by_dot=int(by_dot),
             dinputs=dinputs.data, dinputs_row_step=dinputs.row_step, parts=room.parts, part_bytes=room.part_bytes,
             workers=room.workers, dz_row_step=dz_row_bytes(machine, neurons)))
         barrier(room.queue)
         # The first partition's results; the others lie behind them.
         dweights_part = Matrix(data=room.parts, rows=inputs, cols=neurons, row_step=neurons * size, col_step=size)
-        if is_skinny:
-            dweights_part = Matrix(data=room.parts, rows=neurons, cols=inputs, row_step=inputs * size, col_step=size)
-        dweights_sum = dweights_part if is_skinny else operands.dweights
-        add(room.queue, add_up(), sum_job(dweights_part, partitions.count, room.part_bytes, dweights_sum))
+        add(room.queue, add_up(), sum_job(dweights_part, partitions.count, room.part_bytes, operands.dweights))
         dbiases_part = Matrix(data=room.parts + inputs * neurons * size, rows=1, cols=neurons, row_step=0, col_step=size)
         add(room.queue, add_up(), sum_job(dbiases_part, partitions.count, room.part_bytes, operands.dbiases))
         run_queue(room.queue, threads)
-        if is_skinny:
-            skinny.transpose(tiles.full, dweights_part, operands.dweights)
         release(slot)
         return link.OK
 

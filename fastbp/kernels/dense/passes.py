@@ -23,7 +23,7 @@ from ..schedule import trace
 from ..schedule.arena import COUNTING, acquire, release, take
 from ..schedule.queue import REGION_BYTES, add, barrier, begin, run_queue
 from ..schedule.records import replace
-from . import columns, fused, naive, select, skinny, swapped, transposed
+from . import columns, fused, naive, narrow, select, skinny, swapped
 from .columns import mask_job
 from .fused import b_of_weights, dz_row_bytes
 from .operands import BACKWARD, FORWARD, backward_fits, forward_fits, is_contiguous
@@ -116,8 +116,8 @@ forward = link.units("forward", FORWARD, _build_forward)
 
 def _build_backward(dtype):
     machine, separate = blocking.machine(dtype), _separate(dtype)
-    naive_backward, transposed_backward, fused_backward = (
-        unit[dtype].call_lazy for unit in (naive.backward, transposed.backward, fused.backward))
+    naive_backward, narrow_backward, fused_backward = (
+        unit[dtype].call_lazy for unit in (naive.backward, narrow.backward, fused.backward))
     (unpacked, request_unpacked), (edge, request_edge), (dot_products, request_dot), (swap, request_swap) = (
         (unit[dtype].address, unit[dtype].request)
         for unit in (loops.unpacked_tiles, loops.column_edge_tiles, dot.dot, swapped.swapped))
@@ -137,16 +137,12 @@ def _build_backward(dtype):
         if choice.whole == select.NAIVE:
             return naive_backward((operands, 1))
         threads = min(most_threads, blocking.threads(blocking.layer_work(2, rows, inputs, neurons)))
-        if choice.whole == select.TRANSPOSED:
-            if unpacked() == 0:
-                return request_unpacked()
-            if dot_products() == 0:
-                return request_dot()
-            return transposed_backward((operands, threads))
-        if choice.dweights != select.PACKED and unpacked() == 0:
-            return request_unpacked()
         if dinputs.data != 0 and choice.dinputs == select.DOT and dot_products() == 0:
             return request_dot()
+        if choice.whole == select.NARROW:
+            return narrow_backward((operands, choice, threads))
+        if choice.dweights != select.PACKED and unpacked() == 0:
+            return request_unpacked()
         if dinputs.data != 0 and choice.dinputs == select.STREAMED and stream() == 0:
             return request_stream()
         if dinputs.data != 0 and choice.dinputs == select.SWAPPED and swap() == 0:
@@ -254,7 +250,7 @@ def _separate(dtype):
                 break
         if is_skinny:
             dweights_t = Matrix(data=room.dweights, rows=neurons, cols=inputs, row_step=inputs * size, col_step=size)
-            skinny.transpose(tiles.full, dweights_t, dweights)
+            skinny.transpose(tiles, dweights_t, dweights)
         release(slot)
         return link.OK
 

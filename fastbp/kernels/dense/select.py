@@ -18,7 +18,7 @@ class Algorithm(NamedTuple):
 
 
 # The numbers by which compiled code knows the algorithms of ALGORITHMS, in its order.
-NAIVE, SKINNY, STREAMED, UNPACKED, PACKED, SWAPPED, DOT, TRANSPOSED, FUSED, SEPARATE = range(10)
+NAIVE, SKINNY, STREAMED, UNPACKED, PACKED, SWAPPED, DOT, NARROW, FUSED, SEPARATE = range(10)
 
 # The algorithms, in the order of their numbers.
 ALGORITHMS = (
@@ -32,7 +32,8 @@ ALGORITHMS = (
     Algorithm("swapped", f"{blocking.SWAPPED_ROWS} to {blocking.FEW_ROWS} rows make a small dz.T, which is packed in the place "
                          "of weights.T: the product is weights @ dz.T"),
     Algorithm("dot", "so few inputs leave a tile empty for the most part, and dot products read rows of weights in place"),
-    Algorithm("transposed", "a row fills few vectors, so vectors hold numbers of many rows"),
+    Algorithm("narrow", f"inputs or neurons are at most {blocking.NARROW}, so dweights are small: blocks of rows stay in the "
+                        "caches, and one pass over memory computes all results"),
     Algorithm("fused", "the batch is long and dweights stay in the caches, so one pass over memory computes all results"),
     Algorithm("separate", "the batch is short, or weights outgrow the caches: each result is a product of its own"),
 )
@@ -41,9 +42,9 @@ ALGORITHMS = (
 class Backward(NamedTuple):
     """The algorithms of a backward pass: of the whole, and of its two products."""
 
-    whole: int                  # NAIVE, TRANSPOSED, FUSED or SEPARATE
-    dinputs: int                # the same if the whole is NAIVE or TRANSPOSED, else DOT, STREAMED, SWAPPED or PACKED
-    dweights: int               # the same if the whole is NAIVE or TRANSPOSED, else SKINNY, UNPACKED or PACKED
+    whole: int                  # NAIVE, NARROW, FUSED or SEPARATE
+    dinputs: int                # NAIVE if the whole is; DOT or PACKED; if the whole is SEPARATE, also STREAMED or SWAPPED
+    dweights: int               # NAIVE if the whole is, else SKINNY, UNPACKED or PACKED
 
 
 @formula
@@ -63,12 +64,14 @@ def backward(machine, x, weights, activation):
     # The tiniest passes come first: they take less than 2 µs, in which the other rules would be seen.
     if x.rows * weights.rows * weights.cols <= blocking.NAIVE_WORK and activation <= RELU:
         return Backward(whole=NAIVE, dinputs=NAIVE, dweights=NAIVE)
-    if is_transposed(machine, x, weights):
-        return Backward(whole=TRANSPOSED, dinputs=TRANSPOSED, dweights=TRANSPOSED)
     dinputs, dweights = dinputs_product(machine, x.rows, weights), dweights_product(machine, x, weights.cols)
-    if is_fused(x.rows, weights.rows * weights.cols * machine.itemsize):
+    if is_narrow(machine, x, weights):
+        # Few rows are taken as many are: weights are small.
+        dinputs, dweights = DOT if dinputs == DOT else PACKED, SKINNY if fills_by_inputs(machine, x, weights) else UNPACKED
+        return Backward(whole=NARROW, dinputs=dinputs, dweights=dweights)
+    if dweights != SKINNY and is_fused(x.rows, weights.rows * weights.cols * machine.itemsize):
         # A block's dz is packed for dweights in any case: its rows are read once more, while they are in L2.
-        return Backward(whole=FUSED, dinputs=dinputs, dweights=SKINNY if dweights == SKINNY else PACKED)
+        return Backward(whole=FUSED, dinputs=dinputs, dweights=PACKED)
     return Backward(whole=SEPARATE, dinputs=dinputs, dweights=dweights)
 
 
@@ -113,11 +116,24 @@ def is_streamed(machine, x, weights):
 
 
 @formula
-def is_transposed(machine, x, weights):
-    """Return whether so few numbers make a row that vectors better hold those of many rows, in a backward pass."""
-    if x.cols + weights.cols > blocking.TRANSPOSED_VECTORS * machine.lanes or x.rows < blocking.TRANSPOSED_ROWS:
+def is_narrow(machine, x, weights):
+    """Return whether a layer has so few inputs or neurons that its backward pass needs no copies but of weights.T."""
+    inputs, neurons = weights.rows, weights.cols
+    if x.rows < blocking.NARROW_ROWS or min(inputs, neurons) > blocking.NARROW or min(inputs, neurons) == 0:
         return False
-    return x.col_step == machine.itemsize and weights.col_step == machine.itemsize
+    # By columns, x is read number by number, which fills vectors only along many neurons.
+    is_long_row = is_skinny(machine, x, neurons) and inputs * machine.itemsize >= blocking.NARROW_ROW
+    if is_long_row and not is_fused(x.rows, 0):
+        return False
+    is_read_well = x.col_step == machine.itemsize or inputs <= neurons
+    return is_read_well and inputs * neurons * machine.itemsize <= blocking.NARROW_WEIGHTS
+
+
+@formula
+def fills_by_inputs(machine, x, weights):
+    """Return whether dweights take fewer vectors along the inputs than along the neurons, and x can be read so."""
+    by_inputs = weights.cols * blocking.blocks(weights.rows, machine.lanes)
+    return x.col_step == machine.itemsize and by_inputs < weights.rows * blocking.blocks(weights.cols, machine.lanes)
 
 
 @formula

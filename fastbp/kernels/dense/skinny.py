@@ -14,7 +14,7 @@ from ..matrix import Matrix, from_col, transpose_of
 from ..schedule.arena import COUNTING, acquire, release, take
 from ..schedule.queue import REGION_BYTES, run
 from ..schedule.records import replace
-from . import naive
+from ..simd import tile
 from .operands import FORWARD
 
 
@@ -77,8 +77,13 @@ def dweights_problem(machine, dz, x, edge, dweights, scratch, threads):
 
 
 @kernel
-def transpose(shape, source, target):
-    """Write target = source.T, both Matrix."""
-    for i in range(target.rows):
-        for j in range(target.cols):
-            naive.put(shape, target, i, j, naive.get(shape, source, j, i))
+def transpose(tiles, source, target):
+    """Write target = source.T, both Matrix of contiguous rows, by square blocks that are transposed in registers."""
+    square = tiles.square
+    size, lanes = tile.itemsize(square), tile.lanes(square)
+    for i in range(0, target.rows, lanes):
+        for j in range(0, target.cols, lanes):
+            block = tile.load(square, source.data + j * source.row_step + i * size, source.row_step, source.rows - j,
+                              source.cols - i)
+            address = target.data + i * target.row_step + j * size
+            tile.store(tile.transpose(block), address, target.row_step, target.rows - i, target.cols - j)

@@ -6,6 +6,7 @@ from numba.extending import intrinsic
 
 from .tile import BYTES, TileType, join, split
 from .vector import (
+    I32,
     I64,
     at,
     const,
@@ -15,7 +16,7 @@ from .vector import (
     muladd,
     pair_muladd,
     splat,
-    sum_of_lanes,
+    sums_of_lanes,
     take,
     valid_lanes,
 )
@@ -126,13 +127,25 @@ def store_sums(typing_context, tile, address, row_stride, rows, cols):
 
     def generate(c, b, sig, args):
         tile, address, stride, rows, cols = args
-        vectors = split(b, t, tile)
-        for i in range(t.rows):
-            for j in range(t.vecs):
-                valid = b.and_(b.icmp_signed("<", const(i), rows), b.icmp_signed("<", const(j), cols))
-                with b.if_then(valid):
-                    pointer = at(b, address, b.add(b.mul(stride, const(i)), const(j * t.size)), t.elem)
-                    b.store(sum_of_lanes(b, vectors[i * t.vecs + j]), pointer, align=1)
+        runs = []                                       # sums of one row: (vector that holds them, first lane, row, columns)
+        for place, sums in sums_of_lanes(b, split(b, t, tile)):
+            for lane in range(sums.type.count):
+                i, j = divmod(place + lane, t.vecs)
+                if lane == 0 or j == 0:
+                    runs.append((sums, lane, i, []))
+                runs[-1][3].append(j)
+        for sums, lane, i, columns in runs:
+            row = b.add(address, b.mul(stride, const(i)))
+            is_valid, is_whole = b.icmp_signed("<", const(i), rows), b.icmp_signed("<", const(columns[-1]), cols)
+            with b.if_then(is_valid, likely=True), b.if_else(is_whole, likely=True) as (whole, edge):
+                with whole:
+                    run = take(b, sums, range(lane, lane + len(columns)))
+                    b.store(run, at(b, row, const(columns[0] * t.size), run.type), align=1)
+                with edge:
+                    for k, j in enumerate(columns[:-1]):
+                        with b.if_then(b.icmp_signed("<", const(j), cols)):
+                            number = b.extract_element(sums, ir.Constant(I32, lane + k))
+                            b.store(number, at(b, row, const(j * t.size), t.elem), align=1)
         return c.get_dummy_value()
 
     return types.void(t, *[BYTES] * 4), generate
