@@ -53,8 +53,8 @@ def test_the_kernels_of_a_pass_do_its_work_in_its_time(rng, dtype, shape, thread
         least, counted = found.work.flops, sum(k.work.flops for k in found.kernels)
         assert least * 0.999 <= counted <= least * 1.3
     forward, backward = ({k.name for k in found.kernels} for found in p.passes)
-    assert forward & {"x @ weights", passes.NAIVE}
-    assert passes.NAIVE in backward or {"dinputs"} < backward
+    assert forward & {"x @ weights", passes.IN_PLACE}
+    assert passes.IN_PLACE in backward or {"dinputs"} < backward
 
 
 @pytest.mark.filterwarnings("ignore:precision 'bfloat16' is not faster here:RuntimeWarning")

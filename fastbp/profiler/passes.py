@@ -16,7 +16,8 @@ NAMES = {FORWARD: "forward", BACKWARD: "backward", RELU: "relu", DINPUTS: "dinpu
 # The kind of pass of each name.
 _KINDS = {name: kind for kind, name in NAMES.items()}
 REST = "threads, copies"        # The rest of a pass has this name: it wakes and awaits threads, and makes small copies.
-NAIVE = "naive loops"           # A pass without tasks consists of this kernel.
+# A pass without tasks consists of this kernel: naive loops, or a layer of a transposed training step.
+IN_PLACE = "loops in place"
 
 
 class Kernel(NamedTuple):
@@ -154,7 +155,7 @@ def _pass(root, queues, spans, start):
     if queues:
         kernels.append(Kernel(REST, log.seconds(max(0, duration - sum(ticks.values()))), Work(0, 0)))
     else:
-        name = NAMES[UPDATE] if root.work == UPDATE else NAIVE
+        name = NAMES[UPDATE] if root.work == UPDATE else IN_PLACE
         kernels.append(Kernel(name, log.seconds(duration), work.of_pass(root.work, call)))
     threads = max((queue.task for queue in queues), default=1)
     return Pass(name=NAMES[root.work], call=call, thread=root.thread, start=log.seconds(root.start - start),
