@@ -38,11 +38,13 @@ def algorithm_of(machine, x, layer):
     chosen, size = select.forward(machine, x, weights_of(layer), layer.activation), machine.itemsize
     work = blocking.layer_work(1, x.rows, layer.inputs, layer.neurons)
     is_small = x.rows <= blocks.FEW_ROWS and blocking.worth(work, blocking.THREAD_WORK) == 1        # few.py uses one thread
-    if is_small and (chosen == select.PACKED or chosen == select.NAIVE):
+    if is_small and chosen != select.SKINNY:
         in_place = layer.weights_col_step == size and layer.weights_row_step >= layer.neurons * size
         if is_kept(machine, layer, select.PACKED) or (in_place and (layer.biases == 0 or layer.biases_step == size)):
             return FEW
-    return UNIT if chosen == select.NAIVE or chosen == select.UNPACKED else chosen
+    if chosen == select.STREAMED and is_kept(machine, layer, select.PACKED):
+        return select.PACKED                            # Both have the same bits, and weights are packed already.
+    return UNIT if chosen == select.NAIVE or chosen == select.STREAMED else chosen
 
 
 @kernel
