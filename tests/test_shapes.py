@@ -214,11 +214,11 @@ def test_layers_of_few_inputs_or_neurons(rng, dtype, batch, n_inputs, n_neurons)
 
 @pytest.mark.parametrize("n_inputs, n_neurons", [(1, 70), (3, 130), (5, 9), (13, 512), (6, 600), (61, 9), (130, 3)])
 def test_a_row_of_a_narrow_layer_does_not_depend_on_the_others(rng, dtype, n_inputs, n_neurons):
-    """The same bits of dinputs in any batch that is longer than those that take dot products."""
+    """The same bits of dinputs in any batch that is long enough for narrow passes."""
     x, w, d, y = (rng.standard_normal(shape).astype(dtype) for shape in
                   ((700, n_inputs), (n_inputs, n_neurons), (700, n_neurons), (700, n_neurons)))
     whole, *_ = fastbp.dense_relu_backward(d, y, x, w)
-    for first, rows in ((0, blocking.DOT_ROWS + 1), (5, 200), (650, 50)):
+    for first, rows in ((0, blocking.NARROW_ROWS), (5, 200), (650, 50)):
         part, *_ = fastbp.dense_relu_backward(*(a[first:first + rows] for a in (d, y, x)), w)
         assert_equal(part, whole[first:first + rows], first, rows, n_inputs, n_neurons)
 

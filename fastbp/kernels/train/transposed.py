@@ -131,10 +131,13 @@ def _build(dtype):
                 tile.store_scalar(row, room.targets + i * size, -1.0)
 
     @kernel
-    def weigh(weights, factor, room, chunk):
-        """Write the factors of the gradients of a chunk's rows, from the address of their weights."""
+    def weigh(weights, scale, factor, room, chunk):
+        """Write the factors of the gradients of a chunk's rows, from the address of their weights, which `scale` multiplies.
+
+        scale * factor might overflow.
+        """
         for i in range(chunk.rows):
-            tile.store_scalar(row, room.factors + i * size, number_at(weights + 8 * i) * factor)
+            tile.store_scalar(row, room.factors + i * size, number_at(weights + 8 * i) * scale * factor)
         for i in range(chunk.rows, chunk.padded):
             tile.store_scalar(row, room.factors + i * size, 0.0)
 
@@ -171,7 +174,7 @@ def _build(dtype):
         gather_targets(job, room, chunk, classes)
         if job.weights != 0:
             weights = job.weights + 8 * chunk.start if job.targets_order == 0 else job.gathered_weights + 8 * chunk.first
-            weigh(weights, task.scale * task.factor, room, chunk)
+            weigh(weights, task.scale, task.factor, room, chunk)
         return loss(TransposedLoss(
             rows=chunk.rows, classes=classes, step=room.step, scores=room.y_end - classes * room.step, gradient=room.dz,
             kind=job.loss, targets=room.targets, has_labels=job.targets_row == 0, weights=weights,
