@@ -73,6 +73,8 @@ def of_job(unit: str, words: list[int], kind: int, call: Call, inside: str) -> t
     if unit == "mask":
         return "mask, dbiases", Work(job.rows * job.cols, size * job.rows * job.cols * (2 if job.saved else 1))
     if unit == "pack":
+        if call.precision != 16 and job.source != call.weights:     # dz, which the mask has read
+            return "pack dz", Work(0, 0)
         return "pack weights", Work(0, 0 if call.precision == 16 else size * job.rows * job.cols)
     if unit == "round":
         return "round to bfloat16", Work(0, size * job.rows * job.cols)
@@ -83,8 +85,12 @@ def of_job(unit: str, words: list[int], kind: int, call: Call, inside: str) -> t
     if unit == "norms":
         return "look for inf, NaN", Work(0, 0)
     if unit == "narrow_rows":
-        whole = of_pass(kind, call)
-        return "dz, dinputs, dweights", whole._replace(flops=whole.flops / 2 if call.dinputs and job.by_dot else whole.flops)
+        whole, weights = of_pass(kind, call), size * call.inputs * call.neurons
+        elsewhere = weights                             # "add partial sums" writes dweights, and "pack weights" reads weights
+        if call.dinputs and not job.by_dot:
+            elsewhere += weights
+        flops = whole.flops / 2 if call.dinputs and job.by_dot else whole.flops
+        return "dz, dinputs, dweights", Work(flops, whole.bytes - elsewhere)
     return ("relu", of_pass(kind, call)) if unit == "relu_chunk" else ("", Work(0, 0))
 
 
