@@ -52,6 +52,19 @@ def test_any_number_of_threads(dtype, shape):
     assert len(found) == 1
 
 
+@pytest.mark.parametrize("shape", [(12, 4800, 20), (4, 3000, 50), (30, 4800, 20), (60, 20, 4800)])
+def test_threads_are_at_two_products_of_a_backward_pass_at_once(rng, dtype, shape):
+    """The last task of dweights lasts while the first ones of dinputs run: no thread has memory of another's."""
+    batch, n_inputs, n_neurons = shape
+    x, w, dvalues = (rng.standard_normal(size).astype(dtype)
+                     for size in ((batch, n_inputs), (n_inputs, n_neurons), (batch, n_neurons)))
+    fastbp.set_num_threads(1)
+    expected = [result.tobytes() for result in fastbp.dense_backward(dvalues, x, w)]
+    fastbp.set_num_threads(2)
+    for _ in range(200):                # one in eleven failed when products shared their scratch memory
+        assert [result.tobytes() for result in fastbp.dense_backward(dvalues, x, w)] == expected
+
+
 def test_python_threads_at_once():
     fastbp.set_num_threads(1)
     expected = all_bits()

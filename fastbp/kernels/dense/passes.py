@@ -167,6 +167,7 @@ class SeparateMemory(NamedTuple):
     packed: int                 # micropanels of dz, or of the edge of x; else room that tiles read beyond a dz in place
     dweights: int               # dweights.T of a skinny layer
     scratch: int                # scratch memory of the threads
+    streamed: int               # scratch memory of a streamed product: other threads are still at the product before it
     end: int                    # the first byte behind all this
 
 
@@ -189,9 +190,10 @@ def separate_memory(arena, machine, weights, choice, has_dinputs, rows, threads)
     dweights, arena = take(arena, skinny.dweights_bytes(machine, inputs, neurons) if is_skinny else 0)
     is_streamed = has_dinputs and choice.dinputs == select.STREAMED
     streamed_bytes = streamed.scratch_bytes(machine, rows, machine.width, threads) if is_streamed else 0
-    scratch, arena = take(arena, max(threads * scratch_bytes(machine), streamed_bytes))
+    scratch, arena = take(arena, threads * scratch_bytes(machine))
+    streamed_scratch, arena = take(arena, streamed_bytes)
     return SeparateMemory(queue=queue, weights=weights_t, swapped=swap, dz=dz, packed=packed, dweights=dweights,
-                          scratch=scratch, end=arena)
+                          scratch=scratch, streamed=streamed_scratch, end=arena)
 
 
 def _separate(dtype):
@@ -239,7 +241,7 @@ def _separate(dtype):
             add(room.queue, gemm(), replace(dweights_job, accumulate=later))
             if has_dinputs and choice.dinputs == select.STREAMED:   # dinputs (rows, K) = dz (rows, N) weights.T (N, K)
                 weights_t, c = transpose_of(weights), from_row(dinputs, i, rows)
-                add(room.queue, stream(), streamed.problem_of(here, dz, weights_t, c, room.scratch, threads))
+                add(room.queue, stream(), streamed.problem_of(here, dz, weights_t, c, room.streamed, threads))
             elif has_dinputs and choice.dinputs != select.SWAPPED:  # the same
                 b = b_of_weights(machine, weights, by_dot, room.weights)
                 dinputs_job = gemm_problem(here, dz, b, from_row(dinputs, i, rows), room.scratch, threads)
