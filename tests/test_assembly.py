@@ -74,6 +74,19 @@ def test_column_edge_tiles_come_in_pairs(dtype):
         sum(bool(re.match(multiply, line)) for line in loop) for loop in found]
 
 
+@pytest.mark.parametrize("dtype", [types.float32, types.float64], ids=str)
+def test_column_edge_tiles_beside_each_other(dtype):
+    """Two and three vectors a row, each from a micropanel of its own, wherever a full tile has more than that."""
+    multiply, a_vector = multiplications(dtype)
+    found = loops_of(loops.build_micropanels("column_edge", dtype), loops.SIGNATURE, multiply)
+    counts = [sum(bool(re.match(multiply, line)) for line in loop) for loop in found]
+    full = blocking.tiles(dtype).full
+    for vecs in range(2, full.vecs):
+        assert counts.count(full.rows * vecs * blocking.UNROLL * a_vector) >= 2, (vecs, counts)     # A in place, and copied
+    for loop in found:
+        assert not [line for line in loop if "(%rsp" in line]
+
+
 @pytest.mark.parametrize("dtype", loops.DTYPES, ids=str)
 def test_the_peak_is_that_of_a_loop_without_anything_else(dtype):
     """Addresses are counted up in integers."""

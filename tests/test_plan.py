@@ -50,7 +50,11 @@ TABLE = """
      12,  784,  127:  streamed; separate streamed packed   streamed; separate streamed packed
      13,  784,  128:  streamed; separate swapped packed    streamed; separate swapped packed
      64,  784,  128:  streamed; separate swapped packed    streamed; separate swapped packed
-     65,  784,  128:  packed;   separate packed packed     packed;   separate packed packed
+     65,  784,  128:  packed;   separate swapped packed    packed;   separate swapped packed
+    110,  784,  128:  packed;   separate swapped packed    packed;   separate swapped packed
+    111,  784,  128:  packed;   separate packed packed     packed;   separate packed packed
+    512, 4096, 4096:  packed;   separate swapped packed    packed;   separate swapped packed
+    513, 4096, 4096:  packed;   separate packed packed     packed;   separate packed packed
      48,  784,  512:  streamed; separate streamed packed   streamed; separate swapped packed
      49,  784,  512:  streamed; separate swapped packed    streamed; separate streamed packed
      40,   63,  128:  packed;   separate packed packed     packed;   separate packed packed

@@ -246,6 +246,12 @@ def test_few_rows_of_wide_weights(rng, dtype, batch):
             check(rng, batch, n_inputs, n_neurons, dtype)
 
 
+@pytest.mark.parametrize("batch, width", [(65, 300), (149, 300), (151, 300), (blocking.SWAPPED_MOST, 1030),
+                                          (blocking.SWAPPED_MOST + 1, 1030)])
+def test_both_sides_of_the_rows_up_to_which_dinputs_are_swapped(rng, dtype, batch, width):
+    check(rng, batch, width, width, dtype)
+
+
 @pytest.mark.parametrize("batch", [1, 2, 7, blocking.UNPACKED_ROWS + 1, ONE_PASS + 1])
 @pytest.mark.parametrize("order", ["F", "strided", "reversed"])
 def test_inputs_that_are_read_by_columns_or_copied(rng, dtype, batch, order):

@@ -56,8 +56,9 @@ CHAIN = 256
 # Rows of a task.
 TASK_ROWS = 384
 
-# The part of L2, one in so many, for an MC block of A and C, over which all micropanels of B go in turn.
-MC_L2_PART = 5
+# The part of L2, one in so many, for an MC block of A and C, over which all micropanels of B go in turn: for each of them, B is
+# read from L3 once. With a fifth of L2, 2048 x 2048 x 2048 takes 1.15 to 1.25 of the time on an AMX Xeon, whose L3 is slow.
+MC_L2_PART = 2
 
 # Rows of an MC block, or a multiple: whole tiles of any kind.
 MC = 24
@@ -118,11 +119,17 @@ FEW_ROWS = 64
 # Inputs from which on products are streamed or swapped: packing fewer takes next to no time.
 STREAMED_INPUTS = 64
 
+# The part of L2, one in so many, for the sums of a streamed product.
+STREAMED_L2_PART = 5
+
 # Rows of B that are streamed at a time. With 32, products of 16 to 64 rows take 5 % longer, with 128 those of 16 rows.
 STREAMED_K = 64
 
 # Rows from which on swapping dinputs beats streaming weights.T: 16 rows take three quarters of the time, 8 rows the same.
 SWAPPED_ROWS = 13
+
+# Rows up to which dinputs may be swapped: dz.T stays in L2. 256 x 1024 -> 1024 takes 7 % less time.
+SWAPPED_MOST = 512
 
 # Bytes between rows, or a multiple: a dozen rows that column-edge tiles read at a time push each other out of L1.
 ALIASED_BYTES = 2048

@@ -43,7 +43,7 @@ def small(dtype):
 def around_blocks(dtype):
     """Yield shapes on both sides of every size of a block, and of every size from which on another kernel is used."""
     b, lanes = blocking, blocking.tiles(numba.from_dtype(dtype)).full.lanes
-    rows = _around(b.UNPACKED_ROWS, b.MC, b.SWAPPED_ROWS, b.FEW_ROWS, b.COPIED_MC, b.NARROW_ROWS, b.NARROW_UNIT,
+    rows = _around(b.UNPACKED_ROWS, b.MC, b.SWAPPED_ROWS, b.FEW_ROWS, b.SWAPPED_MOST, b.COPIED_MC, b.NARROW_ROWS, b.NARROW_UNIT,
                    b.FUSED_ROWS, b.TASK_ROWS, 2 * b.TASK_ROWS,
                    *(b.FUSED_PARTITION_ROWS * n for n in (1, 2, 4, b.PARTITIONS)))
     depths = _around(b.SHALLOW_K, b.STREAMED_INPUTS, b.KC, 2 * b.KC, b.LONG_ROW // dtype.itemsize)

@@ -18,7 +18,8 @@ GAIN = 1.02                     # A value is worth a change from this speed-up o
 # The constants to try, each with factors of its present value.
 FACTORS = {"KC": (0.5, 2), "MC_L2_PART": (0.5, 2), "COPIED_MC": (0.5, 2), "AHEAD": (0, 2), "SHALLOW_K": (0.5, 2),
            "NC_L3_PART": (0.5, 2), "UNROLL": (0.5, 2), "TASK_ROWS": (0.5, 2), "UNPACKED_ROWS": (0.5, 2),
-           "FEW_ROWS": (0.5, 2), "STREAMED_K": (0.5, 2), "SWAPPED_ROWS": (0.5, 2), "UNPACKED_KC": (0.5, 2),
+           "FEW_ROWS": (0.5, 2), "STREAMED_K": (0.5, 2), "SWAPPED_ROWS": (0.5, 2), "SWAPPED_MOST": (0.5, 2),
+           "UNPACKED_KC": (0.5, 2),
            "NARROW_ROWS": (0.5, 2), "NARROW": (0.5, 2), "NARROW_DZ": (0.5, 2), "NARROW_PARTITION_ROWS": (0.5, 2),
            "FUSED_ROWS": (0.5, 2), "PARTITIONS": (0.5, 2),
            "DOT_L2_PART": (0.5, 2), "THREAD_WORK": (0.25, 4), "TASKS_A_THREAD": (0.5, 2)}

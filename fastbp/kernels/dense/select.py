@@ -29,8 +29,8 @@ ALGORITHMS = (
                           "in memory: packing B would take longer"),
     Algorithm("unpacked", "so few rows read B in place in less time than packing it takes"),
     Algorithm("packed", "B is copied into micropanels, which tiles read in one stretch; no other way is faster"),
-    Algorithm("swapped", f"{blocking.SWAPPED_ROWS} to {blocking.FEW_ROWS} rows make a small dz.T, which is packed in the place "
-                         "of weights.T: the product is weights @ dz.T"),
+    Algorithm("swapped", f"dz.T, of {blocking.SWAPPED_ROWS} rows or more, is smaller than weights.T, in whose place it is "
+                         "packed: the product is weights @ dz.T"),
     Algorithm("dot", "so few inputs leave a tile empty for the most part, and dot products read rows of weights in place"),
     Algorithm("narrow", f"inputs or neurons are at most {blocking.NARROW}, so dweights are small: blocks of rows stay in the "
                         "caches, and one pass over memory computes all results"),
@@ -82,8 +82,10 @@ def dinputs_product(machine, rows, weights):
         return PACKED
     if weights.rows * blocking.DOT_LANES <= machine.lanes and weights.cols >= blocking.DOT_VECTORS * machine.lanes:
         return DOT
-    if weights.rows < blocking.STREAMED_INPUTS or rows > blocking.FEW_ROWS:
+    if weights.rows < blocking.STREAMED_INPUTS:
         return PACKED
+    if rows > blocking.FEW_ROWS:
+        return SWAPPED if is_swapped(rows, weights) else PACKED
     is_aliased = weights.row_step % blocking.ALIASED_BYTES == 0 and blocking.has_column_edge(machine, rows)
     return STREAMED if rows < blocking.SWAPPED_ROWS or is_aliased else SWAPPED
 
@@ -97,6 +99,12 @@ def dweights_product(machine, x, neurons):
 
 
 # ---- the rules
+
+
+@formula
+def is_swapped(rows, weights):
+    """Return whether packing dz.T and transposing dinputs.T takes no longer than packing weights.T."""
+    return rows <= blocking.SWAPPED_MOST and rows * (weights.rows + weights.cols) <= weights.rows * weights.cols
 
 
 @formula

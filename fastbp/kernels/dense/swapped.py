@@ -31,7 +31,7 @@ def memory_of(arena, machine, rows, weights, is_swapped):
     """Return the Memory for so many rows and Matrix weights: none unless is_swapped."""
     cols = blocking.round_up(rows, machine.edge_width) if is_swapped else 0
     dz_t, arena = take(arena, packing.packed_bytes(machine, weights.cols, cols))
-    dinputs_t, arena = take(arena, weights.rows * cols * machine.itemsize)
+    dinputs_t, arena = take(arena, weights.rows * blocking.spread(cols * machine.itemsize))
     return Memory(dz_t=dz_t, dinputs_t=dinputs_t, end=arena)
 
 
@@ -39,7 +39,7 @@ def memory_of(arena, machine, rows, weights, is_swapped):
 def problem_of(machine, weights, dz, dinputs, room, scratch, threads):
     """Return the GemmProblem of Matrix weights (K, N), dz (M, N) and dinputs (M, K). Tasks are rows of weights."""
     size, cols = machine.itemsize, blocking.round_up(dz.rows, machine.edge_width)
-    dinputs_t = Matrix(data=room.dinputs_t, rows=weights.rows, cols=cols, row_step=cols * size, col_step=size)
+    dinputs_t = Matrix(data=room.dinputs_t, rows=weights.rows, cols=cols, row_step=blocking.spread(cols * size), col_step=size)
     problem = gemm_problem(machine, weights, packed_b(room.dz_t, weights.cols * size), dinputs_t, scratch, threads)
     tasks = threads * blocking.TASKS_A_THREAD if threads > 1 else 1
     task_rows = min(blocking.TASK_ROWS, blocking.round_up(blocking.blocks(weights.rows, tasks), blocking.COPIED_MC))

@@ -106,10 +106,11 @@ def _mc_block(dtype):
 
 
 class PanelOfB(NamedTuple):
-    """NR columns of B in a KC block: a micropanel, or columns of a B in place."""
+    """NR columns of B in a KC block: a micropanel, columns of a B in place, or column-edge micropanels beside each other."""
 
     data: int                   # the address of the first row
     row_step: int               # bytes from one row to the next
+    panel_step: int             # bytes from one vector of a row to the next
     is_packed: bool
 
 
@@ -123,10 +124,11 @@ class RowsOfA(NamedTuple):
 
 def build_micropanels(which, dtype):
     """Return the function of loops 2 and 1 for tiles of one kind: "full", "column_edge" or "unpacked"."""
+    if which == "column_edge":
+        return _build_column_edge(dtype)
     shape, is_unpacked = getattr(blocking.tiles(dtype), which), which == "unpacked"
     row_edge, has_chains = blocking.row_edge(shape), dtype in link.FLOATS and not is_unpacked
     row_tiles, chained_row_tiles = _row_tiles(is_unpacked, False), _row_tiles(is_unpacked, True)
-    is_narrow, pair_tiles = which == "column_edge", _pair_tiles(has_chains)
 
     def micropanels(job_address, copied, block):
         """Multiply a Block. Only unpacked-B tiles have B in place, and their rows of A are always copied."""
@@ -138,12 +140,8 @@ def build_micropanels(which, dtype):
             is_packed = not is_unpacked or (problem.b_edge != 0 and problem.cols - j < width)
             if is_packed:
                 data, row_step = problem.b_edge if is_unpacked else data, width * size
-            b = PanelOfB(data=data + block.p * row_step, row_step=row_step, is_packed=is_packed)
+            b = PanelOfB(data=data + block.p * row_step, row_step=row_step, panel_step=0, is_packed=is_packed)
             rows, edge_rows = replace(block, j=j, i_end=i_edge), replace(block, j=j, i=i_edge)
-            if is_narrow:
-                i_pairs = rows_of_pairs(tile.height(shape), copied, rows)
-                pair_tiles(shape, problem, replace(rows, i_end=i_pairs), b)
-                rows = replace(rows, i=i_pairs)
             if has_chains and block.p_end - block.p > blocking.CHAIN:
                 chained_row_tiles(shape, problem, copied, rows, b)
                 if row_edge != shape:
@@ -157,15 +155,75 @@ def build_micropanels(which, dtype):
     return micropanels
 
 
-def _row_tiles(is_unpacked, has_chains):
-    """Return the function of loop 1, whose sums are cut into chains if has_chains."""
+def _build_column_edge(dtype):
+    """Return the function of loops 2 and 1 for columns that do not fill a full tile: up to three micropanels of one vector."""
+    shape, has_chains = blocking.tiles(dtype).column_edge, dtype in link.FLOATS
+    row_edge, tiles_beside, are_beside = blocking.row_edge(shape), _tiles_beside(dtype), blocking.tiles(dtype).full.vecs > 2
+    row_tiles, pair_tiles = _row_tiles(False, has_chains), _pair_tiles(has_chains)
+
+    def micropanels(job_address, copied, block):
+        """Multiply a Block."""
+        if are_beside and block.j_end - block.j > tile.width(shape):
+            tiles_beside(job_address, copied, block)
+            return link.OK
+        problem = read(job_address, GemmProblem)
+        b = edge_panel(shape, problem, block)
+        i_edge = block.i_end - row_edge_rows(shape, problem, block.i_end - block.i)
+        i_pairs = pair_tiles(shape, problem, copied, replace(block, i_end=i_edge), b)
+        row_tiles(shape, problem, copied, replace(block, i=i_pairs, i_end=i_edge), b)
+        if row_edge != shape:
+            row_tiles(row_edge, problem, copied, replace(block, i=i_edge), b)
+        return link.OK
+
+    return micropanels
+
+
+def _tiles_beside(dtype):
+    """Return the kernel for two or three column-edge micropanels, which one tile reads beside each other.
+
+    100 columns are a tile of 64 and one of 48, in place of three of 16. It is a function of its own: with it, the loop of pairs
+    would have too few registers.
+    """
+    edge, has_chains = blocking.tiles(dtype).column_edge, dtype in link.FLOATS
+    two, three = edge._replace(vecs=2), edge._replace(vecs=3)
+    two_edge, three_edge = blocking.row_edge(two), blocking.row_edge(three)
+    row_tiles = _row_tiles(False, has_chains, are_beside=True)
+
+    @kernel
+    def tiles_beside(job_address, copied, block):
+        """Multiply a Block of two or three column-edge micropanels."""
+        problem = read(job_address, GemmProblem)
+        b, i_edge = edge_panel(edge, problem, block), block.i_end - row_edge_rows(edge, problem, block.i_end - block.i)
+        rows, edge_rows = replace(block, i_end=i_edge), replace(block, i=i_edge)
+        if block.j_end - block.j > 2 * tile.width(edge):
+            row_tiles(three, problem, copied, rows, b)
+            if three_edge != three:
+                row_tiles(three_edge, problem, copied, edge_rows, b)
+        else:
+            row_tiles(two, problem, copied, rows, b)
+            if two_edge != two:
+                row_tiles(two_edge, problem, copied, edge_rows, b)
+
+    return tiles_beside
+
+
+@kernel
+def edge_panel(shape, problem, block):
+    """Return the PanelOfB of the column-edge micropanels of a Block."""
+    row_step = tile.width(shape) * tile.itemsize(shape)
+    return PanelOfB(data=problem.b + block.j * problem.b_col_step + block.p * row_step, row_step=row_step,
+                    panel_step=tile.width(shape) * problem.b_col_step, is_packed=True)
+
+
+def _row_tiles(is_unpacked, has_chains, are_beside=False):
+    """Return the function of loop 1. has_chains: sums are cut into chains; are_beside: each vector of B is a micropanel."""
     @inlined
     def row_tiles(shape, problem, copied, block, b):
         """Compute the tiles of a Block's rows in one PanelOfB. Chains are added up in C, which stays in L1."""
         height, width, size, depth = tile.height(shape), tile.width(shape), tile.itemsize(shape), block.p_end - block.p
         offsets = products.in_registers(products.multiples(shape, problem.a_row_step))
         chain = blocking.even_block(depth, blocking.CHAIN, blocking.UNROLL) if has_chains else depth
-        a, copy = problem.a + block.i * problem.a_row_step + block.p * size, copied.data
+        a, copy = problem.a + block.i * problem.a_row_step + block.p * size, copy_at(shape, copied, block, depth)
         c = problem.c + block.i * problem.c_row_step + block.j * size
         for i in range(block.i, block.i_end, height):                           # LOOP 1: A (MR, KC), C (MR, NR)
             if depth > blocking.SHALLOW_K:
@@ -175,10 +233,11 @@ def _row_tiles(is_unpacked, has_chains):
                 prefetch_share(problem, tiles_before * problem.soon_bytes)
             in_place = not is_unpacked and i < copied.first         # the rows of A
             if has_chains:
-                for q in range(block.p, block.p_end, chain):
+                for q in range(block.p, max(block.p_end, block.p + 1), chain):  # once for K = 0
                     steps, done = min(chain, block.p_end - q), q - block.p
                     rows = RowsOfA(data=a + done * size, copy=copy + done * height * size, in_place=in_place)
-                    part = PanelOfB(data=b.data + done * b.row_step, row_step=b.row_step, is_packed=b.is_packed)
+                    part = PanelOfB(data=b.data + done * b.row_step, row_step=b.row_step, panel_step=b.panel_step,
+                                    is_packed=b.is_packed)
                     acc = multiplied(shape, steps, offsets, rows, part)
                     epilogue(acc, problem, c, block.i_end - i, replace(block, p=q, p_end=q + steps))
             else:
@@ -195,6 +254,11 @@ def _row_tiles(is_unpacked, has_chains):
         """Return a tile of A B from RowsOfA and a PanelOfB. offsets: the distances of rows in A, for A in place."""
         height, width, size = tile.height(shape), tile.width(shape), tile.itemsize(shape)
         acc, copied_offsets = tile.zeros(shape), products.multiples(shape, size)
+        if are_beside:
+            row_step = tile.lanes(shape) * size
+            if a.in_place:
+                return microkernel_of_panels(acc, steps, a.data, offsets, size, b.data, row_step, b.panel_step)
+            return microkernel_of_panels(acc, steps, a.copy, copied_offsets, height * size, b.data, row_step, b.panel_step)
         if not is_unpacked and a.in_place:
             return microkernel(acc, steps, a.data, offsets, size, b.data, width * size)
         if not is_unpacked or b.is_packed:
@@ -205,10 +269,18 @@ def _row_tiles(is_unpacked, has_chains):
 
 
 @kernel
+def copy_at(shape, copied, block, depth):
+    """Return the address of the first copied row of a Block, which begins with a tile."""
+    return copied.data + max(0, block.i - copied.first) // tile.height(shape) * copied_tile_bytes(shape, depth)
+
+
+@kernel
 def rows_of_pairs(height, copied, block):
-    """Return the row up to which two tiles at a time compute a Block: both read A in place."""
-    most = min(block.i_end, copied.first) - block.i
-    return block.i + max(0, most) // (2 * height) * 2 * height if block.p_end > block.p else block.i
+    """Return the row up to which two tiles at a time compute a Block: both read A in place, or both a copy."""
+    if block.p_end == block.p:
+        return block.i
+    end = block.i_end if copied.first <= block.i else min(block.i_end, copied.first)
+    return block.i + max(0, end - block.i) // (2 * height) * 2 * height
 
 
 def _pair_tiles(has_chains):
@@ -217,10 +289,22 @@ def _pair_tiles(has_chains):
     One such tile has fewer sums than two FMA units of latency 4 can add to at a time: it reaches three quarters of the peak.
     """
     @inlined
-    def pair_tiles(shape, problem, block, b):
-        """Compute the tiles of a Block's rows in one PanelOfB, with A in place."""
+    def pair_tiles(shape, problem, copied, block, b):
+        """Compute the tiles of a Block's rows in one PanelOfB; return the row of the first that is left, if they are odd."""
+        i_end, size, depth = rows_of_pairs(tile.height(shape), copied, block), tile.itemsize(shape), block.p_end - block.p
+        if block.i < copied.first:
+            offsets = products.in_registers(products.multiples(shape, problem.a_row_step))
+            pairs(shape, problem, replace(block, i_end=i_end), b, problem.a + block.i * problem.a_row_step + block.p * size,
+                  tile.height(shape) * problem.a_row_step, offsets, size)
+        else:
+            pairs(shape, problem, replace(block, i_end=i_end), b, copy_at(shape, copied, block, depth),
+                  copied_tile_bytes(shape, depth), products.multiples(shape, size), tile.height(shape) * size)
+        return i_end
+
+    @inlined
+    def pairs(shape, problem, block, b, a, below, offsets, a_step):
+        """Compute a Block of pairs. Rows of A begin at `a`, at these offsets; a tile begins `below` bytes after the last one."""
         height, width, size, depth = tile.height(shape), tile.width(shape), tile.itemsize(shape), block.p_end - block.p
-        offsets, below = products.in_registers(products.multiples(shape, problem.a_row_step)), height * problem.a_row_step
         chain = blocking.even_block(depth, blocking.CHAIN, blocking.UNROLL) if has_chains else depth
         for i in range(block.i, block.i_end, 2 * height):                       # A (2 MR, KC), C (2 MR, NR)
             if problem.soon_bytes > 0:
@@ -230,24 +314,39 @@ def _pair_tiles(has_chains):
             c = problem.c + i * problem.c_row_step + block.j * size
             for p in range(block.p, block.p_end, chain):
                 steps, upper, lower = min(chain, block.p_end - p), tile.zeros(shape), tile.zeros(shape)
-                a, row = problem.a + i * problem.a_row_step + p * size, b.data + (p - block.p) * width * size
+                at, row = a + (p - block.p) * a_step, b.data + (p - block.p) * width * size
                 for _ in range(steps // blocking.UNROLL):
                     for _ in range(blocking.UNROLL):
-                        upper = products.rank1(upper, a, offsets, row)
-                        lower = products.rank1(lower, a + below, offsets, row)
-                        a += size
+                        upper = products.rank1(upper, at, offsets, row)
+                        lower = products.rank1(lower, at + below, offsets, row)
+                        at += a_step
                         row += width * size
                 for _ in range(steps % blocking.UNROLL):
-                    upper = products.rank1(upper, a, offsets, row)
-                    lower = products.rank1(lower, a + below, offsets, row)
-                    a += size
+                    upper = products.rank1(upper, at, offsets, row)
+                    lower = products.rank1(lower, at + below, offsets, row)
+                    at += a_step
                     row += width * size
                 part = replace(block, p=p, p_end=p + steps)
                 epilogue(upper, problem, c, height, part)
                 epilogue(lower, problem, c + height * problem.c_row_step, height, part)
+            a += 2 * below
 
     return pair_tiles
 
+
+@inlined
+def microkernel_of_panels(acc, depth, a, row_offsets, a_step, b, b_step, panel_step):
+    """Return acc + A B as microkernel does, with each vector of a row of B `panel_step` bytes after the one before it."""
+    for _ in range(depth // blocking.UNROLL):
+        for _ in range(blocking.UNROLL):
+            acc = products.rank1_of_panels(acc, a, row_offsets, b, panel_step)
+            a += a_step
+            b += b_step
+    for _ in range(depth % blocking.UNROLL):
+        acc = products.rank1_of_panels(acc, a, row_offsets, b, panel_step)
+        a += a_step
+        b += b_step
+    return acc
 
 @inlined
 def microkernel(acc, depth, a, row_offsets, a_step, b, b_step):

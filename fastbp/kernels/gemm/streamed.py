@@ -49,7 +49,7 @@ def memory_of(arena, machine, rows, task_cols):
 @formula
 def cols_of_task(machine, rows, cols, threads):
     """Return the columns of a task: long stretches of rows of B, and so few that their sums stay in L2."""
-    most = machine.l2 // blocking.MC_L2_PART // (max(1, rows) * machine.itemsize) // machine.width * machine.width
+    most = machine.l2 // blocking.STREAMED_L2_PART // (max(1, rows) * machine.itemsize) // machine.width * machine.width
     each = blocking.round_up(blocking.blocks(cols, 2 * threads if threads > 1 else 1), machine.width)
     return blocking.even_block(cols, max(machine.width, min(most, each)), machine.width)
 
@@ -97,10 +97,11 @@ def _build(dtype):
                     k_end = min(k + step, block.p_end)
                     for j in range(whole.j, whole.j_end, tile.width(full)):     # B (STREAMED_K, NR), C (M, NR)
                         columns, data = replace(block, j=j), problem.b + k * problem.b_row_step + j * problem.b_col_step
-                        b = PanelOfB(data=data, row_step=problem.b_row_step, is_packed=False)
+                        b = PanelOfB(data=data, row_step=problem.b_row_step, panel_step=0, is_packed=False)
                         if not is_by_rows:
                             transpose(tiles, problem, replace(columns, p=k, p_end=k_end), room)
-                            b = PanelOfB(data=room.panel, row_step=tile.width(full) * machine.itemsize, is_packed=True)
+                            row_step = tile.width(full) * machine.itemsize
+                            b = PanelOfB(data=room.panel, row_step=row_step, panel_step=0, is_packed=True)
                         row_tiles(full, problem, room, replace(columns, i_end=tall), b, k, k_end)
                         if rest > LOW:
                             row_tiles(row_edge, problem, room, replace(columns, i=tall), b, k, k_end)

@@ -25,19 +25,31 @@ from .vector import (
 @intrinsic
 def rank1(typing_context, tile, a, offsets, b_row):
     """Return tile[i, :] + A[i] * B[:], with A[i] at a + offsets[i] and a contiguous B at b_row."""
-    t = tile
+    return tile(tile, BYTES, types.UniTuple(BYTES, tile.rows), BYTES), _rank1(tile)
 
+
+@intrinsic
+def rank1_of_panels(typing_context, tile, a, offsets, b_row, panel_step):
+    """Return what rank1 does, with each vector of B `panel_step` bytes after the one before it."""
+    return tile(tile, BYTES, types.UniTuple(BYTES, tile.rows), BYTES, BYTES), _rank1(tile)
+
+
+def _rank1(t):
+    """Return the generator of rank1 and rank1_of_panels."""
     def generate(c, b, sig, args):
-        tile, a, offsets, b_row = args
+        tile, a, offsets, b_row, *panel_step = args
         fma, acc = pair_muladd(b, t) if t.has_pairs else muladd(b, t), split(b, t, tile)
-        row = [load_vector(b, t, b_row, j * t.lanes * t.size) for j in range(t.vecs)]
+        if panel_step:
+            row = [load_vector(b, t, b.add(b_row, b.mul(panel_step[0], const(j))), 0) for j in range(t.vecs)]
+        else:
+            row = [load_vector(b, t, b_row, j * t.lanes * t.size) for j in range(t.vecs)]
         for i in range(t.rows):
             scalar = splat(b, t.vec, b.load(at(b, a, b.extract_value(offsets, i), t.elem), align=1))
             for j in range(t.vecs):
                 acc[i * t.vecs + j] = fma(scalar, row[j], acc[i * t.vecs + j])
         return join(b, t, acc)
 
-    return t(t, BYTES, types.UniTuple(BYTES, t.rows), BYTES), generate
+    return generate
 
 
 @intrinsic
