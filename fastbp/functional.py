@@ -11,7 +11,7 @@ out     is always overwritten, never added to. It may overlap an input.
 """
 from collections.abc import Callable, Iterable
 from itertools import chain
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numba import types
@@ -24,7 +24,9 @@ from ._compile import compiler, link, notice
 from .kernels import entry, reference
 from .kernels.dense.dinputs import backward_inputs
 from .kernels.elementwise.activations import GELU, IDENTITY, RELU
+from .kernels.gemm import loops
 from .kernels.simd import tile
+from .kernels.train import shard, transposed
 
 # An array of floats; a user's (dinputs, dweights, dbiases); and the arrays to write these to, or None for a new one.
 FloatArray: TypeAlias = NDArray[np.floating[Any]]
@@ -160,8 +162,8 @@ def warmup(*dtypes: DTypeLike) -> None:
     if compiler.DISABLED:
         return
     for dtype in wanted:
-        for in_blocks in (False, True):
-            training(dtype, [dtype], in_blocks)
+        for kinds, in_blocks in (([dtype], False), ([dtype], True), ([], False)):
+            training(dtype, kinds, in_blocks)
         for entries in (_FORWARD, _BACKWARD, _RELU, OPTIMIZE, LOSS, INFER, KEEP):
             _ = entries[dtype]
         with notice.compiling(f"kernels that are rarely needed for {dtype}"):
@@ -182,8 +184,17 @@ def run(compiled: Callable[..., Any], *arguments: Any) -> Any:
     return status
 
 
-def training(dtype: np.dtype[Any], kinds: Iterable[Any], in_blocks: bool) -> tuple[Any, dict[Any, list[int]]]:
-    """Return (train, {kind: addresses of its passes}): compiled steps for a dtype of networks with products of these kinds.
+class TrainingUnits(NamedTuple):
+    """The compiled code of training steps."""
+
+    train: Any                              # the function that makes steps
+    shard: int                              # the address of the unit of a shard
+    multiply: int                           # the address of the unit of dweights in blocks; 0: they are not
+    passes: dict[Any, list[int]]            # the addresses of the passes of a layer, by the kind of its products
+
+
+def training(dtype: np.dtype[Any], kinds: Iterable[Any], in_blocks: bool) -> TrainingUnits:
+    """Return the TrainingUnits for a dtype of networks with products of these kinds; without any, shards are transposed.
 
     in_blocks: whether another kernel than the backward pass computes dweights.
 
@@ -191,12 +202,15 @@ def training(dtype: np.dtype[Any], kinds: Iterable[Any], in_blocks: bool) -> tup
     which these are (_compile/ahead.py).
     """
     compiler.check_enabled("training")
+    number = _NUMBA_TYPE[dtype]
     passes = {kind: _passes(_NUMBA_TYPE[kind], in_blocks) for kind in kinds}
-    units = [entry.run.train[_NUMBA_TYPE[dtype]], *chain(*passes.values())]
-    # The first unit decides what the other process compiles: with dweights in blocks, what backward_inputs needs.
+    work = (shard.shard if passes else transposed.shard)[number]
+    units = [entry.run.train[number], work, *chain(*passes.values())]
     with notice.compiling(f"training steps for {dtype}"):
-        link.bind(*(reversed(units) if in_blocks else units))
-    return TRAIN[dtype], {kind: [unit.bound_address() for unit in units] for kind, units in passes.items()}
+        link.bind(*(reversed(units) if in_blocks or not passes else units))
+    return TrainingUnits(train=TRAIN[dtype], shard=work.bound_address(),
+                         multiply=loops.gemm[number].bound_address() if in_blocks else 0,
+                         passes={kind: [unit.bound_address() for unit in units] for kind, units in passes.items()})
 
 
 def forward_address(kind: Any) -> int:

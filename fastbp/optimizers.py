@@ -40,6 +40,7 @@ class Gradients(NamedTuple):
     shards: int = 1                             # how many arrays each gradient is the sum of
     distance: int = 0                           # bytes from a shard's array to the next one's
     blocks: Sequence[Blocks | None] | None = None       # None for each gradient that is not computed in blocks
+    multiply: int = 0                           # the address of the unit that computes blocks; 0: there are none
     stored: np.ndarray | None = None            # the memory of all arrays of all shards, with zeros between them, if it is one
 
 
@@ -211,7 +212,8 @@ class Step:
             l2=0.0, penalty=0.0, rate=0.0, epsilon=0.0, decay=0.0,
             sums=address("sums", self._sums, FLOAT, size, written=True), check=check, known=0,
             stored=0 if stored is None else address("gradients", stored, stored.dtype, stored.size),
-            stored_count=0 if stored is None else stored.size, multiply=0, block_bytes=block_bytes, scratch=0)])
+            stored_count=0 if stored is None else stored.size, multiply=gradients.multiply, block_bytes=block_bytes,
+            scratch=0)])
         self._kept = optimizer, parameters, gradients, *kept              # whatever happens to the optimiser meanwhile
         self.address = address("job", self._words, INTEGER, len(Update._fields), written=True)
         self._job = fields_of(Update, self._words)

@@ -106,6 +106,7 @@ def test_no_process_is_started(started, monkeypatch, fault):
     ("forward-float32", ["pack-float32", "backward-float32", "mask-float32"]),
     ("backward-float32", ["pack-float32", "mask-float32"]),
     ("forward-bfloat16", ["pack-bfloat16", "backward-bfloat16"]),
+    ("transposed_shard-float32", ["update-float32", "optimize-float32", "steps-float32", "norms-float32"]),
     ("relu-float32", None), ("spread", None)])
 def test_what_a_unit_asks_for(started, name, expected):
     start(name)

@@ -123,6 +123,7 @@ def test_gradients_of_a_run(rng, dtype, places, rows, batch):
         taken = np.arange(rows) if order is None else order
         for start in range(0, rows, batch):
             run.advance(1)
+            run.gradient()
             here = taken[start:start + batch]
             expected = reference_gradients(parts, x[here], targets[here], key)
             for gradient, exact in zip(run.gradients, expected, strict=True):
@@ -131,6 +132,7 @@ def test_gradients_of_a_run(rng, dtype, places, rows, batch):
     run.restart_dropout()
     run.start()
     run.advance(1)
+    run.gradient()
     for gradient, exact in zip(run.gradients, reference_gradients(parts, x[:batch], targets[:batch], 11), strict=True):
         assert_allclose(gradient, exact, atol=200 * np.finfo(dtype).eps)
 

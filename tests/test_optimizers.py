@@ -1,5 +1,6 @@
 """Optimisers: their steps beside formulas in plain NumPy, their state, and what they refuse."""
 import copy
+import math
 import pickle
 import re
 
@@ -347,3 +348,21 @@ def test_settings(kind, setting, right, wrong):
 def test_nesterov_needs_a_momentum():
     with pytest.raises(ValueError, match="nesterov is True and momentum is 0, expected a momentum above 0"):
         SGD(nesterov=True)
+
+
+@pytest.mark.parametrize("scales", [(-9, 8), (-44, 38)], ids=["usual", "extreme"])
+@pytest.mark.parametrize("epsilon", [1e-8, 1e-20, 1.0])
+def test_adams_ratio_has_the_bits_of_numpys(rng, dtype, scales, epsilon):
+    """Roots and ratios are correctly rounded, however they are computed, and signs of zeros and NaNs are as they were."""
+    g = (rng.standard_normal((1, 5000)) * 10.0**rng.uniform(*scales, (1, 5000))).astype(dtype)
+    g[0, ::7], g[0, 1::70] = 0, -0.0
+    if scales[1] > 9:
+        g[0, 2::500], g[0, 3::500], g[0, 4::500] = np.inf, -np.inf, np.nan
+    w, root = np.zeros_like(g), math.sqrt(1 - 0.999)
+    fastbp.Adam(0.001, epsilon=epsilon).update([w], [g])
+    with np.errstate(all="ignore"):
+        m, square = dtype.type(1 - 0.9) * g, dtype.type(1 - 0.999) * (g * g)
+        expected = 0 - m * dtype.type(0.001 * (root / (1 - 0.9))) / (np.sqrt(square) + dtype.type(epsilon * root))
+    near = np.abs(m) < 1e-30                            # of numbers as small as these a remainder is subnormal
+    assert_array_equal(w[~near], expected[~near])
+    assert_allclose(w[near], expected[near], rtol=4 * np.finfo(dtype).eps, atol=1e-37)

@@ -5,6 +5,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import fastbp
 import textbook
+from fastbp._training import gradient_check
 from fastbp._training.session import TrainingSession
 from fastbp.kernels.elementwise.activations import NAMES
 from fastbp.kernels.train import blocks
@@ -171,3 +172,88 @@ def test_rows_that_lie_apart(rng, dtype):
     wide[:, 9:14] = rng.standard_normal((40, 5))
     assert_gradients(network, run, wide[:, 9:14], rng.integers(0, 3, 40), None)
     assert_gradients(network, run, wide[:, 9:14], rng.integers(0, 3, 40), None, rng.permutation(40))
+
+
+@pytest.mark.parametrize("activation", ["relu", "leaky_relu", "tanh"])
+def test_check_gradients_goes_the_way_of_fit(rng, dtype, monkeypatch, activation):
+    made = []
+
+    class Session(TrainingSession):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            made.append(self)
+
+    monkeypatch.setattr(gradient_check, "TrainingSession", Session)
+    network = network_of((6, 30, 20, 5), "softmax", dtype, activation)
+    x, labels = rng.standard_normal((400, 6)), rng.integers(0, 5, 400)
+    assert network.check_gradients(x, labels, places=20) < 1e-6
+    assert made[0]._chunk_rows > 0 and made[0]._shards == 2
+
+
+# ---- beside other implementations
+
+
+def in_numpy(network, x, labels, dtype):
+    """Return the gradients of a network of ReLUs and a softmax cross-entropy, by NumPy in that dtype."""
+    arrays, inputs = [array.astype(dtype) for array in network.parameters()], [x.astype(dtype)]
+    layers = list(zip(arrays[::2], arrays[1::2], strict=True))
+    for weights, biases in layers:
+        z = inputs[-1] @ weights + biases
+        inputs.append(np.maximum(z, 0))
+    powers = np.exp(z - z.max(axis=1, keepdims=True))
+    dz = powers / powers.sum(axis=1, keepdims=True)
+    dz[np.arange(len(x)), labels] -= 1
+    dz /= len(x)
+    gradients = []
+    for (weights, _), before in zip(reversed(layers), reversed(inputs[:-1]), strict=True):
+        gradients[:0] = [before.T @ dz, dz.sum(axis=0, keepdims=True)]
+        dz = dz @ weights.T * (before > 0)
+    return gradients
+
+
+def error_of(gradient, exact):
+    return float(np.linalg.norm((gradient - exact).astype(np.float64)) / np.linalg.norm(exact.astype(np.float64)))
+
+
+@pytest.mark.parametrize("widths, rows", [((24, 8, 2), 200), ((13, 64, 32, 2), 128), ((8, 64, 64, 4), 64),
+                                          ((4, 32, 16, 4), 10000), ((64, 100, 10), 200), ((100, 256, 10), 200)])
+def test_rounding_errors_beside_numpys(rng, dtype, widths, rows):
+    """They are measured against gradients in NumPy's longdouble."""
+    network = network_of(widths, "softmax", dtype)
+    run = session_of(network, rows)
+    x, labels = rng.standard_normal((rows, widths[0])).astype(dtype), rng.integers(0, widths[-1], rows)
+    run.use(x, labels, None)
+    run.start()
+    run.advance(1)
+    run.gradient()
+    exact = in_numpy(network, x, labels, np.longdouble)
+    for found, other, gradient in zip(run.gradients, in_numpy(network, x, labels, dtype), exact, strict=True):
+        assert error_of(found, gradient) <= 1.5 * error_of(other, gradient) + np.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW"])
+@pytest.mark.parametrize("widths, batch", [((24, 8, 2), 200), ((13, 64, 32, 2), 128), ((8, 64, 64, 4), 64),
+                                           ((4, 32, 16, 4), 1000), ((64, 100, 10), 200)])
+def test_trainings_beside_pytorchs(rng, widths, batch, name):
+    torch = pytest.importorskip("torch", reason="PyTorch is too large to be a dependency of the tests")
+    network, rows = network_of(widths, "softmax", "float64", "tanh"), batch * 5 // 2
+    x, labels = rng.standard_normal((rows, widths[0])), rng.integers(0, widths[-1], rows)
+    parameters = [torch.nn.Parameter(torch.from_numpy(array.copy())) for array in network.parameters()]
+    inputs, targets = torch.from_numpy(x), torch.from_numpy(labels)
+    settings = {"momentum": 0.9} if name == "SGD" else {}
+    decays = (0.1, 0.0) if name == "AdamW" else (0.0, 0.0)
+    groups = [{"params": parameters[i::2], "weight_decay": decay} for i, decay in enumerate(decays)]
+    other = getattr(torch.optim, name)(groups, lr=0.01, **settings)
+    for _ in range(3):
+        for start in range(0, rows, batch):
+            h = inputs[start:start + batch]
+            for i in range(0, len(parameters), 2):
+                h = (torch.tanh(h) if i else h) @ parameters[i] + parameters[i + 1]
+            other.zero_grad()
+            torch.nn.functional.cross_entropy(h, targets[start:start + batch]).backward()
+            other.step()
+    settings |= {"weight_decay": 0.1} if name == "AdamW" else {}
+    network.fit(x, labels, epochs=3, batch_size=batch, optimizer=getattr(fastbp, name)(0.01, **settings), shuffle=False,
+                progress=False)
+    for found, expected in zip(network.parameters(), parameters, strict=True):
+        assert_allclose(found, expected.detach().numpy(), rtol=1e-7, atol=1e-9)

@@ -20,7 +20,8 @@ KINDS = "pack", "backward", "mask"
 # The kinds of units that the helper compiles, by the kind of the unit that this process was asked for. They are about half of
 # the work for a first training step, too, in the order in which that needs them.
 _KINDS_OF = {"forward": KINDS, "backward": KINDS, "train": (*KINDS, "loss", "update"),
-             "dinputs": ("pack", "mask", "loss", "update", "full")}
+             "dinputs": ("pack", "mask", "loss", "update", "full"),
+             "transposed_shard": ("update", "optimize", "steps", "norms")}
 
 # The program of the helper process.
 _CODE = "import sys; sys.path[:] = {path!r}; from fastbp._compile import link; link.compile_ahead({names!r})"

@@ -41,6 +41,7 @@ def check_gradients(network: Network, x: ArrayLike, y: ArrayLike, *, places: int
     if not weights.any():
         raise ValueError(f"x has {len(x)} rows that are all at the kink of a ReLU, expected others")
     mean_loss()
+    session.gradient()                      # adds up the shards
     gradients = [gradient.copy() for gradient in session.gradients]
     arrays = [array for spec in specs for array in (spec.weights, spec.biases) if array is not None]
     return float(np.max([_error(values, gradient, mean_loss, shuffled(generator, values.size)[:places])
@@ -72,9 +73,13 @@ def _central_difference(values, place, function):
 
 def _far_from_kinks(session, x):
     """Return, for each sample of the session's last step, whether no z of a ReLU is near 0."""
-    far = np.ones(len(x), np.bool_)
-    for spec, inputs in zip(session.specs, [x, *session.values], strict=False):
+    far, inputs = np.ones(len(x), np.bool_), x
+    for spec, values in zip(session.specs, session.values, strict=True):
         if spec.activation in (RELU, LEAKY_RELU):
             z = functional.dense_forward(inputs, spec.weights, spec.biases)
             far &= (np.abs(z) > 10 * _CHANGE * max(1, np.abs(inputs).max(initial=0))).all(axis=1)
+        if len(values) == len(x):
+            inputs = values
+        else:                               # transposed shards keep no outputs
+            inputs, _ = functional._forward(inputs, spec.weights, spec.biases, None, spec.activation)
     return far

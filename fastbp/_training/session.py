@@ -47,8 +47,8 @@ class TrainingSession:
     with `apart` only update() stops. key: the key of the dropouts' random stream.
 
     Attributes:
-    gradients: those of weights and biases in the last step. dweights that are computed in blocks are empty
-    (kernels/train/dweights.py).
+    gradients: those of weights and biases in the last step, once gradient() has added up its shards. dweights that are
+    computed in blocks are empty (kernels/train/dweights.py).
     values: the outputs (batch, neurons) of each layer in the last step. A linear last layer holds the gradient of the loss in
     place of its output. They are empty where shards are transposed (kernels/train/transposed.py).
     """
@@ -63,14 +63,14 @@ class TrainingSession:
         self._kept, self._gathered, self._batches = [], None, 1
         self._is_trained = optimizer is not None
         parameters, widths = sum(p.weights.size for p in dense), [inputs, *(p.weights.shape[1] for p in dense)]
-        can_transpose = (optimizer is not None and len(dense) == len(specs) and set(kinds) == {self.dtype}
+        can_transpose = (len(dense) == len(specs) and set(kinds) == {self.dtype}
                          and all(spec.activation != GELU for spec in specs))
         self._chunk_rows = block_sizes.chunk_rows(self.dtype.itemsize, batch, widths) if can_transpose else 0
-        self._shards = 1 if optimizer is None else block_sizes.shards(batch, parameters, self._chunk_rows > 0)
+        self._shards = block_sizes.shards(batch, parameters, self._chunk_rows > 0)
         self._in_blocks = (optimizer is not None and not apart and self._shards == 1 and set(kinds) == {self.dtype}
                            and self._chunk_rows == 0
                            and block_sizes.in_blocks(batch, max(widths[1:]) * self.dtype.itemsize))
-        self._train, self._passes = functional.training(self.dtype, [] if self._chunk_rows else kinds, self._in_blocks)
+        self._units = functional.training(self.dtype, [] if self._chunk_rows else kinds, self._in_blocks)
         self._all_gradients = self._make_gradients(dense)
         self.gradients = [g for p, pair in zip(dense, self._all_gradients, strict=True)
                           for g in (pair if p.biases is not None else pair[:1])]
@@ -90,7 +90,8 @@ class TrainingSession:
         self._set(layers=address("layers", self._layers, INTEGER, len(specs) * len(Layer._fields)), count=len(specs),
                   first=first, upper=len(specs), inputs=inputs, work=parameters, batch=batch,
                   loss=loss._kind, least=least, most=most, gradient_factor=gradient_factor, loss_factor=loss_factor,
-                  l2=l2, shared=shared, shards=self._shards, chunk_rows=self._chunk_rows, distance=self._distance,
+                  l2=l2, shared=shared, shard=self._units.shard, shards=self._shards, chunk_rows=self._chunk_rows,
+                  distance=self._distance,
                   statuses=address("statuses", self._statuses, INTEGER, self._shards, written=True),
                   sums=address("sums", self._sums, FLOAT, self._sums.size, written=True),
                   update=self._step.address if self._step and not apart else 0,
@@ -153,7 +154,7 @@ class TrainingSession:
 
     def advance(self, batches: int) -> bool:
         """Make up to `batches` steps; return whether rows of the epoch are left. Raises as `finish` does."""
-        check_status(functional.run(self._train, self._address, batches))
+        check_status(functional.run(self._units.train, self._address, batches))
         return self.rows_done < len(self.data[0])
 
     def pieces(self, least: int) -> list[tuple[int, slice]]:
@@ -182,7 +183,7 @@ class TrainingSession:
         Call this once a step: it adds up the shards in place.
         """
         rows = min(self.batch, len(self.data[0]))
-        first, *others = self._gradients[:-(-rows // -(-rows // self._shards))]
+        first, *others = self._gradients[:-(-rows // block_sizes.shard_rows(rows, self._shards, self._chunk_rows > 0))]
         for other in others:
             first += other
         return first
@@ -258,6 +259,7 @@ class TrainingSession:
         shards = 1 if self._is_apart else self._shards
         gradients = Gradients(arrays=self.gradients, shards=shards, distance=self._distance,
                               blocks=[next(blocks) if is_weights else None for _, is_weights in arrays],
+                              multiply=self._units.multiply,
                               stored=None if self._in_blocks else self._gradients[:shards])
         return optimizer.bind([a for a, _ in arrays], gradients, [is_weights for _, is_weights in arrays], check)
 
@@ -293,7 +295,7 @@ class TrainingSession:
                 records.append(_NO_LAYER._replace(inputs=inputs, neurons=neurons, y=y, least=int(spec.rate * 2**63),
                                                   factor=1 / (1 - spec.rate)))
             else:
-                forward, backward = (0, 0) if self._chunk_rows else self._passes[multiplied(self.dtype, spec.precision)]
+                forward, backward = (0, 0) if self._chunk_rows else self._units.passes[multiplied(self.dtype, spec.precision)]
                 (dweights, dbiases), blocks = next(gradients), next(all_blocks)
                 layer = _NO_LAYER._replace(
                     inputs=inputs, neurons=neurons, activation=spec.activation, forward=forward, backward=backward,

@@ -4,6 +4,7 @@ Python asks for them when a session begins; what a product in them is cut into i
 """
 from itertools import pairwise
 
+from ..._compile.compiler import formula
 from ..._runtime import state
 from .. import blocking
 
@@ -26,6 +27,9 @@ TRANSPOSED_PARAMETERS = 1 << 15
 # Parameters for each row of the batch up to which it is transposed, as few rows leave a vector empty for the most part. At one
 # row 24-8-2 takes 0.4 of the time, 8-64-64-4 takes 1.1; at 8 rows 0.9.
 TRANSPOSED_ROW_PARAMETERS = 1024
+
+# Rows of a transposed shard, or a multiple: whole vectors of any type.
+TRANSPOSED_SHARD_ROWS = 16
 
 # Bytes of a chunk's inputs and outputs of all layers, which stay in L2. Between 24 and 384 KiB nothing depends on it but 5 %.
 CHUNK_BYTES = 192 << 10
@@ -66,6 +70,12 @@ def shards(batch, parameters, is_transposed=False):
     """Return the number of shards for a training step's batch: from sizes alone, never from the threads."""
     most = max(1, min(SHARDS, batch // SHARD_ROWS)) if parameters <= batch * SHARD_PARAMETERS else 1
     return max(1, min(most, batch * parameters // TRANSPOSED_SHARD_WORK)) if is_transposed else most
+
+
+@formula
+def shard_rows(rows, shards, is_transposed):
+    """Return the rows of each of up to `shards` shards of a batch of so many rows; the last one may have fewer."""
+    return blocking.round_up(blocking.blocks(rows, shards), TRANSPOSED_SHARD_ROWS if is_transposed else 1)
 
 
 def in_blocks(batch, row_bytes):

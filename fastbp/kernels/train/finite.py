@@ -134,17 +134,12 @@ def is_small(job):
 
 
 @kernel
-def look(job, address, unit, memory):
-    """Run `norms`, the unit at the address `unit`, for an Update and its address, in memory for a queue."""
+def look(job, unit, memory):
+    """Run `norms`, the unit at the address `unit`, for an Update, in memory for a queue."""
     tasks, numbers = 0, 0
     for k in range(job.count):
         tasks, numbers = tasks + parts_of(job, array_at(job, k)), numbers + numbers_of(job, array_at(job, k))
-    threads = blocking.threads(numbers)
-    if threads > 1:
-        run(unit, replace(job, tasks=tasks), memory, threads)
-    else:
-        for task in range(tasks):                       # a queue would take longer than a small network's norms
-            link.call(unit, (address, 0, task))
+    run(unit, replace(job, tasks=tasks), memory, blocking.threads(numbers))
 
 
 @kernel

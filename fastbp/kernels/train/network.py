@@ -60,6 +60,7 @@ class Training(NamedTuple):
     loss_factor: float          # the factor of a row's loss, beside the row's weight
     l2: float                   # the factor of the penalty l2 / 2 * Σ w² of all weights
     shared: int                 # 1: l2 is divided by the weight of a batch's rows
+    shard: int                  # the address of the unit that does a shard: that of shard.py, or of transposed.py
     shards: int                 # the most shards of a batch (train/blocks.py)
     chunk_rows: int             # rows of a shard that are taken through all layers at a time, transposed; 0: all, as they are
     distance: int               # bytes from a shard's gradients to the next one's

@@ -74,7 +74,7 @@ class Update(NamedTuple):
     known: int                  # 1: Squares.parameters are those of the parameters as they are now
     stored: int                 # the address of all gradients of all shards, with zeros between them; 0: they lie apart
     stored_count: int           # numbers there, of all shards
-    multiply: int               # the address of the unit of GemmProblems, which a step without any need not compile
+    multiply: int               # the address of the unit of GemmProblems; 0 where no array has one
     block_bytes: int            # bytes of the largest chunk of an array with a GemmProblem; 0: there is none
     scratch: int                # the address of dweights.worker_bytes for each worker
 

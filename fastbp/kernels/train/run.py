@@ -10,24 +10,23 @@ from numba import types
 from ..._compile import link
 from ..._compile.compiler import kernel
 from .. import blocking
-from ..gemm import loops
 from ..schedule import team
 from ..schedule.arena import acquire, release
 from ..schedule.atomic import load
 from ..schedule.queue import REGION_BYTES, run, run_with_team
 from ..schedule.records import read, replace, write
 from ..simd.arithmetic import number
-from . import losses, transposed
+from . import losses
 from . import step as optimizer_step
+from .blocks import shard_rows
 from .finite import LOSS
 from .network import Progress, Results, Training
 from .optimizers import Update
-from .shard import Shard, gather, shard, sums_bytes
+from .shard import Shard, gather, sums_bytes
 
 
 def _build_steps(dtype):
-    work, optimize, multiply = (units[dtype].address for units in (shard, optimizer_step.step, loops.gemm))
-    transposed_work, request_transposed = transposed.shard[dtype].address, transposed.shard[dtype].request
+    optimize = optimizer_step.step[dtype].address
 
     @kernel
     def weight_of(job, start, rows):
@@ -76,14 +75,12 @@ def _build_steps(dtype):
         progress = read(job.progress, Progress)
         rows = min(job.batch, job.rows - progress.row)
         weight, scale = weight_of(job, progress.row, rows)
-        rows_each = blocking.blocks(rows, job.shards)
+        rows_each = shard_rows(rows, job.shards, job.chunk_rows > 0)
         tasks = blocking.blocks(rows, rows_each)
         task = Shard(tasks=tasks, training=job_address, start=progress.row, rows=rows, rows_each=rows_each,
                      most_threads=blocking.MOST_THREADS if tasks == 1 else 1, key=progress.key,
                      factor=job.gradient_factor / weight, scale=scale)
-        if job.chunk_rows > 0 and transposed_work() == 0:
-            return request_transposed()
-        run(transposed_work() if job.chunk_rows > 0 else work(), task, memory, blocking.threads(rows * job.work))
+        run(job.shard, task, memory, blocking.threads(rows * job.work))
         status = status_of(job, task)
         if status != link.OK or job.lower > 0:
             return status
@@ -94,7 +91,7 @@ def _build_steps(dtype):
         penalty = 0.0
         if job.update != 0:
             l2 = job.l2 / (weight / scale) if job.shared != 0 else job.l2
-            write(job.update, replace(read(job.update, Update), l2=l2, shards=tasks, multiply=multiply()))
+            write(job.update, replace(read(job.update, Update), l2=l2, shards=tasks))
             status = link.call(optimize(), (job.update,))
             if status != link.OK:
                 return status

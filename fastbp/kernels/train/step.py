@@ -74,12 +74,7 @@ def _build_step(dtype):
     @kernel
     def make(job, memory, threads):
         """Make a step in a StepMemory; return the penalty before it."""
-        if threads > 1 or job.block_bytes > 0:
-            run(update(), replace(job, scratch=memory.workers), memory.queue, threads)
-        else:
-            write(memory.queue, job)
-            for task in range(job.tasks):               # a queue would take longer than a small network's update
-                link.call(update(), (memory.queue, 0, task))
+        run(update(), replace(job, scratch=memory.workers), memory.queue, threads)
         return 0.5 * job.l2 * added(job, 0, job.tasks).penalised if job.l2 > 0.0 else 0.0       # squares may be inf
 
     @kernel
@@ -111,7 +106,7 @@ def _build_step(dtype):
                 g = math.sqrt(squares(tiles.row, job.stored, job.stored_count) * job.shards)
                 safe = is_safe(job, g, math.sqrt(added(job, 0, job.tasks).parameters))
             else:
-                look(job, address, norms(), memory.queue)
+                look(job, norms(), memory.queue)
                 safe = is_safe(job, *norms_found(job))
         if job.check == 0 or safe:
             penalty = make(job, memory, threads)

@@ -275,4 +275,4 @@ def _build(dtype):
     return transposed_shard
 
 
-shard = link.units("transposed_shard", TASK, _build, lazy=True)
+shard = link.units("transposed_shard", TASK, _build)

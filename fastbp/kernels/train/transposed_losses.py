@@ -40,7 +40,7 @@ class TransposedLoss(NamedTuple):
 def build(dtype):
     """Return the kernel for a Numba float type that computes a TransposedLoss, and returns its Sums."""
     row = blocking.tiles(dtype).vector
-    weights_row = row._replace(dtype=types.float64)
+    wide_row = row._replace(dtype=types.float64)
     (exp, _), (log, log1p), (sigmoid, _) = exponentials(dtype), logarithms(dtype), functions(dtype)
 
     @inlined
@@ -60,11 +60,11 @@ def build(dtype):
 
     @inlined
     def weighted(job, losses, m):
-        """Return the sum in float64 of the losses of the rows of a vector, which begins with row m, times their weights."""
+        """Return the losses of the rows of a vector, which begins with row m, times their weights, in float64."""
         valid = wide(within(losses, job.rows - m, 0.0))
         if job.weights != 0:
-            valid = valid * (tile.load(weights_row, job.weights + 8 * m, 0, 1, job.rows - m) * job.scale)
-        return total(valid)
+            valid = valid * (tile.load(wide_row, job.weights + 8 * m, 0, 1, job.rows - m) * job.scale)
+        return valid
 
     @inlined
     def largest(job, address):
@@ -134,35 +134,35 @@ def build(dtype):
 
     @inlined
     def of_numbers(job, offset, m):
-        """Return (the sum of losses, right elements) of the rows of a vector, and write the gradient."""
-        losses, right, factor = 0.0, tile.zeros(row), factors_of(job, offset)
+        """Return (the weighted losses, right elements) of the rows of a vector, and write the gradient."""
+        losses, right, factor = tile.zeros(wide_row), tile.zeros(row), factors_of(job, offset)
         for c in range(job.classes):                                                # scores, targets (classes, rows)
             address = c * job.step + offset
             z, t = vector(job.scores + address), vector(job.targets + address)
             if job.kind == BINARY:
                 one = where_above(z, 0.0, z, 0.0) - z * t + log1p(exp(0.0 - magnitude(z)))
-                losses += weighted(job, clamped(one, job.least, job.most), m)
+                losses = losses + weighted(job, clamped(one, job.least, job.most), m)
                 right = right + are_equal(where_above(z, 0.0, tile.zeros(row) + 1.0, 0.0),
                                           where_above(t, 0.5, tile.zeros(row) + 1.0, 0.0))
                 z = sigmoid(z)
             else:
-                losses += weighted(job, (z - t) * (z - t), m)
+                losses = losses + weighted(job, (z - t) * (z - t), m)
             put((z - t) * factor, job.gradient + address)
         return losses, right
 
     @kernel
     def loss(job):
         """Write the gradient of the rows of a TransposedLoss, and return their Sums."""
-        losses, hits = 0.0, tile.zeros(row)
+        losses, hits = tile.zeros(wide_row), tile.zeros(row)
         for m in range(0, job.rows, tile.lanes(row)):
             offset = m * tile.itemsize(row)
             if job.kind != SOFTMAX:
-                one, right = of_numbers(job, offset, m)
-                losses += one
+                some, right = of_numbers(job, offset, m)
+                losses = losses + some
             else:
                 each, right = of_labels(job, offset) if job.has_labels else of_shares(job, offset)
-                losses += weighted(job, each, m)
+                losses = losses + weighted(job, each, m)
             hits = hits + within(right, job.rows - m, 0.0)
-        return Sums(loss=losses, right=float(total(hits)))
+        return Sums(loss=total(losses), right=float(total(hits)))
 
     return loss
