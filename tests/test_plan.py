@@ -58,7 +58,8 @@ TABLE = """
      33,    5,    9:  packed;   narrow packed unpacked     packed;   narrow packed unpacked
    1000,   20,  300:  packed;   narrow packed unpacked     packed;   narrow packed unpacked
    2048,  255,    1:  skinny;   narrow packed skinny       skinny;   separate packed skinny
-   4096,  256,    1:  skinny;   narrow packed skinny       skinny;   narrow packed skinny
+   4096,  256,    1:  skinny;   separate packed skinny     skinny;   separate packed skinny
+   4096,  255,    4:  skinny;   narrow packed skinny       skinny;   separate packed skinny
     128,  128,   10:  packed;   narrow packed skinny       packed;   narrow packed skinny
    4000,  784,   10:  packed;   narrow packed skinny       packed;   narrow packed skinny
      40, 7000,   10:  packed;   separate swapped packed    streamed; separate swapped packed

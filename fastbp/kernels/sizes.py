@@ -15,11 +15,20 @@ from .._runtime import cpu, state
 class Sizes(NamedTuple):
     """The sizes of a family, in the order of their words. few_rows is less than the rows of a fused pass, which packs B."""
 
-    few_rows: int               # rows up to which a product is streamed or swapped: packing B of more rows pays
-    streamed_inputs: int        # inputs from which on products are streamed or swapped: packing fewer takes next to no time
-    streamed_k: int             # rows of B that are streamed at a time
-    swapped_rows: int           # rows from which on swapping dinputs beats streaming weights.T
-    thread_work: int            # multiply-adds that are worth a thread: some 10 us, twice what waking one takes
+    # Rows up to which a product is streamed or swapped. At 64 rows packing weights takes a third of the time of the product.
+    few_rows: int
+
+    # Inputs from which on products are streamed or swapped: packing fewer takes next to no time.
+    streamed_inputs: int
+
+    # Rows of B that are streamed at a time. With 32, products of 16 to 64 rows take 5 % longer, with 128 those of 16 rows.
+    streamed_k: int
+
+    # Rows from which on swapping dinputs beats streaming weights.T: 16 rows take three quarters of the time, 8 rows the same.
+    swapped_rows: int
+
+    # Multiply-adds that are worth a thread: some 10 us, twice what waking one takes.
+    thread_work: int
 
 
 class Row(NamedTuple):

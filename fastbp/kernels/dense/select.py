@@ -122,8 +122,7 @@ def is_narrow(machine, x, weights):
     if x.rows < blocks.NARROW_ROWS or min(inputs, neurons) > blocks.NARROW or min(inputs, neurons) == 0:
         return False
     # By columns, x is read number by number, which fills vectors only along many neurons.
-    is_long_row = is_skinny(machine, x, neurons) and inputs * machine.itemsize >= blocks.NARROW_ROW
-    if is_long_row and not is_fused(x.rows, 0):
+    if is_skinny(machine, x, neurons) and inputs * machine.itemsize >= blocks.NARROW_ROW:
         return False
     is_read_well = x.col_step == machine.itemsize or inputs <= neurons
     return is_read_well and inputs * neurons * machine.itemsize <= blocks.NARROW_WEIGHTS
