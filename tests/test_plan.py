@@ -6,18 +6,17 @@ from fastbp.__main__ import main
 from fastbp._compile import compiler
 from fastbp._runtime import cpu, threads
 from fastbp.cli import plan
-from fastbp.kernels import blocking
+from fastbp.kernels import blocking, sizes
 from fastbp.kernels.blocking import Machine
 from fastbp.kernels.dense import select
 from fastbp.kernels.dense.select import ALGORITHMS
 from fastbp.kernels.elementwise.activations import RELU, TANH
 from fastbp.kernels.matrix import Matrix
 
-# float32 on AVX-512 and float64 on AVX2, with the caches of a server.
-CACHES = dict(l1=32 << 10, l2=1 << 20, l3=32 << 20)
-AVX512 = Machine(itemsize=4, lanes=16, step=1, height=6, width=64, edge_width=16, unpacked_height=2, unpacked_width=128,
-                 **CACHES)
-AVX2 = Machine(itemsize=8, lanes=4, step=1, height=6, width=8, edge_width=4, unpacked_height=2, unpacked_width=16, **CACHES)
+# float32 on AVX-512 and float64 on AVX2, with the caches of a server and the sizes of a CPU that nobody has measured.
+REST = dict(l1=32 << 10, l2=1 << 20, l3=32 << 20, sizes=sizes.DEFAULT.sizes)
+AVX512 = Machine(itemsize=4, lanes=16, step=1, height=6, width=64, edge_width=16, unpacked_height=2, unpacked_width=128, **REST)
+AVX2 = Machine(itemsize=8, lanes=4, step=1, height=6, width=8, edge_width=4, unpacked_height=2, unpacked_width=16, **REST)
 
 # (batch, inputs, neurons): forward; backward as a whole, its dinputs and its dweights, first on AVX512, then on AVX2.
 TABLE = """
@@ -63,7 +62,8 @@ TABLE = """
      33,    5,    9:  packed;   narrow packed unpacked     packed;   narrow packed unpacked
    1000,   20,  300:  packed;   narrow packed unpacked     packed;   narrow packed unpacked
    2048,  255,    1:  skinny;   narrow packed skinny       skinny;   separate packed skinny
-   4096,  256,    1:  skinny;   narrow packed skinny       skinny;   narrow packed skinny
+   4096,  256,    1:  skinny;   separate packed skinny     skinny;   separate packed skinny
+   4096,  255,    4:  skinny;   narrow packed skinny       skinny;   separate packed skinny
     128,  128,   10:  packed;   narrow packed skinny       packed;   narrow packed skinny
    4000,  784,   10:  packed;   narrow packed skinny       packed;   narrow packed skinny
      40, 7000,   10:  packed;   separate swapped packed    streamed; separate swapped packed
@@ -123,7 +123,7 @@ def test_compiled_code_chooses_the_same():
 
     threads.prepare()
     caches = cpu.caches()
-    here = machine._replace(l1=caches.l1, l2=caches.l2, l3=caches.l3)
+    here = machine._replace(l1=caches.l1, l2=caches.l2, l3=caches.l3, sizes=sizes.PRESENT.sizes)
     for row in TABLE.strip().splitlines():
         batch, inputs, neurons = shape_of(row)
         x, weights = matrix(machine, batch, inputs), matrix(machine, inputs, neurons)

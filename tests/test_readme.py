@@ -12,7 +12,7 @@ from measure import contest
 
 from fastbp.__main__ import COMMANDS, main
 from fastbp.cli import plan
-from fastbp.kernels import blocking
+from fastbp.kernels import blocking, sizes
 
 ROOT = Path(__file__).parents[1]
 PAGES = {path.relative_to(ROOT).as_posix(): path.read_text()
@@ -92,7 +92,8 @@ def test_every_command_is_one(page, line):
 def test_the_plan_that_a_page_shows(capsys, monkeypatch):
     shown = next(code for code in blocks(".docs/profiler.md") if code.startswith("2048 rows"))
     machine = blocking.Machine(itemsize=4, lanes=16, step=1, height=6, width=64, edge_width=16, unpacked_height=2,
-                               unpacked_width=128, l1=32 << 10, l2=1 << 20, l3=32 << 20)
+                               unpacked_width=128, l1=32 << 10, l2=1 << 20, l3=32 << 20, sizes=sizes.DEFAULT.sizes)
+    monkeypatch.setattr(plan.sizes, "PRESENT", sizes.DEFAULT)
     monkeypatch.setattr(plan, "_machine", lambda dtype: machine)
     monkeypatch.setattr(plan.cpu, "instruction_set", lambda: "avx512")
     monkeypatch.setenv("COLUMNS", "100")

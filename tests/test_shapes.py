@@ -12,8 +12,12 @@ import fastbp
 import oracle
 from fastbp._runtime import cpu
 from fastbp.kernels import blocking
+from fastbp.kernels.dense import blocks
+from fastbp.kernels.sizes import PRESENT
 
 CANARY = 12345.0
+
+HERE = PRESENT.sizes
 
 
 def framed(shape, dtype, inside=np.nan, around=CANARY):
@@ -141,9 +145,9 @@ def test_small_shapes_without_relu(corner, dtype):
 
 
 DEPTHS = around(blocking.KC, 2 * blocking.KC)
-ROWS = around(blocking.UNPACKED_ROWS, blocking.MC, blocking.COPIED_MC, blocking.SWAPPED_ROWS, blocking.FEW_ROWS,
-              blocking.FUSED_ROWS, blocking.TASK_ROWS, 2 * blocking.TASK_ROWS)
-ONE_PASS = 4 * blocking.FUSED_PARTITION_ROWS
+ROWS = around(blocking.UNPACKED_ROWS, blocking.MC, blocking.COPIED_MC, HERE.swapped_rows, HERE.few_rows,
+              blocks.FUSED_ROWS, blocking.TASK_ROWS, 2 * blocking.TASK_ROWS)
+ONE_PASS = 4 * blocks.FUSED_PARTITION_ROWS
 
 
 @pytest.mark.parametrize("batch", ROWS)
@@ -176,14 +180,14 @@ def test_both_sides_of_each_block_of_depth(rng, dtype, depth):
     check(rng, blocking.UNPACKED_ROWS + 1, depth, depth, dtype)
 
 
-@pytest.mark.parametrize("batch", [ONE_PASS - 1, ONE_PASS, ONE_PASS + 1, ONE_PASS + blocking.FUSED_ROWS - 1,
-                                   (blocking.PARTITIONS + 1) * blocking.FUSED_PARTITION_ROWS + 5])
+@pytest.mark.parametrize("batch", [ONE_PASS - 1, ONE_PASS, ONE_PASS + 1, ONE_PASS + blocks.FUSED_ROWS - 1,
+                                   (blocks.PARTITIONS + 1) * blocks.FUSED_PARTITION_ROWS + 5])
 @pytest.mark.parametrize("n_inputs, n_neurons", [(1, 1), (3, 130), (131, 2), (66, 67)])
 def test_where_the_backward_pass_becomes_one_pass(rng, dtype, batch, n_inputs, n_neurons):
     check(rng, batch, n_inputs, n_neurons, dtype)
 
 
-@pytest.mark.parametrize("batch", [*around(blocking.NARROW_ROWS, 4 * blocking.NARROW_UNIT), 3 * blocking.FUSED_ROWS + 5])
+@pytest.mark.parametrize("batch", [*around(blocks.NARROW_ROWS, 4 * blocks.NARROW_UNIT), 3 * blocks.FUSED_ROWS + 5])
 def test_layers_of_few_inputs_and_neurons(rng, dtype, batch):
     """In frames, and where each row of a result follows the one before; weights by rows, by columns and otherwise."""
     few = 3 * wide_tile(dtype).lanes
@@ -198,9 +202,9 @@ def test_layers_of_few_inputs_and_neurons(rng, dtype, batch):
                 assert_equal(result, values, batch, n_inputs, n_neurons)
 
 
-@pytest.mark.parametrize("batch", [blocking.NARROW_ROWS, 4 * blocking.NARROW_UNIT + 1, 2 * blocking.NARROW_PARTITION_ROWS + 5])
+@pytest.mark.parametrize("batch", [blocks.NARROW_ROWS, 4 * blocks.NARROW_UNIT + 1, 2 * blocks.NARROW_PARTITION_ROWS + 5])
 @pytest.mark.parametrize("n_inputs, n_neurons", [
-    (13, 512), (20, 300), (3, 256), (1, 64), (6, 600), (blocking.NARROW, 70), (64, blocking.NARROW), (61, 9), (256, 1),
+    (13, 512), (20, 300), (3, 256), (1, 64), (6, 600), (blocks.NARROW, 70), (64, blocks.NARROW), (61, 9), (256, 1),
     (500, 2), (130, 4), (128, 10), (30, 5)])
 def test_layers_of_few_inputs_or_neurons(rng, dtype, batch, n_inputs, n_neurons):
     """In frames, and on both ways to dweights; with x by columns, whose rows cannot be read in vectors."""
@@ -218,7 +222,7 @@ def test_a_row_of_a_narrow_layer_does_not_depend_on_the_others(rng, dtype, n_inp
     x, w, d, y = (rng.standard_normal(shape).astype(dtype) for shape in
                   ((700, n_inputs), (n_inputs, n_neurons), (700, n_neurons), (700, n_neurons)))
     whole, *_ = fastbp.dense_relu_backward(d, y, x, w)
-    for first, rows in ((0, blocking.NARROW_ROWS), (5, 200), (650, 50)):
+    for first, rows in ((0, blocks.NARROW_ROWS), (5, 200), (650, 50)):
         part, *_ = fastbp.dense_relu_backward(*(a[first:first + rows] for a in (d, y, x)), w)
         assert_equal(part, whole[first:first + rows], first, rows, n_inputs, n_neurons)
 
@@ -226,7 +230,7 @@ def test_a_row_of_a_narrow_layer_does_not_depend_on_the_others(rng, dtype, n_inp
 def test_many_rows_of_a_layer_too_wide_for_one_pass(rng, dtype):
     """Too wide by its weights, and dz is too large to be kept whole."""
     n_neurons = blocking.DZ_BYTES // (ONE_PASS * dtype.itemsize) + 7
-    n_inputs = blocking.FUSED_WEIGHTS // (n_neurons * dtype.itemsize) + 1
+    n_inputs = blocks.FUSED_WEIGHTS // (n_neurons * dtype.itemsize) + 1
     check(rng, ONE_PASS + 1, n_inputs, n_neurons, dtype)
 
 
@@ -237,17 +241,17 @@ def test_both_sides_of_each_block_of_columns(rng, dtype, batch):
         check(rng, batch, 20, columns, dtype)
 
 
-@pytest.mark.parametrize("batch", [1, 2, 3, 5, 7, 14, *around(blocking.FEW_ROWS)])
+@pytest.mark.parametrize("batch", [1, 2, 3, 5, 7, 14, *around(HERE.few_rows)])
 def test_few_rows_of_wide_weights(rng, dtype, batch):
     """Both sides of each size of streamed and of swapped products, with columns that do not fill a tile."""
     width = wide_tile(dtype).vecs * wide_tile(dtype).lanes
-    for n_inputs in around(blocking.STREAMED_INPUTS, 3 * blocking.STREAMED_K, blocking.CHAIN + blocking.STREAMED_K):
+    for n_inputs in around(HERE.streamed_inputs, 3 * HERE.streamed_k, blocking.CHAIN + HERE.streamed_k):
         for n_neurons in (width - 1, width, width + 1, 3 * width - 1):
             check(rng, batch, n_inputs, n_neurons, dtype)
 
 
-@pytest.mark.parametrize("batch, width", [(65, 300), (149, 300), (151, 300), (blocking.SWAPPED_MOST, 1030),
-                                          (blocking.SWAPPED_MOST + 1, 1030)])
+@pytest.mark.parametrize("batch, width", [(65, 300), (149, 300), (151, 300), (HERE.swapped_most, 1030),
+                                          (HERE.swapped_most + 1, 1030)])
 def test_both_sides_of_the_rows_up_to_which_dinputs_are_swapped(rng, dtype, batch, width):
     check(rng, batch, width, width, dtype)
 

@@ -19,7 +19,7 @@ FLOORS = (
     ("_compile",),
     ("kernels.simd",),
     ("kernels.schedule",),
-    ("kernels.matrix", "kernels.blocking"),
+    ("kernels.matrix", "kernels.blocking", "kernels.sizes"),
     ("kernels.elementwise",),
     ("kernels.gemm",),
     ("kernels.dense",),

@@ -34,7 +34,7 @@ REFUSED = 2
 REQUESTED = 3
 
 # The version of the units' numbers and signatures, on which functions in users' caches rely. Increase it when either changes.
-ABI = 11
+ABI = 12
 
 # The kinds of units that there are for each type.
 _KINDS = ("forward", "backward", "pack", "gemm", "full", "column_edge", "unpacked", "dot", "mask", "sum", "fused_rows", "fused",

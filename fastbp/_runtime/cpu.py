@@ -77,6 +77,11 @@ def has_bfloat16_dot() -> bool:
     return instruction_set() == "avx512" and "+avx512bf16" in target()[1].split(",")
 
 
+def host() -> str:
+    """Return LLVM's name of the CPU that this process runs on, such as "znver4", whatever Numba compiles for."""
+    return llvm.get_host_cpu_name()
+
+
 def caches(devices: str = "/sys/devices/system/cpu") -> Caches:
     """Return the data caches of a CPU that this process may use; DEFAULT_CACHES where the system does not tell."""
     levels = {}

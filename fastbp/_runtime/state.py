@@ -1,7 +1,7 @@
 """State words: a block of memory that compiled code reads while it runs.
 
 Compiled code is kept on disk and reused by other processes. So nothing that belongs to one process may be compiled into it,
-such as the number of threads, the sizes of the caches or the addresses of workspaces. These values are in one block of 64-bit
+such as the number of threads, the sizes for its CPU or the addresses of workspaces. These values are in one block of 64-bit
 words. Python sees the block as `words`; compiled code sees it as the external symbol `fastbp_state`, which each process
 resolves anew. One word is read or written at a time, so no lock is needed.
 
@@ -40,7 +40,9 @@ MAIN = INSIDE + 3               # Python's main thread.
 TBB_ATTACH = INSIDE + 4         # The address of tbb::attach, or 0.
 TBB_FINALIZE = INSIDE + 5       # The address of tbb::finalize, or 0.
 NEW_ARRAY = INSIDE + 6          # The address of NumPy's PyArray_NewFromDescr.
-COUNT = INSIDE + 7              # The number of all words.
+SIZES = INSIDE + 7              # The first word of the sizes of the CPU's family (kernels/sizes.py).
+SIZE_COUNT = 6                  # The number of words for these sizes.
+COUNT = SIZES + SIZE_COUNT      # The number of all words.
 
 # The symbol by which compiled code finds the block.
 _SYMBOL = "fastbp_state"

@@ -12,6 +12,8 @@ from .._compile import compiler, disk_cache
 from .._runtime import cpu, terminal, threads
 from .._version import __version__
 from ..kernels import blocking
+from ..kernels.dense import blocks
+from ..kernels.sizes import PRESENT
 
 
 def describe() -> dict[str, str]:
@@ -29,6 +31,7 @@ def describe() -> dict[str, str]:
         "bfloat16 by": bfloat16_by(),
         "caches": caches,
         **_sizes(),
+        "sizes": f"{PRESENT.family}: " + ", ".join(f"{name} {size}" for name, size in PRESENT.sizes._asdict().items()),
         "threads": str(threads.get_num_threads()),
         "threading layer": threads.describe(),
         "cache folder": str(disk_cache.folder() or f"none: {disk_cache.problem()}"),
@@ -48,7 +51,7 @@ def _sizes():
         sizes = [f"{t.rows} x {t.vecs * t.lanes}" for t in (shapes.full, shapes.column_edge, shapes.unpacked)]
         rows[f"{dtype} tiles"] = ", ".join(sizes)
     return rows | {"blocking": f"depth {blocking.KC}, rows {blocking.TASK_ROWS}; "
-                               f"one-pass backward {blocking.FUSED_ROWS} rows"}
+                               f"one-pass backward {blocks.FUSED_ROWS} rows"}
 
 
 def machine(packages: Iterable[str]) -> str:

@@ -10,8 +10,8 @@ import numba
 from .._arrays.operands import BFLOAT16 as BFLOAT16_NAME
 from .._runtime import cpu, terminal
 from .._runtime import threads as _threads
-from ..kernels import blocking
-from ..kernels.dense import narrow, partitions, select, swapped
+from ..kernels import blocking, sizes
+from ..kernels.dense import blocks, narrow, partitions, select, swapped
 from ..kernels.dense.bfloat16 import pairs_of
 from ..kernels.dense.fused import dz_row_bytes
 from ..kernels.dense.select import (
@@ -58,7 +58,7 @@ def plan(batch: int, inputs: int, neurons: int, dtype: str = "float32", threads:
     most = _threads.get_num_threads() if threads is None else threads
     machine = _machine(dtype)
     forward_threads, backward_threads = (
-        min(most, blocking.worth(blocking.layer_work(products, batch, inputs, neurons), blocking.THREAD_WORK))
+        min(most, blocking.worth(blocking.layer_work(products, batch, inputs, neurons), machine.sizes.thread_work))
         for products in (1, 2))
     steps = _bfloat16_parts if dtype == BFLOAT16_NAME else _parts
     return steps(machine, batch, inputs, neurons, forward_threads, backward_threads)
@@ -66,7 +66,8 @@ def plan(batch: int, inputs: int, neurons: int, dtype: str = "float32", threads:
 
 def _machine(dtype):
     caches = cpu.caches()
-    return blocking.machine(DTYPES[dtype])._replace(l1=caches.l1, l2=caches.l2, l3=caches.l3)
+    return blocking.machine(DTYPES[dtype])._replace(l1=caches.l1, l2=caches.l2, l3=caches.l3,
+                                               sizes=sizes.PRESENT.sizes)
 
 
 def _parts(machine, batch, inputs, neurons, forward_threads, backward_threads):
@@ -81,9 +82,9 @@ def _parts(machine, batch, inputs, neurons, forward_threads, backward_threads):
                 PassPlan("dinputs", choice.dinputs, f"in each block: M {rows}, N {inputs}, K {neurons}"),
                 PassPlan("dweights", choice.dweights, f"in each block: {_outer(choice.dweights, rows, inputs, neurons)}")]
     if choice.whole == FUSED:
-        rows = min(batch, blocking.FUSED_ROWS)
+        rows = min(batch, blocks.FUSED_ROWS)
         backward = _partitions(FUSED, partitions.fused(batch), rows, backward_threads)
-        rows, backward_threads, each = blocking.FUSED_ROWS, 1, "in each block: "
+        rows, backward_threads, each = blocks.FUSED_ROWS, 1, "in each block: "
     else:
         rows = blocking.dz_rows(batch, dz_row_bytes(machine, neurons))
         backward, each = _blocks(batch, rows, backward_threads)
@@ -186,7 +187,7 @@ def run(options: argparse.Namespace) -> int:
     machine = _machine(options.dtype)
     by = f" by {config.bfloat16_by()}" if options.dtype == BFLOAT16_NAME else ""
     size = ", ".join(map(_counted, (options.batch, options.inputs, options.neurons), ("row", "input", "neuron")))
-    caches = f"caches {machine.l1 >> 10}, {machine.l2 >> 10} and {machine.l3 >> 10} KiB"
+    caches = f"caches {machine.l1 >> 10}, {machine.l2 >> 10} and {machine.l3 >> 10} KiB; sizes: {sizes.PRESENT.family}"
     terminal.say(terminal.fill(f"{size} with a ReLU; {options.dtype}{by}, {cpu.instruction_set()}; {caches}",
                                most=terminal.WIDEST))
     if options.dtype == BFLOAT16_NAME:

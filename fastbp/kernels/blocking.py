@@ -1,9 +1,10 @@
-"""Sizes: the one table of register tiles, blocks and thresholds, and the formulas that cut a product for this machine's caches.
+"""Sizes: the table of register tiles, blocks and thresholds, and the formulas that cut a product for this machine's caches.
 
 A full tile of rows x vecs needs rows * vecs registers for its sums, vecs for a row of B and one for an element of A: 29 of
 AVX-512's 32, 15 of AVX2's 16. Without FMA a product needs one more. What is left of the columns goes into column-edge tiles,
 which have as many rows, so that both read the same copy of A. Unpacked-B tiles read B in place, and A by columns from a copy.
-Formulas are plain functions of integers and of a Machine: compiled code and Python call the same. See also train/blocks.py.
+Formulas are plain functions of integers and of a Machine: compiled code and Python call the same. Sizes that depend on the
+family of the CPU are in sizes.py, those of one folder in its blocks.py.
 """
 from functools import cache, partial
 from typing import NamedTuple
@@ -11,9 +12,10 @@ from typing import NamedTuple
 from .._compile.compiler import formula, kernel
 from .._runtime import cpu, state
 from .schedule import team
-from .schedule.records import replace
+from .schedule.records import read, replace
 from .simd import tile
 from .simd.vector import CACHE_LINE
+from .sizes import UNKNOWN, Sizes
 
 # The tiles of an instruction set: (rows, vecs) of a full, a column-edge and an unpacked-B tile, and the bytes of a vector.
 TILES = {
@@ -98,38 +100,11 @@ SKINNY_NEURONS = 4
 # Vectors of inputs from which on dot products with the columns of weights pay for a skinny layer.
 SKINNY_INPUTS = 2
 
-# Inputs or neurons, whichever are fewer, up to which a layer is narrow: 2048 x 13 -> 512 takes half of the time.
-NARROW = 32
-
-# Rows from which on the backward pass of a narrow layer pays: 40 x 784 -> 10 takes half of the time.
-NARROW_ROWS = 33
-
-# Bytes of a narrow layer's dweights at most: a partition's stay in L2.
-NARROW_WEIGHTS = 256 << 10
-
-# Bytes of a row of x from which on a short batch of a skinny layer is not narrow: 2048 x 256 -> 1 would take 1.3 of the time.
-NARROW_ROW = 1024
-
 # Rows of dweights up to which reading dz in place beats packing it.
 UNPACKED_ROWS = 12
 
-# Rows up to which a product is streamed or swapped. At 64 rows packing weights takes a third of the time of the product.
-FEW_ROWS = 64
-
-# Inputs from which on products are streamed or swapped: packing fewer takes next to no time.
-STREAMED_INPUTS = 64
-
 # The part of L2, one in so many, for the sums of a streamed product.
 STREAMED_L2_PART = 5
-
-# Rows of B that are streamed at a time. With 32, products of 16 to 64 rows take 5 % longer, with 128 those of 16 rows.
-STREAMED_K = 64
-
-# Rows from which on swapping dinputs beats streaming weights.T: 16 rows take three quarters of the time, 8 rows the same.
-SWAPPED_ROWS = 13
-
-# Rows up to which dinputs may be swapped: dz.T stays in L2. 256 x 1024 -> 1024 takes 7 % less time.
-SWAPPED_MOST = 512
 
 # Bytes between rows, or a multiple: a dozen rows that column-edge tiles read at a time push each other out of L1.
 ALIASED_BYTES = 2048
@@ -140,33 +115,10 @@ DOT_LANES = 4
 # Vectors that the rows of weights are long at least for dot products.
 DOT_VECTORS = 4
 
-# ---- the fused backward pass
-
-# Rows of a block: enough to amortise going over all dweights.
-FUSED_ROWS = 192
-
-# Bytes of dweights at most: they and weights.T stay in L3.
-FUSED_WEIGHTS = 2 << 20
-
-# Partitions of the batch at most, each with dweights of its own.
-PARTITIONS = 16
-
-# Least rows of a partition, so that adding the partitions up at the end costs under 2 %.
-FUSED_PARTITION_ROWS = 1024
-
-# ---- the backward pass of a narrow layer
+# ---- tiles of a narrow layer (gemm/outer.py)
 
 # Rows of a tall column-edge tile, and of a tile for one or two neurons or inputs: so many sums keep two FMA units busy.
 TALL_EDGE, PAIR = 8, 2
-
-# A multiple of the rows of all tiles, which the rows of a block are a multiple of.
-NARROW_UNIT = 24
-
-# Bytes of a block's dz: it stays in L2, and has enough rows to amortise reading and writing dweights.
-NARROW_DZ = 96 << 10
-
-# Least rows of a partition, so that adding the partitions up at the end costs under 2 %.
-NARROW_PARTITION_ROWS = 64
 
 # ---- memory
 
@@ -183,9 +135,6 @@ ELEMENT_WORK = 8
 
 # Multiply-adds that take as long as the rest of a product for a row of a layer of a few inputs and neurons.
 ROW_WORK = 128
-
-# Multiply-adds that are worth a thread: some 10 us, twice what waking one takes.
-THREAD_WORK = 1 << 19
 
 # Multiply-adds that are worth a thread of a team, which is at hand.
 TEAM_WORK = 1 << 15
@@ -210,7 +159,7 @@ class Tiles(NamedTuple):
 
 
 class Machine(NamedTuple):
-    """The facts that sizes and choices depend on beside the operands: the sizes of a dtype's tiles, and the caches."""
+    """The facts that sizes and choices depend on beside the operands: a dtype's tiles, the caches, and the family's sizes."""
 
     itemsize: int               # bytes of an element
     lanes: int                  # elements of a vector
@@ -223,6 +172,7 @@ class Machine(NamedTuple):
     l1: int                     # bytes of a core's first data cache
     l2: int                     # bytes of a core's second cache
     l3: int                     # bytes of the shared cache
+    sizes: Sizes                # the sizes of the CPU's family
 
 
 @cache
@@ -242,18 +192,19 @@ def tiles(dtype):
 
 @cache
 def machine(dtype):
-    """Return the Machine of a dtype as `tiles` takes it. Its caches are 0: compiled code, which is kept, asks `with_caches`."""
+    """Return the Machine of a dtype as `tiles` takes it. Caches and sizes are 0: compiled code asks `with_caches`."""
     shapes = tiles(dtype)
     full, edge, unpacked = shapes.full, shapes.column_edge, shapes.unpacked
     return Machine(itemsize=dtype.bitwidth // 8, lanes=full.lanes, step=full.step, height=full.rows,
                    width=full.vecs * full.lanes, edge_width=edge.vecs * edge.lanes, unpacked_height=unpacked.rows,
-                   unpacked_width=unpacked.vecs * unpacked.lanes, l1=0, l2=0, l3=0)
+                   unpacked_width=unpacked.vecs * unpacked.lanes, l1=0, l2=0, l3=0, sizes=UNKNOWN)
 
 
 @kernel
 def with_caches(machine):
-    """Return the Machine with the caches of the computer that it runs on."""
-    return replace(machine, l1=state.word(state.L1), l2=state.word(state.L2), l3=state.word(state.L3))
+    """Return the Machine with the caches and the sizes of the computer that it runs on."""
+    return replace(machine, l1=state.word(state.L1), l2=state.word(state.L2), l3=state.word(state.L3),
+                   sizes=read(state.address(state.SIZES), Sizes))
 
 
 def by_amx(dtype):
@@ -299,7 +250,7 @@ def worth(multiply_adds, least):
 @kernel
 def threads(multiply_adds):
     """Return on how many threads a job of that size runs."""
-    least = THREAD_WORK if team.own() == 0 else TEAM_WORK
+    least = read(state.address(state.SIZES), Sizes).thread_work if team.own() == 0 else TEAM_WORK
     return min(state.word(state.THREADS), worth(multiply_adds, least))
 
 

@@ -15,7 +15,9 @@ import fastbp
 import oracle
 from fastbp._runtime import cpu
 from fastbp.kernels import blocking
+from fastbp.kernels.dense import blocks
 from fastbp.kernels.elementwise.activations import NAMES
+from fastbp.kernels.sizes import PRESENT
 
 from . import child, report, walls_training
 from .memory import Rooms
@@ -42,13 +44,13 @@ def small(dtype):
 
 def around_blocks(dtype):
     """Yield shapes on both sides of every size of a block, and of every size from which on another kernel is used."""
-    b, lanes = blocking, blocking.tiles(numba.from_dtype(dtype)).full.lanes
-    rows = _around(b.UNPACKED_ROWS, b.MC, b.SWAPPED_ROWS, b.FEW_ROWS, b.SWAPPED_MOST, b.COPIED_MC, b.NARROW_ROWS, b.NARROW_UNIT,
-                   b.FUSED_ROWS, b.TASK_ROWS, 2 * b.TASK_ROWS,
-                   *(b.FUSED_PARTITION_ROWS * n for n in (1, 2, 4, b.PARTITIONS)))
-    depths = _around(b.SHALLOW_K, b.STREAMED_INPUTS, b.KC, 2 * b.KC, b.LONG_ROW // dtype.itemsize)
+    b, here, lanes = blocking, PRESENT.sizes, blocking.tiles(numba.from_dtype(dtype)).full.lanes
+    rows = _around(b.UNPACKED_ROWS, b.MC, here.swapped_rows, here.few_rows, here.swapped_most, b.COPIED_MC, blocks.NARROW_ROWS,
+                   blocks.NARROW_UNIT, blocks.FUSED_ROWS, b.TASK_ROWS, 2 * b.TASK_ROWS,
+                   *(blocks.FUSED_PARTITION_ROWS * n for n in (1, 2, 4, blocks.PARTITIONS)))
+    depths = _around(b.SHALLOW_K, here.streamed_inputs, b.KC, 2 * b.KC, b.LONG_ROW // dtype.itemsize)
     columns = _around(cpu.caches().l3 // (b.NC_L3_PART * b.KC * dtype.itemsize))
-    few = _around(b.SKINNY_NEURONS, b.DOT_LANES, b.SKINNY_INPUTS * lanes, b.NARROW, b.DOT_VECTORS * lanes)
+    few = _around(b.SKINNY_NEURONS, b.DOT_LANES, b.SKINNY_INPUTS * lanes, blocks.NARROW, b.DOT_VECTORS * lanes)
     yield from itertools.product(rows, (1, 3, 67, 131), (1, 2, 5, 70))
     yield from itertools.product(rows, few, few)
     yield from itertools.product((1, 2, 7, b.UNPACKED_ROWS + 1, 100), depths, (1, 9, 70))

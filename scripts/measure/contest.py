@@ -108,11 +108,12 @@ STEPS = {"fastbp": fastbp_steps, "numpy": numpy_steps, "torch": torch_steps, "ja
 
 
 def work(name, threads, dtype, precision, constants):
-    """Answer questions about an implementation of a layer's step, in its process; constants: {name: value} in blocking."""
+    """Answer questions about an implementation of a layer's step, in its process; constants: {name: value} of sizes."""
     if constants:
         from fastbp.kernels import blocking
+        from fastbp.kernels.dense import blocks
         for constant, value in constants.items():
-            setattr(blocking, constant, value)
+            setattr(blocking if hasattr(blocking, constant) else blocks, constant, value)
     steps = []
 
     def prepare(shape):
@@ -149,7 +150,7 @@ def timed(step, turns=None):
 
 
 class Contestant:
-    """An implementation in a process of its own. `constants` change fastbp's blocking table there."""
+    """An implementation in a process of its own. `constants` change fastbp's sizes there."""
 
     def __init__(self, name, threads, dtype="float32", precision="float32", constants=None, cache=None, script=__file__):
         self.name = name

@@ -17,7 +17,7 @@ from ..matrix import Matrix, only_if, rows_of, transpose_of
 from ..schedule.arena import ALIGNMENT, COUNTING, acquire, release, take
 from ..schedule.queue import JOB_BYTES, REGION_BYTES, TASK, add, barrier, begin, run_here, run_queue
 from ..schedule.records import read, record_type, replace
-from . import columns, select
+from . import blocks, columns, select
 from . import partitions as cut
 from .columns import mask_job, sum_job
 from .operands import BackwardOperands
@@ -77,8 +77,8 @@ class Worker(NamedTuple):
 def worker_of(arena, machine, neurons):
     """Return the Worker of a layer of so many neurons."""
     job, arena = take(arena, JOB_BYTES)
-    dz, arena = take(arena, blocking.FUSED_ROWS * dz_row_bytes(machine, neurons))
-    packed, arena = take(arena, packing.packed_bytes(machine, blocking.FUSED_ROWS, neurons))
+    dz, arena = take(arena, blocks.FUSED_ROWS * dz_row_bytes(machine, neurons))
+    packed, arena = take(arena, packing.packed_bytes(machine, blocks.FUSED_ROWS, neurons))
     scratch, arena = take(arena, scratch_bytes(machine))
     return Worker(job=job, dz=dz, packed=packed, scratch=scratch, end=arena)
 
@@ -98,7 +98,7 @@ def _build(dtype):
 
     def fused_rows(job_address, worker, task):
         job, here = read(job_address, FusedBackward), blocking.with_caches(machine)
-        size, block = machine.itemsize, blocking.FUSED_ROWS
+        size, block = machine.itemsize, blocks.FUSED_ROWS
         worker_bytes = worker_of(COUNTING, here, job.neurons).end
         room = worker_of(job.workers + worker * worker_bytes, here, job.neurons)
         dweights = Matrix(data=job.parts + task * job.part_bytes, rows=job.inputs, cols=job.neurons,

@@ -26,7 +26,7 @@ from ..schedule.queue import JOB_BYTES, REGION_BYTES, TASK, add, barrier, begin,
 from ..schedule.records import read, record_type, replace
 from ..simd import products, tile
 from ..simd.vector import CACHE_LINE
-from . import columns, select, skinny
+from . import blocks, columns, select, skinny
 from . import partitions as cut
 from .columns import sum_job
 from .fused import b_of_weights
@@ -113,8 +113,8 @@ def worker_of(arena, machine, inputs, neurons, is_skinny):
 @formula
 def block_rows_of(machine, neurons):
     """Return the rows of a block, whole tiles: as many as NARROW_DZ holds, but not so many that sums become long."""
-    unit = blocking.NARROW_UNIT
-    return max(unit, min(blocking.FUSED_ROWS, blocking.NARROW_DZ // (neurons * machine.itemsize) // unit * unit))
+    unit = blocks.NARROW_UNIT
+    return max(unit, min(blocks.FUSED_ROWS, blocks.NARROW_DZ // (neurons * machine.itemsize) // unit * unit))
 
 
 # ---- dz and dbiases
@@ -179,7 +179,7 @@ def write_dinputs(machine, shapes, job, start, rows, end, dz):
     the end of a row. So the last columns are written before the others.
     """
     edge, last = blocking.column_edge(machine, 0, job.inputs), last_panel(machine, job.inputs)
-    unit = rows if last == 0 else blocking.NARROW_UNIT      # memory is written in one stretch, a few rows at a time
+    unit = rows if last == 0 else blocks.NARROW_UNIT        # memory is written in one stretch, a few rows at a time
     i = 0
     while i < rows:
         i_end = min(i + unit, rows)

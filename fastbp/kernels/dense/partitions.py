@@ -3,6 +3,7 @@ from typing import NamedTuple
 
 from ..._compile.compiler import formula
 from .. import blocking
+from . import blocks
 
 
 class Partitions(NamedTuple):
@@ -15,7 +16,7 @@ class Partitions(NamedTuple):
 @formula
 def _even(rows, least, multiple):
     """Return Partitions of equal rows, a multiple: `least` or more, if the batch has as many."""
-    count = max(1, min(blocking.PARTITIONS, rows // least))
+    count = max(1, min(blocks.PARTITIONS, rows // least))
     each = blocking.round_up(blocking.blocks(rows, count), multiple)
     return Partitions(count=blocking.blocks(rows, each), rows=each)
 
@@ -23,10 +24,10 @@ def _even(rows, least, multiple):
 @formula
 def fused(rows):
     """Return the Partitions of a fused backward pass over so many rows."""
-    return _even(rows, blocking.FUSED_PARTITION_ROWS, blocking.FUSED_ROWS)
+    return _even(rows, blocks.FUSED_PARTITION_ROWS, blocks.FUSED_ROWS)
 
 
 @formula
 def narrow(rows):
     """Return the Partitions of a narrow layer's backward pass over so many rows."""
-    return _even(rows, blocking.NARROW_PARTITION_ROWS, blocking.NARROW_UNIT)
+    return _even(rows, blocks.NARROW_PARTITION_ROWS, blocks.NARROW_UNIT)

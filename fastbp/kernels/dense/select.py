@@ -8,6 +8,7 @@ from typing import NamedTuple
 from ..._compile.compiler import formula
 from .. import blocking
 from ..elementwise.activations import RELU
+from . import blocks
 
 
 class Algorithm(NamedTuple):
@@ -25,14 +26,13 @@ ALGORITHMS = (
     Algorithm("naive", f"up to {blocking.NAIVE_WORK} multiply-adds, tiles and jobs take longer than the arithmetic"),
     Algorithm("skinny", f"up to {blocking.SKINNY_NEURONS} neurons would leave a tile empty for the most part, so x is read in "
                         "vectors"),
-    Algorithm("streamed", f"up to {blocking.FEW_ROWS} rows go over a few rows of B at a time, which are read once, as they lie "
-                          "in memory: packing B would take longer"),
+    Algorithm("streamed", "few rows go over a few rows of B at a time, which are read once, as they lie in memory: packing B "
+                          "would take longer"),
     Algorithm("unpacked", "so few rows read B in place in less time than packing it takes"),
     Algorithm("packed", "B is copied into micropanels, which tiles read in one stretch; no other way is faster"),
-    Algorithm("swapped", f"dz.T, of {blocking.SWAPPED_ROWS} rows or more, is smaller than weights.T, in whose place it is "
-                         "packed: the product is weights @ dz.T"),
+    Algorithm("swapped", "dz.T of few rows is smaller than weights.T, in whose place it is packed: the product is weights @ dz.T"),
     Algorithm("dot", "so few inputs leave a tile empty for the most part, and dot products read rows of weights in place"),
-    Algorithm("narrow", f"inputs or neurons are at most {blocking.NARROW}, so dweights are small: blocks of rows stay in the "
+    Algorithm("narrow", f"inputs or neurons are at most {blocks.NARROW}, so dweights are small: blocks of rows stay in the "
                         "caches, and one pass over memory computes all results"),
     Algorithm("fused", "the batch is long and dweights stay in the caches, so one pass over memory computes all results"),
     Algorithm("separate", "the batch is short, or weights outgrow the caches: each result is a product of its own"),
@@ -82,12 +82,12 @@ def dinputs_product(machine, rows, weights):
         return PACKED
     if weights.rows * blocking.DOT_LANES <= machine.lanes and weights.cols >= blocking.DOT_VECTORS * machine.lanes:
         return DOT
-    if weights.rows < blocking.STREAMED_INPUTS:
+    if weights.rows < machine.sizes.streamed_inputs:
         return PACKED
-    if rows > blocking.FEW_ROWS:
-        return SWAPPED if is_swapped(rows, weights) else PACKED
+    if rows > machine.sizes.few_rows:
+        return SWAPPED if is_swapped(machine, rows, weights) else PACKED
     is_aliased = weights.row_step % blocking.ALIASED_BYTES == 0 and blocking.has_column_edge(machine, rows)
-    return STREAMED if rows < blocking.SWAPPED_ROWS or is_aliased else SWAPPED
+    return STREAMED if rows < machine.sizes.swapped_rows or is_aliased else SWAPPED
 
 
 @formula
@@ -102,9 +102,9 @@ def dweights_product(machine, x, neurons):
 
 
 @formula
-def is_swapped(rows, weights):
+def is_swapped(machine, rows, weights):
     """Return whether packing dz.T and transposing dinputs.T takes no longer than packing weights.T."""
-    return rows <= blocking.SWAPPED_MOST and rows * (weights.rows + weights.cols) <= weights.rows * weights.cols
+    return rows <= machine.sizes.swapped_most and rows * (weights.rows + weights.cols) <= weights.rows * weights.cols
 
 
 @formula
@@ -117,7 +117,7 @@ def is_skinny(machine, x, neurons):
 @formula
 def is_streamed(machine, x, weights):
     """Return whether weights are better read in place, as they lie in memory. Tiles read beyond a row into the next one."""
-    if x.rows > blocking.FEW_ROWS or weights.rows < blocking.STREAMED_INPUTS or weights.cols < machine.width:
+    if x.rows > machine.sizes.few_rows or weights.rows < machine.sizes.streamed_inputs or weights.cols < machine.width:
         return False
     is_by_rows = weights.col_step == machine.itemsize and weights.row_step >= weights.cols * machine.itemsize
     return is_by_rows and x.col_step == machine.itemsize
@@ -127,14 +127,13 @@ def is_streamed(machine, x, weights):
 def is_narrow(machine, x, weights):
     """Return whether a layer has so few inputs or neurons that its backward pass needs no copies but of weights.T."""
     inputs, neurons = weights.rows, weights.cols
-    if x.rows < blocking.NARROW_ROWS or min(inputs, neurons) > blocking.NARROW or min(inputs, neurons) == 0:
+    if x.rows < blocks.NARROW_ROWS or min(inputs, neurons) > blocks.NARROW or min(inputs, neurons) == 0:
         return False
     # By columns, x is read number by number, which fills vectors only along many neurons.
-    is_long_row = is_skinny(machine, x, neurons) and inputs * machine.itemsize >= blocking.NARROW_ROW
-    if is_long_row and not is_fused(x.rows, 0):
+    if is_skinny(machine, x, neurons) and inputs * machine.itemsize >= blocks.NARROW_ROW:
         return False
     is_read_well = x.col_step == machine.itemsize or inputs <= neurons
-    return is_read_well and inputs * neurons * machine.itemsize <= blocking.NARROW_WEIGHTS
+    return is_read_well and inputs * neurons * machine.itemsize <= blocks.NARROW_WEIGHTS
 
 
 @formula
@@ -147,4 +146,4 @@ def fills_by_inputs(machine, x, weights):
 @formula
 def is_fused(rows, weights_bytes):
     """Return whether a backward pass goes over the batch once."""
-    return rows >= 4 * blocking.FUSED_PARTITION_ROWS and weights_bytes <= blocking.FUSED_WEIGHTS
+    return rows >= 4 * blocks.FUSED_PARTITION_ROWS and weights_bytes <= blocks.FUSED_WEIGHTS

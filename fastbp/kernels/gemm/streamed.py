@@ -6,8 +6,8 @@ CPU expects. Sums wait in scratch memory while the next rows of B come in. If B'
 are, a task computes NR columns, and a few rows of them are transposed in L1.
 
     for each chain of K                                as loops.py cuts it, so that the bits are those of a packed B
-        STREAMED_K rows of B                           B (STREAMED_K, task_cols) in as many streams
-            NR columns                                 B (STREAMED_K, NR) in L1, over which all rows of A go
+        streamed_k rows of B                           B (streamed_k, task_cols) in as many streams
+            NR columns                                 B (streamed_k, NR) in L1, over which all rows of A go
                 MR rows                                a tile of sums in registers
         the chain's sums are added to C
 """
@@ -33,7 +33,7 @@ class Memory(NamedTuple):
 
     sums: int                   # the sums of a chain (M, task_cols): the tiles of NR columns after each other
     last: int                   # the last row of B in the last columns, filled up to a tile
-    panel: int                  # STREAMED_K rows of NR columns of a B whose columns are contiguous, transposed
+    panel: int                  # streamed_k rows of NR columns of a B whose columns are contiguous, transposed
     end: int                    # the first byte behind all this
 
 
@@ -42,7 +42,7 @@ def memory_of(arena, machine, rows, task_cols):
     """Return the Memory of a worker for tasks of so many rows and columns."""
     sums, arena = take(arena, rows * blocking.round_up(task_cols, machine.width) * machine.itemsize)
     last, arena = take(arena, machine.width * machine.itemsize)
-    panel, arena = take(arena, blocking.STREAMED_K * machine.width * machine.itemsize)
+    panel, arena = take(arena, machine.sizes.streamed_k * machine.width * machine.itemsize)
     return Memory(sums=sums, last=last, panel=panel, end=arena)
 
 
@@ -80,7 +80,7 @@ def _build(dtype):
 
     def streamed(job_address, worker, task):
         problem, here = read(job_address, GemmProblem), blocking.with_caches(machine)
-        whole, step = block_of(problem, task), blocking.STREAMED_K
+        whole, step = block_of(problem, task), here.sizes.streamed_k
         worker_bytes = memory_of(COUNTING, here, problem.rows, problem.task_cols).end
         room = memory_of(problem.scratch + worker * worker_bytes, here, problem.rows, problem.task_cols)
         is_by_rows = problem.b_col_step == machine.itemsize
@@ -93,9 +93,9 @@ def _build(dtype):
             chain = blocking.even_block(p_end - p, blocking.CHAIN, blocking.UNROLL)
             for q in range(p, p_end, chain):                                    # a chain
                 block = replace(whole, p=q, p_end=min(q + chain, p_end))
-                for k in range(q, block.p_end, step):                           # B (STREAMED_K, task_cols)
+                for k in range(q, block.p_end, step):                           # B (streamed_k, task_cols)
                     k_end = min(k + step, block.p_end)
-                    for j in range(whole.j, whole.j_end, tile.width(full)):     # B (STREAMED_K, NR), C (M, NR)
+                    for j in range(whole.j, whole.j_end, tile.width(full)):     # B (streamed_k, NR), C (M, NR)
                         columns, data = replace(block, j=j), problem.b + k * problem.b_row_step + j * problem.b_col_step
                         b = PanelOfB(data=data, row_step=problem.b_row_step, panel_step=0, is_packed=False)
                         if not is_by_rows:
@@ -150,7 +150,7 @@ def row_tiles(shape, problem, room, block, b, k, k_end):
     first_column = block.j // problem.task_cols * problem.task_cols
     sums = room.sums + ((block.j - first_column) * task_rows + block.i * width) * size
     a, c = problem.a + block.i * problem.a_row_step + k * size, problem.c + block.i * problem.c_row_step + block.j * size
-    for i in range(block.i, block.i_end, height):                               # A (MR, STREAMED_K), C (MR, NR)
+    for i in range(block.i, block.i_end, height):                               # A (MR, streamed_k), C (MR, NR)
         rows = block.i_end - i
         offsets = products.in_registers(products.row_offsets(shape, problem.a_row_step, rows))
         acc = tile.load(shape, sums, width * size, rows if k > block.p else 0, width)

@@ -37,7 +37,7 @@ def algorithm_of(machine, x, layer):
         return UNIT
     chosen, size = select.forward(machine, x, weights_of(layer), layer.activation), machine.itemsize
     work = blocking.layer_work(1, x.rows, layer.inputs, layer.neurons)
-    is_small = x.rows <= blocks.FEW_ROWS and blocking.worth(work, blocking.THREAD_WORK) == 1        # few.py uses one thread
+    is_small = x.rows <= blocks.FEW_ROWS and blocking.worth(work, machine.sizes.thread_work) == 1   # few.py uses one thread
     if is_small and chosen != select.SKINNY:
         in_place = layer.weights_col_step == size and layer.weights_row_step >= layer.neurons * size
         if is_kept(machine, layer, select.PACKED) or (in_place and (layer.biases == 0 or layer.biases_step == size)):
