@@ -1,6 +1,6 @@
 """No kernel touches memory outside its arrays, at any shape around its tiles and on both sides of every blocking size.
 
-Steps of optimisers, losses, trainings and compiled networks are checked, too (walls_training.py).
+Steps of optimisers, losses, trainings, predictions and compiled networks are checked, too (walls_training.py).
 
 Each array lies against a wall, a page that kills the process if it is touched: once with the wall behind the last element, once
 with the wall before the first. Operands are whole numbers, so that results are exact and must be equal.

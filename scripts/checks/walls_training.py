@@ -1,7 +1,7 @@
-"""Steps of optimisers, losses, trainings and compiled networks with arrays that lie at walls, for scripts/check walls.
+"""Steps of optimisers, losses, trainings, predictions and compiled networks with arrays at walls, for scripts/check walls.
 
-All arrays of a call lie in rooms, also the optimiser's state and the arrays that a training keeps between its passes. The
-results must have the same bits as with arrays that lie anywhere.
+All arrays of a call lie in rooms, also the optimiser's state, the arrays that a training keeps between its passes, and the
+copies that a frozen network makes. The results must have the same bits as with arrays that lie anywhere.
 """
 import itertools
 from unittest import mock
@@ -11,9 +11,10 @@ import numpy as np
 
 import fastbp
 import oracle
-from fastbp import losses
+from fastbp import frozen, inference, losses
 from fastbp._training import session
 from fastbp.kernels import blocking
+from fastbp.kernels.infer import blocks as infer_blocks
 from fastbp.kernels.train import blocks
 from fastbp.kernels.train import losses as loss_kernels
 from fastbp.kernels.train import optimizers as optimizer_kernels
@@ -25,10 +26,11 @@ LOSSES = fastbp.SoftmaxCrossEntropy(), fastbp.BinaryCrossEntropy(), fastbp.MeanS
 
 # A few cases, each a kind and its sizes. "update": elements. "loss": rows, outputs. "fit": batch, rows, inputs, neurons,
 # outputs (with one part of the batch or two, transposed or, from 300 inputs on, not, dweights in blocks or not, and a last
-# batch that is not full). "jitted": inputs, neurons.
+# batch that is not full). "jitted": inputs, neurons. "predict": rows, and the sizes of the network.
 SOME = (*(("update", count) for count in (1, 15, 17, 4095, 4097)), *(("loss", *sizes) for sizes in ((1, 1), (33, 17), (64, 7))),
         ("fit", 16, 50, 13, 9, 3), ("fit", 127, 200, 7, 33, 1), ("fit", 130, 300, 5, 17, 2), ("fit", 40, 90, 300, 33, 3),
-        ("fit", 130, 300, 300, 17, 2), ("jitted", 5, 9))
+        ("fit", 130, 300, 300, 17, 2), ("jitted", 5, 9), ("predict", 1, 300, 70, 3), ("predict", 7, 65, 130, 9, 66),
+        ("predict", 40, 70, 100, 65), ("predict", 130, 9, 67, 2))
 
 
 def cases(dtype):
@@ -45,6 +47,22 @@ def cases(dtype):
             yield "fit", batch, rows, 2 * lanes + 1, neurons, lanes + 1
             yield "fit", batch, rows, 300, neurons, lanes + 1
     yield from (("jitted", inputs, neurons) for inputs, neurons in ((1, 1), (lanes, lanes), (lanes + 1, 2 * lanes + 1)))
+    yield from (("predict", *sizes) for sizes in predictions(lanes))
+
+
+def predictions(lanes):
+    """Yield rows and sizes of networks on both sides of the sizes by which a prediction computes a layer in another way."""
+    width, few, chain = 4 * lanes, infer_blocks.FEW_ROWS, blocking.CHAIN
+    ends = [1, 3, lanes, width - 1, width, width + 1, width + lanes + 1, 2 * width, 2 * width + 1, 3 * width - 1]
+    for rows in (1, 2, 3, 4, 5, few - 1, few, few + 1, blocking.FEW_ROWS, blocking.FEW_ROWS + 1):
+        for neurons in ends:
+            yield rows, blocking.STREAMED_INPUTS, neurons, neurons
+            yield rows, blocking.STREAMED_INPUTS - 1, neurons, 2
+    for rows, inputs in itertools.product((1, 2, few, few + 1), (chain - 1, chain, chain + 1, blocking.KC, blocking.KC + 1)):
+        yield rows, inputs, width + 1, 5
+        yield rows, inputs, 2 * width, width - 1
+    for rows in (blocking.TASK_ROWS - 1, blocking.TASK_ROWS + 1, infer_blocks.UNIT_ROWS - 1, infer_blocks.UNIT_ROWS + 1):
+        yield rows, 9, width + 1, 3
 
 
 class Training:
@@ -109,6 +127,30 @@ class Training:
                 return [a.tobytes() for a in (*given, network.predict(place(x)))]
 
             yield fit
+
+    def _predict(self, rng, rows, *sizes):
+        """A network and a frozen one, with x in C order and in Fortran order. All memory but the kernels' own is at walls."""
+        x = rng.standard_normal((rows, sizes[0])).astype(self._dtype)
+
+        def predict(place):
+            layers = [fastbp.Dense(n, m, activation="relu" if k < len(sizes) - 2 else "identity", dtype=self._dtype,
+                                   rng=0) for k, (n, m) in enumerate(itertools.pairwise(sizes))]
+            network = fastbp.Sequential(layers, fastbp.SoftmaxCrossEntropy())
+            for layer in layers:
+                layer.weights, layer.biases = place(layer.weights), place(layer.biases + 1)
+
+            def empty(shape, dtype):
+                return place(np.zeros(shape, dtype))
+
+            with mock.patch.object(inference, "empty", empty), mock.patch.object(frozen, "empty", empty):
+                given, kept = place(x), network.frozen()
+                predictors = [inference.Predictor(network._specs(), network.loss), kept._predictor]
+                by_columns = place(x.T.copy()).T
+                results = [predictor(inputs) for inputs in (given, by_columns) for predictor in predictors]
+            assert all(np.array_equal(a, b) for a, b in (results[:2], results[2:])), "a frozen network has other bits"
+            return [a.tobytes() for a in results]
+
+        yield predict
 
     def _jitted(self, rng, inputs, neurons):
         layers = [fastbp.Dense(inputs, neurons, activation="gelu", dtype=self._dtype, rng=0),

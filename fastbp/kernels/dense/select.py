@@ -30,7 +30,8 @@ ALGORITHMS = (
                           "would take longer"),
     Algorithm("unpacked", "so few rows read B in place in less time than packing it takes"),
     Algorithm("packed", "B is copied into micropanels, which tiles read in one stretch; no other way is faster"),
-    Algorithm("swapped", "dz.T of few rows is smaller than weights.T, in whose place it is packed: the product is weights @ dz.T"),
+    Algorithm("swapped", "dz.T of few rows is smaller than weights.T, in whose place it is packed: the product is weights @ "
+                         "dz.T"),
     Algorithm("dot", "so few inputs leave a tile empty for the most part, and dot products read rows of weights in place"),
     Algorithm("narrow", f"inputs or neurons are at most {blocks.NARROW}, so dweights are small: blocks of rows stay in the "
                         "caches, and one pass over memory computes all results"),

@@ -303,7 +303,7 @@ def _pair_tiles(has_chains):
 
     @inlined
     def pairs(shape, problem, block, b, a, below, offsets, a_step):
-        """Compute a Block of pairs. Rows of A begin at `a`, at these offsets; a tile begins `below` bytes after the last one."""
+        """Compute a Block of pairs. A tile's rows of A are at these offsets from `a`, the next tile's `below` bytes on."""
         height, width, size, depth = tile.height(shape), tile.width(shape), tile.itemsize(shape), block.p_end - block.p
         chain = blocking.even_block(depth, blocking.CHAIN, blocking.UNROLL) if has_chains else depth
         for i in range(block.i, block.i_end, 2 * height):                       # A (2 MR, KC), C (2 MR, NR)

@@ -14,6 +14,7 @@ from numba import types
 
 from ..._compile import link
 from ..._compile.compiler import kernel
+from ..._runtime import state
 from .. import blocking
 from ..dense import select
 from ..dense.operands import fits, is_contiguous
@@ -31,14 +32,14 @@ from .rows import FEW, STEP_BYTES, UNIT, Rows, Step, infer_rows, room_of
 
 
 @kernel
-def algorithm_of(machine, x, layer):
-    """Return the algorithm of a layer for Matrix x (M, K): one of select.ALGORITHMS, FEW or UNIT."""
+def algorithm_of(machine, x, layer, most_threads):
+    """Return the algorithm of a layer for Matrix x (M, K) on so many threads at most: one of select.ALGORITHMS, FEW or UNIT."""
     if layer.rounded != 0:
         return UNIT
     chosen, size = select.forward(machine, x, weights_of(layer), layer.activation), machine.itemsize
     work = blocking.layer_work(1, x.rows, layer.inputs, layer.neurons)
-    is_small = x.rows <= blocks.FEW_ROWS and blocking.worth(work, machine.sizes.thread_work) == 1   # few.py uses one thread
-    if is_small and chosen != select.SKINNY:
+    is_alone = most_threads == 1 or blocking.worth(work, machine.sizes.thread_work) == 1  # few.py uses one thread
+    if x.rows <= blocks.FEW_ROWS and is_alone and chosen != select.SKINNY:
         in_place = layer.weights_col_step == size and layer.weights_row_step >= layer.neurons * size
         if is_kept(machine, layer, select.PACKED) or (in_place and (layer.biases == 0 or layer.biases_step == size)):
             return FEW
@@ -114,12 +115,12 @@ def _build(dtype):
         return link.OK
 
     @kernel
-    def plan_of(here, network, x):
+    def plan_of(here, network, x, most_threads):
         """Return the Plan of a call."""
         plan = Plan(status=link.OK, work=0, widest=1, copied=0, has_units=0)
         for k in range(network.count):
             layer = read(network.layers + k * LAYER_BYTES, DenseLayer)
-            algorithm = algorithm_of(here, inputs_of(x, layer, k, here.itemsize), layer)
+            algorithm = algorithm_of(here, inputs_of(x, layer, k, here.itemsize), layer, most_threads)
             status = request(layer, algorithm)
             plan = Plan(status=status if status != link.OK else plan.status,
                         work=plan.work + blocking.layer_work(1, x.rows, layer.inputs, layer.neurons),
@@ -128,12 +129,12 @@ def _build(dtype):
         return plan
 
     @kernel
-    def make_steps(here, network, x, room, threads):
+    def make_steps(here, network, x, room, threads, most_threads):
         """Write the Step of each layer, and make the copies that have to be made."""
         free = room.copies
         for k in range(network.count):
             layer = read(network.layers + k * LAYER_BYTES, DenseLayer)
-            algorithm = algorithm_of(here, inputs_of(x, layer, k, here.itemsize), layer)
+            algorithm = algorithm_of(here, inputs_of(x, layer, k, here.itemsize), layer, most_threads)
             step = Step(algorithm=algorithm, weights=0, biases=layer.biases)
             copied_for = select.PACKED if algorithm == FEW else algorithm
             if algorithm != UNIT and is_kept(here, layer, copied_for):
@@ -156,7 +157,8 @@ def _build(dtype):
             return link.REFUSED
         if overlap(x, y, size):
             return link.REFUSED
-        plan = plan_of(here, network, x)
+        most_threads = state.word(state.THREADS)        # read once: another thread may set it meanwhile
+        plan = plan_of(here, network, x, most_threads)
         if plan.status != link.OK or x.rows == 0:
             return plan.status
         threads = blocking.threads(plan.work)
@@ -171,7 +173,7 @@ def _build(dtype):
         if memory == 0:
             return link.NO_MEMORY
         room = call_memory(memory, here, plan, network.count, block, workers, each)
-        make_steps(here, network, x, room, threads)
+        make_steps(here, network, x, room, threads, most_threads)
         job = Rows(tasks=tasks, block=block, network=network_address, steps=room.steps, x=x.data, x_row_step=x.row_step,
                    x_col_step=x.col_step, y=y.data, y_row_step=y.row_step, rows=x.rows, widest=plan.widest, threads=each,
                    memory=room.workers, memory_bytes=room.worker_bytes)

@@ -1,6 +1,7 @@
-"""A layer for a few rows: tiles as high as the rows are many read weights in place, or micropanels if there are any.
+"""A layer for a few rows: low tiles read weights in place, or micropanels if there are any.
 
-The packed algorithm of gemm/ would copy the weights for these few rows, and fill a high tile with rows that nobody needs.
+The packed algorithm of gemm/ would copy the weights for these few rows, and fill a high tile with rows that nobody needs. The
+rows of weights of one chain in NR columns come in once, with the first tile, and stay in L1 for the others.
 """
 from ..._compile.compiler import inlined, kernel
 from .. import blocking
@@ -9,12 +10,13 @@ from ..gemm.loops import microkernel
 from ..matrix import whole_rows
 from ..simd import products, tile
 from ..simd.arithmetic import add_row, relu
+from . import blocks
 
 
 def build(dtype):
     """Return the kernel of a layer for a few rows."""
     tiles, machine = blocking.tiles(dtype), blocking.machine(dtype)
-    full, edge = tiles.full._replace(rows=blocking.SHORT), tiles.column_edge._replace(rows=blocking.SHORT)
+    full, edge = tiles.full._replace(rows=blocking.SHORT), tiles.column_edge._replace(rows=blocking.TALL_EDGE)
 
     @inlined
     def columns(shape, row, x, layer, step, y, start, end, tail):
@@ -37,19 +39,22 @@ def build(dtype):
                 at = tail + blocking.CHAIN * width * size
                 tile.store(tile.load(row, biases, 0, 1, cols), at, 0, 1, width)
                 biases = at
-            for i in range(0, x.rows, height):
-                a, c = x.data + i * x.row_step, y.data + i * y.row_step + j * size
-                offsets = products.row_offsets(shape, x.row_step, x.rows - i)
-                for p in range(0, max(1, depth), kc):
-                    p_end = min(p + kc, depth)
-                    chain = p_end - p
-                    if chain > blocking.CHAIN:
-                        chain = blocking.even_block(chain, blocking.CHAIN, blocking.UNROLL)
-                    for q in range(p, max(p + 1, p_end), max(1, chain)):
-                        q_end = min(q + chain, p_end)
-                        middle = max(q, min(q_end, whole))
-                        acc = microkernel(tile.zeros(shape), middle - q, a + q * x.col_step, offsets, x.col_step,
-                                          b + q * b_step, b_step)
+            for p in range(0, max(1, depth), kc):
+                p_end = min(p + kc, depth)
+                chain = p_end - p
+                if chain > blocking.CHAIN:
+                    chain = blocking.even_block(chain, blocking.CHAIN, blocking.UNROLL)
+                for q in range(p, max(p + 1, p_end), max(1, chain)):            # weights (chain, NR), which stay in L1
+                    q_end = min(q + chain, p_end)
+                    middle = max(q, min(q_end, whole))
+                    for i in range(0, x.rows, height):
+                        a, c = x.data + i * x.row_step, y.data + i * y.row_step + j * size
+                        offsets = products.row_offsets(shape, x.row_step, x.rows - i)
+                        acc, now = tile.zeros(shape), b + q * b_step
+                        if i == 0 and height > 1:
+                            acc = fetching(row, acc, middle - q, a + q * x.col_step, offsets, x.col_step, now, b_step)
+                        else:
+                            acc = microkernel(acc, middle - q, a + q * x.col_step, offsets, x.col_step, now, b_step)
                         if middle < q_end:
                             acc = microkernel(acc, q_end - middle, a + middle * x.col_step, offsets, x.col_step,
                                               tail + (middle - whole) * width * size, width * size)
@@ -61,6 +66,20 @@ def build(dtype):
                             if layer.activation == RELU:
                                 acc = relu(acc)
                         tile.store(acc, c, y.row_step, x.rows - i, cols)
+
+    @inlined
+    def fetching(row, acc, depth, a, row_offsets, a_step, b, b_step):
+        """Return what microkernel does, and ask for the rows of weights that come next. row: the shape of one of them.
+
+        The CPU itself asks for too few of these rows, which may lie far apart. One row of x is so little work that it waits
+        for memory in any case.
+        """
+        for _ in range(depth):
+            tile.prefetch(row, b + blocks.WEIGHTS_AHEAD * b_step, 0)
+            acc = products.rank1(acc, a, row_offsets, b)
+            a += a_step
+            b += b_step
+        return acc
 
     @kernel
     def few_rows(x, layer, step, y, tail):
