@@ -152,22 +152,26 @@ def _apply_dropout(values, kept, factor):
 def warmup(*dtypes: DTypeLike) -> None:
     """Compile all kernels for these dtypes, by default float32 and float64, or read them from the disk cache.
 
-    Otherwise the first call of a function does that for its dtype: 5 to 20 seconds to compile, a fraction of one to read. With
-    NUMBA_DISABLE_JIT=1 there is nothing to compile. Raises TypeError for another dtype.
+    Otherwise the first call of a function does that for its dtype: 5 to 20 seconds to compile, a fraction of one to read. Each
+    dtype after the first is compiled by a process of its own, unless one thread was asked for. Raises TypeError for another
+    dtype. With NUMBA_DISABLE_JIT=1 there is nothing to compile.
     """
-    wanted = [np.dtype(dtype) for dtype in dtypes] or [*operands.FLOATS]
+    named = [np.dtype(dtype) for dtype in dtypes] or [*operands.FLOATS]
+    wanted = list(dict.fromkeys(named))
     for dtype in wanted:
         if dtype not in operands.FLOATS:
             raise TypeError(f"dtypes holds {dtype}, expected float32 or float64")
     if compiler.DISABLED:
         return
-    for dtype in wanted:
-        for kinds, in_blocks in (([dtype], False), ([dtype], True), ([], False)):
-            training(dtype, kinds, in_blocks)
-        for entries in (_FORWARD, _BACKWARD, _RELU, OPTIMIZE, LOSS, INFER, KEEP):
-            _ = entries[dtype]
-        with notice.compiling(f"kernels that are rarely needed for {dtype}"):
-            link.bind_lazy(_NUMBA_TYPE[dtype])
+    with link.warming_up(dtype.name for dtype in wanted[1:]) as wait:
+        for dtype in wanted:
+            wait(dtype.name)
+            for kinds, in_blocks in (([dtype], False), ([dtype], True), ([], False)):
+                training(dtype, kinds, in_blocks)
+            for entries in (_FORWARD, _BACKWARD, _RELU, OPTIMIZE, LOSS, INFER, KEEP):
+                _ = entries[dtype]
+            with notice.compiling(f"kernels that are rarely needed for {dtype}"):
+                link.bind_lazy(_NUMBA_TYPE[dtype])
 
 
 def run(compiled: Callable[..., Any], *arguments: Any) -> Any:

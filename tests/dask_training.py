@@ -1,12 +1,29 @@
-"""A small training on Dask, which several tests use."""
+"""A small training on Dask, and a cluster whose workers start fast, which several tests use."""
+from contextlib import contextmanager
+
+import dask
 import dask.array as da
 import numpy as np
+from distributed import LocalCluster
+from distributed.utils import get_mp_context
 
 import fastbp
 import fastbp.dask
 
 ROWS, INPUTS, CLASSES = 2000, 12, 4
 CHUNKS = 300, 0, 500, 700, 500
+
+
+@contextmanager
+def local_cluster(n_workers=2, **settings):
+    """Yield a cluster of processes of one thread, forked from one that has imported what they need: imports take seconds.
+
+    Users' workers import it themselves, by default, as those of test_readme.py do.
+    """
+    with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
+        get_mp_context().set_forkserver_preload(["distributed", "fastbp.dask"])
+        with LocalCluster(n_workers=n_workers, threads_per_worker=1, dashboard_address=":0", **settings) as cluster:
+            yield cluster
 
 
 def make(dtype=np.float32, loss=None, dropout=False, l2=0.0):

@@ -1,5 +1,6 @@
 """The inner loop of a product as machine code: packed FMAs on the widest vectors, and no tile on the stack."""
 import re
+from functools import cache
 
 import pytest
 from numba import njit, types
@@ -32,8 +33,10 @@ def multiplications(dtype):
     return MULTIPLY[cpu.instruction_set()] + (".*pd" if dtype == types.float64 else ".*ps"), 1 + (dtype is tile.BFLOAT16)
 
 
-def loops_of(function, signature, multiply):
-    function = njit(**compiler.FLAGS)(function)
+@cache
+def loops_of(build, *arguments, signature, multiply):
+    """Return the inner loops of build(*arguments), which is compiled once for all tests that look at it."""
+    function = njit(**compiler.FLAGS, no_cpython_wrapper=True)(build(*arguments))
     function.compile(signature)
     return list(inner_loops(function.inspect_asm(function.signatures[0]), multiply))
 
@@ -42,7 +45,7 @@ def loops_of(function, signature, multiply):
                                           if t is not tile.BFLOAT16 or which != "unpacked" and not cpu.has_amx()], ids=str)
 def test_tile_stays_in_registers(dtype, which):
     multiply, a_vector = multiplications(dtype)
-    found = loops_of(loops.build_micropanels(which, dtype), loops.SIGNATURE, multiply)
+    found = loops_of(loops.build_micropanels, which, dtype, signature=loops.SIGNATURE, multiply=multiply)
     shape = getattr(blocking.tiles(dtype), which)
     counts = [sum(bool(re.match(multiply, line)) for line in loop) for loop in found]
     unrolled = shape.rows * shape.vecs * blocking.UNROLL * a_vector
@@ -56,7 +59,7 @@ def test_tile_stays_in_registers(dtype, which):
 def test_streamed_tiles_stay_in_registers(dtype):
     """Full, row-edge and low tiles, each with one load of a vector of B for all of its rows."""
     multiply, a_vector = multiplications(dtype)
-    found = loops_of(streamed._build(dtype), TASK, multiply)
+    found = loops_of(streamed._build, dtype, signature=TASK, multiply=multiply)
     full = blocking.tiles(dtype).full
     counts = [sum(bool(re.match(multiply, line)) for line in loop) for loop in found]
     for rows in {full.rows, blocking.row_edge(full).rows, streamed.LOW}:
@@ -68,7 +71,7 @@ def test_streamed_tiles_stay_in_registers(dtype):
 @pytest.mark.parametrize("dtype", [types.float32, types.float64], ids=str)
 def test_column_edge_tiles_come_in_pairs(dtype):
     multiply, a_vector = multiplications(dtype)
-    found = loops_of(loops.build_micropanels("column_edge", dtype), loops.SIGNATURE, multiply)
+    found = loops_of(loops.build_micropanels, "column_edge", dtype, signature=loops.SIGNATURE, multiply=multiply)
     shape = blocking.tiles(dtype).column_edge
     assert 2 * shape.rows * shape.vecs * blocking.UNROLL * a_vector in [
         sum(bool(re.match(multiply, line)) for line in loop) for loop in found]
@@ -78,7 +81,7 @@ def test_column_edge_tiles_come_in_pairs(dtype):
 def test_column_edge_tiles_beside_each_other(dtype):
     """Two and three vectors a row, each from a micropanel of its own, wherever a full tile has more than that."""
     multiply, a_vector = multiplications(dtype)
-    found = loops_of(loops.build_micropanels("column_edge", dtype), loops.SIGNATURE, multiply)
+    found = loops_of(loops.build_micropanels, "column_edge", dtype, signature=loops.SIGNATURE, multiply=multiply)
     counts = [sum(bool(re.match(multiply, line)) for line in loop) for loop in found]
     full = blocking.tiles(dtype).full
     for vecs in range(2, full.vecs):
@@ -90,7 +93,7 @@ def test_column_edge_tiles_beside_each_other(dtype):
 @pytest.mark.parametrize("dtype", loops.DTYPES, ids=str)
 def test_the_peak_is_that_of_a_loop_without_anything_else(dtype):
     """Addresses are counted up in integers."""
-    found = loops_of(peak.build(dtype), peak.SIGNATURE, multiplications(dtype)[0])
+    found = loops_of(peak.build, dtype, signature=peak.SIGNATURE, multiply=multiplications(dtype)[0])
     assert found
     assert not [line for loop in found for line in loop if re.match("v?cvt", line)]
 
@@ -98,7 +101,7 @@ def test_the_peak_is_that_of_a_loop_without_anything_else(dtype):
 @pytest.mark.skipif(not cpu.has_amx(), reason="not compiled for AMX: test_instruction_sets.py has a process that is")
 @pytest.mark.parametrize("which, products", [("full", 4), ("column_edge", 2)])
 def test_amx_loops_hold_little_else(which, products):
-    found = loops_of(amx.build(which, tile.BFLOAT16), loops.SIGNATURE, "tdpbf16ps")
+    found = loops_of(amx.build, which, tile.BFLOAT16, signature=loops.SIGNATURE, multiply="tdpbf16ps")
     assert max(sum("tdpbf16ps" in line for line in loop) for loop in found) % products == 0
     for loop in found:
         assert sum("tileloadd" in line for line in loop) <= 2 * sum("tdpbf16ps" in line for line in loop)

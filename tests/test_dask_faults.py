@@ -7,16 +7,16 @@ import time
 import dask.array as da
 import numpy as np
 import pytest
-from distributed import Client, LocalCluster, Status
+from distributed import Client, Status
 
 import fastbp
 import fastbp.dask
-from dask_training import bits, data, train
+from dask_training import bits, data, local_cluster, train
 
 
 @pytest.fixture
 def cluster():
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster:
+    with local_cluster() as cluster:
         yield cluster
 
 

@@ -13,7 +13,7 @@ from numpy.testing import assert_allclose
 
 import fastbp
 import fastbp.dask
-from dask_training import CHUNKS, CLASSES, INPUTS, ROWS, bits, cut, data, make, train
+from dask_training import CHUNKS, CLASSES, INPUTS, ROWS, bits, cut, data, local_cluster, make, train
 from fastbp.dask import coordinator, worker
 from fastbp.dask.coordinator import Training
 from fastbp.dask.plan import Plan, shares_of
@@ -21,7 +21,7 @@ from fastbp.dask.plan import Plan, shares_of
 
 @pytest.fixture(scope="module")
 def cluster():
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster:
+    with local_cluster() as cluster:
         yield cluster
 
 
@@ -85,8 +85,7 @@ def test_the_bits_do_not_depend_on_the_workers(client):
     network = train(client, shares=3)[0]
     assert bits(train(client, shares=3)[0]) == bits(network)
     for n_workers, processes in ((1, True), (4, False)):
-        with LocalCluster(n_workers=n_workers, threads_per_worker=1, processes=processes, dashboard_address=":0") as cluster, \
-                Client(cluster) as other:
+        with local_cluster(n_workers, processes=processes) as cluster, Client(cluster) as other:
             assert bits(train(other, shares=3)[0]) == bits(network)
     assert bits(train(client, shares=2)[0]) != bits(network)
 
@@ -98,8 +97,7 @@ def test_the_bits_do_not_depend_on_the_pieces_that_gradients_are_sent_in(monkeyp
     if dropout:
         layers = [fastbp.Dropout(0.1), layers[0], fastbp.Dropout(0.3), *layers[1:]]
     networks = []
-    with LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=":0") as cluster, \
-            Client(cluster) as client:
+    with local_cluster(processes=False) as cluster, Client(cluster) as client:
         for least in (1 << 30, 1):
             monkeypatch.setattr(worker, "PIECE", least)
             network = fastbp.Sequential(copy.deepcopy(layers), fastbp.SoftmaxCrossEntropy())
@@ -121,8 +119,7 @@ def test_another_client_goes_on_from_a_checkpoint(tmp_path, client, shares, suff
         if len(history.loss) == 2:
             raise Dies
 
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster, Client(cluster) as other, \
-            pytest.raises(Dies):
+    with local_cluster() as cluster, Client(cluster) as other, pytest.raises(Dies):
         train(other, make(dropout=True), checkpoint=path, checkpoint_every=5, callbacks=[die], **settings)
     network, optimizer, history = train(client, make(dropout=True), checkpoint=path, **settings | {"rng": 99, "shares": 4})
     assert bits(network) == bits(expected) and history == expected_history

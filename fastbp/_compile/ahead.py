@@ -3,11 +3,13 @@
 Numba compiles under one lock, so on one core. If the disk cache is still empty, this process starts a helper process for the
 units of KINDS. Before it uses one of these units, it waits until the helper has written it to the cache. If a unit does not
 arrive, for whatever reason, this process compiles it itself. A user who asked for one thread gets no helper process.
+
+Where everything is compiled beforehand, each dtype after the first has a process of its own.
 """
 import os
 import subprocess
 import sys
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .._runtime import sigint, threads
@@ -26,6 +28,9 @@ _KINDS_OF = {"forward": KINDS, "backward": KINDS, "train": (*KINDS, "loss", "upd
 # The program of the helper process.
 _CODE = "import sys; sys.path[:] = {path!r}; from fastbp._compile import link; link.compile_ahead({names!r})"
 
+# The program of a process that compiles everything for a dtype.
+_WARMUP = "import sys; sys.path[:] = {path!r}; import fastbp; fastbp.warmup({dtype!r})"
+
 # The helper processes of this process, by the name of the type whose units they compile.
 _helpers = {}
 
@@ -35,10 +40,7 @@ class _Helper:
 
     def __init__(self, names):
         self.names = set(names)
-        code = _CODE.format(path=sys.path, names=names)
-        environment = os.environ | {"FASTBP_NUM_THREADS": "1", "FASTBP_CACHE_DIR": str(disk_cache.folder().parent)}
-        self._process = subprocess.Popen([sys.executable, "-c", code], env=environment,
-                                         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        self._process = _start(_CODE.format(path=sys.path, names=names), subprocess.PIPE)
 
     def wait(self, name):
         """Return when the unit is in the cache, or will not come."""
@@ -58,6 +60,33 @@ class _Helper:
     def _close(self):
         self._process.stdout.close()
         self._process.wait()
+
+
+def _start(code, output):
+    """Start a process that runs Python code with the cache of this process, and no helper of its own, and return it."""
+    environment = os.environ | {"FASTBP_NUM_THREADS": "1", "FASTBP_CACHE_DIR": str(disk_cache.folder().parent)}
+    return subprocess.Popen([sys.executable, "-c", code], env=environment,
+                            stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.DEVNULL, text=True)
+
+
+@contextmanager
+def warming_up(dtypes, units):
+    """Have other processes compile everything for these dtypes meanwhile, if they can; yield wait(dtype) for the end of one.
+
+    dtypes: names of dtypes. units: all units that there are. What another process does not compile, the caller finds missing.
+    """
+    processes = {}
+    try:
+        for dtype in dtypes if _is_possible() else ():
+            if not all(unit.is_compiled() for unit in units if str(unit.dtype) == dtype):
+                with suppress(OSError), sigint.defer_sigint():
+                    processes[dtype] = _start(_WARMUP.format(path=sys.path, dtype=dtype), subprocess.DEVNULL)
+        yield lambda dtype: dtype in processes and processes[dtype].wait()
+    finally:
+        with sigint.defer_sigint():
+            for process in processes.values():
+                process.kill()
+                process.wait()
 
 
 def start(unit, units):

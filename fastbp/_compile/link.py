@@ -170,6 +170,11 @@ def compile_ahead(names):
         print(name, flush=True)
 
 
+def warming_up(dtypes):
+    """Return a context in which other processes compile everything for dtypes of these names; see ahead.warming_up."""
+    return ahead.warming_up(dtypes, _units.values())
+
+
 def bind_lazy(dtype):
     """Bind all lazy units of a Numba float type."""
     for unit in list(_units.values()):
