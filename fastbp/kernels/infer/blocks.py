@@ -5,6 +5,9 @@ from .. import blocking
 # Rows up to which weights are read in place, in tiles as high as the rows are many.
 FEW_ROWS = 16
 
+# Rows up to which a skinny layer whose columns are kept takes one dot product after another, without a job.
+FEW_DOTTED_ROWS = 4
+
 # The part of L2, one in so many, for what lies between two layers of a block of rows.
 BETWEEN_L2_PART = 4
 
