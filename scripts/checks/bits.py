@@ -1,4 +1,4 @@
-"""The same bits on 1, 2 and 7 threads, again, in other processes, in chunks, and with other load on the machine.
+"""The same bits on 1, 2 and 7 threads, again, in other processes, in chunks, in other batches, and with other load.
 
 With --write FILE the bits of thousands of calls and trainings, on each instruction set that this machine can run, are written
 to a file as digests in place of that. With --against FILE they are computed once more, and those that differ are printed, with
@@ -21,7 +21,7 @@ from fastbp._training import session
 from fastbp.profiler import measure, stream
 from fastbp.profiler.disk import Rows
 
-from . import child, digests, report, steps
+from . import child, digests, report, rows, steps
 
 # The numbers of threads that are compared.
 THREADS = 1, 2, 7
@@ -53,7 +53,7 @@ def main(arguments):
 def check(seed, seconds, busy=2):
     """Take steps of all kinds, half of the time beside `busy` busy processes; return ({what: how many}, faults)."""
     rng, end = random.Random(seed), time.monotonic() + seconds
-    done, faults = {"steps": 0, "networks": 0, "streams": 0, "beside_load": 0}, []
+    done, faults = {"steps": 0, "networks": 0, "streams": 0, "rows": 0, "beside_load": 0}, []
     with _others() as others, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         while time.monotonic() < end or not all(done.values()):
@@ -66,6 +66,9 @@ def check(seed, seconds, busy=2):
                     done["beside_load"] += loaded > 0
                 faults += _in_chunks(number := rng.randrange(1 << 30))
                 faults += _streamed(number, rng)
+                for faults_of in rows.layer_faults, rows.network_faults:
+                    faults += faults_of(rng.randrange(1 << 30))
+                    done["rows"] += 1
                 done["networks"] += 1
                 done["streams"] += 1
     fastbp.set_num_threads(2)

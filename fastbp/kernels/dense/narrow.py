@@ -26,7 +26,7 @@ from ..schedule.queue import JOB_BYTES, REGION_BYTES, TASK, add, barrier, begin,
 from ..schedule.records import read, record_type, replace
 from ..simd import products, tile
 from ..simd.vector import CACHE_LINE
-from . import blocks, columns, select, skinny
+from . import blocks, columns, select
 from . import partitions as cut
 from .columns import sum_job
 from .fused import b_of_weights
@@ -390,7 +390,7 @@ def _build_backward(dtype):
         add(room.queue, add_up(), sum_job(dbiases, partitions.count, room.part_bytes, operands.dbiases))
         run_queue(room.queue, threads)
         if is_skinny:
-            skinny.transpose(tiles, dweights, operands.dweights)
+            packing.transpose(tiles, dweights, operands.dweights)
         release(slot)
         return link.OK
 

@@ -252,7 +252,7 @@ def _separate(dtype):
                 break
         if is_skinny:
             dweights_t = Matrix(data=room.dweights, rows=neurons, cols=inputs, row_step=inputs * size, col_step=size)
-            skinny.transpose(tiles, dweights_t, dweights)
+            packing.transpose(tiles, dweights_t, dweights)
         release(slot)
         return link.OK
 

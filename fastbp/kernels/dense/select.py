@@ -54,7 +54,7 @@ def forward(machine, x, weights, activation):
     # Naive loops compute no other activation than IDENTITY and RELU, which are the numbers 0 and 1.
     if x.rows * x.cols * weights.cols <= blocking.NAIVE_WORK and activation <= RELU:
         return NAIVE
-    if is_skinny(machine, x, weights.cols):
+    if is_skinny(machine, x.cols, weights.cols):
         return SKINNY
     return STREAMED if is_streamed(machine, x, weights) else PACKED
 
@@ -81,7 +81,7 @@ def dinputs_product(machine, rows, weights):
     """Return the algorithm of dinputs (rows, K) = dz (rows, N) @ weights.T: DOT, STREAMED, SWAPPED or PACKED."""
     if weights.col_step != machine.itemsize:
         return PACKED
-    if weights.rows * blocking.DOT_LANES <= machine.lanes and weights.cols >= blocking.DOT_VECTORS * machine.lanes:
+    if is_dotted(machine, weights):
         return DOT
     if weights.rows < machine.sizes.streamed_inputs:
         return PACKED
@@ -94,7 +94,7 @@ def dinputs_product(machine, rows, weights):
 @formula
 def dweights_product(machine, x, neurons):
     """Return the algorithm of dweights = x.T @ dz: SKINNY, UNPACKED or PACKED."""
-    if is_skinny(machine, x, neurons):
+    if x.col_step == machine.itemsize and is_skinny(machine, x.cols, neurons):
         return SKINNY
     return UNPACKED if x.cols <= blocking.UNPACKED_ROWS and neurons >= machine.unpacked_width else PACKED
 
@@ -109,10 +109,19 @@ def is_swapped(machine, rows, weights):
 
 
 @formula
-def is_skinny(machine, x, neurons):
-    """Return whether x of a layer with so few neurons is better read in vectors than number by number."""
-    is_wide = x.cols >= blocking.SKINNY_INPUTS * machine.lanes
-    return neurons <= blocking.SKINNY_NEURONS and is_wide and x.col_step == machine.itemsize
+def is_skinny(machine, inputs, neurons):
+    """Return whether x of a layer is better read in vectors than number by number.
+
+    Rows have no say: y is summed in an order of its own then.
+    """
+    return neurons <= blocking.SKINNY_NEURONS and inputs >= blocking.SKINNY_INPUTS * machine.lanes
+
+
+@formula
+def is_dotted(machine, weights):
+    """Return whether dinputs are dot products with the rows of weights. Rows have no say, as for is_skinny."""
+    is_wide = weights.cols >= blocking.DOT_VECTORS * machine.lanes
+    return weights.rows * blocking.DOT_LANES <= machine.lanes and is_wide and weights.col_step == machine.itemsize
 
 
 @formula
@@ -131,7 +140,8 @@ def is_narrow(machine, x, weights):
     if x.rows < blocks.NARROW_ROWS or min(inputs, neurons) > blocks.NARROW or min(inputs, neurons) == 0:
         return False
     # By columns, x is read number by number, which fills vectors only along many neurons.
-    if is_skinny(machine, x, neurons) and inputs * machine.itemsize >= blocks.NARROW_ROW:
+    is_long_row = inputs * machine.itemsize >= blocks.NARROW_ROW and x.col_step == machine.itemsize
+    if is_long_row and is_skinny(machine, inputs, neurons):
         return False
     is_read_well = x.col_step == machine.itemsize or inputs <= neurons
     return is_read_well and inputs * neurons * machine.itemsize <= blocks.NARROW_WEIGHTS

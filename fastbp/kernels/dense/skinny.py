@@ -14,7 +14,6 @@ from ..matrix import Matrix, from_col, transpose_of
 from ..schedule.arena import COUNTING, acquire, release, take
 from ..schedule.queue import REGION_BYTES, run
 from ..schedule.records import replace
-from ..simd import tile
 from .operands import FORWARD
 
 
@@ -24,16 +23,19 @@ class Memory(NamedTuple):
     queue: int                  # the queue
     columns: int                # the columns of weights, each a contiguous row
     bias: int                   # the biases, filled up to whole tiles
+    scratch: int                # scratch memory of the threads, for an x whose columns are contiguous
     end: int                    # the first byte behind all this
 
 
 @kernel
-def memory_of(arena, machine, weights):
-    """Return the Memory for Matrix weights (K, N)."""
+def memory_of(arena, machine, x, weights, threads):
+    """Return the Memory for Matrix x (M, K) and weights (K, N)."""
     queue, arena = take(arena, REGION_BYTES)
     columns, arena = take(arena, weights.cols * packing.row_bytes(machine, weights.rows))
     bias, arena = take(arena, packing.row_bytes(machine, weights.cols))
-    return Memory(queue=queue, columns=columns, bias=bias, end=arena)
+    is_copied = x.col_step != machine.itemsize
+    scratch, arena = take(arena, threads * dot.scratch_bytes(machine, weights.rows) if is_copied else 0)
+    return Memory(queue=queue, columns=columns, bias=bias, scratch=scratch, end=arena)
 
 
 def _build_forward(dtype):
@@ -42,15 +44,15 @@ def _build_forward(dtype):
     def forward(operands, threads):
         """Compute y as passes.forward does, which has checked the arguments. The unit of dot products must be bound."""
         x, weights, y = operands.x, operands.weights, operands.y
-        memory, slot = acquire(memory_of(COUNTING, machine, weights).end)
+        memory, slot = acquire(memory_of(COUNTING, machine, x, weights, threads).end)
         if memory == 0:
             return link.NO_MEMORY
-        room = memory_of(memory, machine, weights)
+        room = memory_of(memory, machine, x, weights, threads)
         row_bytes = packing.row_bytes(machine, weights.rows)
         for j in range(y.cols):
             packing.copy_row(tiles, transpose_of(from_col(weights, j)), room.columns + j * row_bytes)
         columns = OperandB(data=room.columns, col_step=row_bytes, row_step=machine.itemsize, edge=0)
-        problem = gemm_problem(blocking.with_caches(machine), x, columns, y, 0, threads)
+        problem = gemm_problem(blocking.with_caches(machine), x, columns, y, room.scratch, threads)
         problem = replace(problem, bias=packing.copy_bias(tiles, operands.biases, room.bias))
         run(dot_products(), activated(problem, operands.activation, operands.saved), room.queue, threads)
         release(slot)
@@ -74,16 +76,3 @@ def dweights_problem(machine, dz, x, edge, dweights, scratch, threads):
     size = machine.itemsize
     c = Matrix(data=dweights, rows=dz.cols, cols=x.cols, row_step=x.cols * size, col_step=size)
     return gemm_problem(machine, transpose_of(dz), unpacked_b(x, edge), c, scratch, threads)
-
-
-@kernel
-def transpose(tiles, source, target):
-    """Write target = source.T, both Matrix of contiguous rows, by square blocks that are transposed in registers."""
-    square = tiles.square
-    size, lanes = tile.itemsize(square), tile.lanes(square)
-    for i in range(0, target.rows, lanes):
-        for j in range(0, target.cols, lanes):
-            block = tile.load(square, source.data + j * source.row_step + i * size, source.row_step, source.rows - j,
-                              source.cols - i)
-            address = target.data + i * target.row_step + j * size
-            tile.store(tile.transpose(block), address, target.row_step, target.rows - i, target.cols - j)

@@ -258,3 +258,19 @@ def copy_elements(shape, height, problem, scratch, block):
                     value = tile.load_scalar(shape, problem.a + (i + r) * problem.a_row_step + k * problem.a_col_step)
                 tile.store_scalar(shape, target, value)
                 target += tile.itemsize(shape)
+
+
+# ---- a transpose
+
+
+@kernel
+def transpose(tiles, source, target):
+    """Write target = source.T, both Matrix of contiguous rows, by square blocks that are transposed in registers."""
+    square = tiles.square
+    size, lanes = tile.itemsize(square), tile.lanes(square)
+    for i in range(0, target.rows, lanes):
+        for j in range(0, target.cols, lanes):
+            block = tile.load(square, source.data + j * source.row_step + i * size, source.row_step, source.rows - j,
+                              source.cols - i)
+            address = target.data + i * target.row_step + j * size
+            tile.store(tile.transpose(block), address, target.row_step, target.rows - i, target.cols - j)

@@ -11,6 +11,9 @@ FEW_ROWS = 16
 # longer from micropanels, and a fifth longer in place; 4 or 16 rows ahead are no better.
 WEIGHTS_AHEAD = 8
 
+# Rows up to which a skinny layer whose columns are kept takes one dot product after another, without a job.
+FEW_DOTTED_ROWS = 4
+
 # The part of L2, one in so many, for what lies between two layers of a block of rows.
 BETWEEN_L2_PART = 4
 

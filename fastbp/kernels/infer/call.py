@@ -27,7 +27,7 @@ from ..schedule.arena import COUNTING, acquire, release, take
 from ..schedule.queue import REGION_BYTES, run
 from ..schedule.records import read, replace, write
 from . import blocks
-from .network import LAYER_BYTES, DenseLayer, Network, copied_bytes, copier, copies_at, is_kept, weights_of
+from .network import LAYER_BYTES, DenseLayer, Network, copied_bytes, copier, copies_at, is_kept, kept_algorithm, weights_of
 from .rows import FEW, STEP_BYTES, UNIT, Rows, Step, infer_rows, room_of
 
 
@@ -38,8 +38,14 @@ def algorithm_of(machine, x, layer, most_threads):
         return UNIT
     chosen, size = select.forward(machine, x, weights_of(layer), layer.activation), machine.itemsize
     work = blocking.layer_work(1, x.rows, layer.inputs, layer.neurons)
-    is_alone = most_threads == 1 or blocking.worth(work, machine.sizes.thread_work) == 1  # few.py uses one thread
-    if x.rows <= blocks.FEW_ROWS and is_alone and chosen != select.SKINNY:
+    has_one_thread = most_threads == 1 or blocking.worth(work, machine.sizes.thread_work) == 1       # few.py uses one thread
+    if select.is_skinny(machine, layer.inputs, layer.neurons):
+        if x.col_step != size:
+            return UNIT
+        if has_one_thread and x.rows <= blocks.FEW_DOTTED_ROWS and is_kept(machine, layer, select.SKINNY):
+            return FEW
+        return select.SKINNY if chosen == select.SKINNY else UNIT
+    if has_one_thread and x.rows <= blocks.FEW_ROWS:
         in_place = layer.weights_col_step == size and layer.weights_row_step >= layer.neurons * size
         if is_kept(machine, layer, select.PACKED) or (in_place and (layer.biases == 0 or layer.biases_step == size)):
             return FEW
@@ -136,7 +142,7 @@ def _build(dtype):
             layer = read(network.layers + k * LAYER_BYTES, DenseLayer)
             algorithm = algorithm_of(here, inputs_of(x, layer, k, here.itemsize), layer, most_threads)
             step = Step(algorithm=algorithm, weights=0, biases=layer.biases)
-            copied_for = select.PACKED if algorithm == FEW else algorithm
+            copied_for = kept_algorithm(here, layer.inputs, layer.neurons) if algorithm == FEW else algorithm
             if algorithm != UNIT and is_kept(here, layer, copied_for):
                 copies = copies_at(layer.kept, here, layer, copied_for)
                 step = replace(step, weights=copies.weights, biases=copies.biases)

@@ -5,11 +5,13 @@ rows of weights of one chain in NR columns come in once, with the first tile, an
 """
 from ..._compile.compiler import inlined, kernel
 from .. import blocking
+from ..dense import select
 from ..elementwise.activations import RELU
+from ..gemm import packing
 from ..gemm.loops import microkernel
 from ..matrix import whole_rows
 from ..simd import products, tile
-from ..simd.arithmetic import add_row, relu
+from ..simd.arithmetic import add_row, relu, total
 from . import blocks
 
 
@@ -82,8 +84,27 @@ def build(dtype):
         return acc
 
     @kernel
+    def dot_products(x, layer, step, y):
+        """Compute y of a skinny layer whose columns of weights were copied: sums have the terms of dot.py in the same order."""
+        vector, size, lanes, depth = tiles.vector, machine.itemsize, machine.lanes, layer.inputs
+        row_bytes, offsets = packing.row_bytes(machine, depth), products.multiples(vector, 0)
+        for i in range(x.rows):                                                 # x (M, K), y (M, N)
+            for j in range(layer.neurons):                                      # columns (N, K)
+                acc, a, column = tile.zeros(vector), x.data + i * x.row_step, step.weights + j * row_bytes
+                for p in range(0, depth, lanes):
+                    acc = products.dot(acc, a + p * size, offsets, column + p * size, offsets, depth - p)
+                z = total(acc)
+                if step.biases != 0:
+                    z += tile.load_scalar(vector, step.biases + j * size)
+                z = tile.zero(vector) if layer.activation == RELU and z <= 0 else z
+                tile.store_scalar(vector, y.data + i * y.row_step + j * size, z)
+
+    @kernel
     def few_rows(x, layer, step, y, tail):
         """Compute y = x @ weights + biases of a layer, through a ReLU if that is its activation."""
+        if select.is_skinny(machine, layer.inputs, layer.neurons):
+            dot_products(x, layer, step, y)
+            return
         at = min(blocking.column_edge(machine, 0, layer.neurons), layer.neurons)
         if x.rows == 1:
             columns(tiles.row, tiles.row, x, layer, step, y, 0, at, tail)

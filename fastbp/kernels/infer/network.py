@@ -110,8 +110,7 @@ def copied_bytes(machine, inputs, neurons, algorithm):
 @formula
 def kept_algorithm(machine, inputs, neurons):
     """Return the algorithm whose copies `keep` makes: SKINNY or PACKED."""
-    x = Matrix(data=0, rows=1, cols=inputs, row_step=0, col_step=machine.itemsize)
-    return select.SKINNY if select.is_skinny(machine, x, neurons) else select.PACKED
+    return select.SKINNY if select.is_skinny(machine, inputs, neurons) else select.PACKED
 
 
 @kernel
