@@ -162,6 +162,23 @@ def _predicted(rng):
     return f"{network}; {rows} rows", run
 
 
+def _frozen(rng):
+    """Return (name, run) of predictions of few rows and of many, by a network and by a frozen one, with layers of all sizes."""
+    widths = [1, 2, 4, 5, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 70, 127, 128, 129, 192, 255, 256, 257, 300, 513, 600]
+    network = _Network(rng, [one(rng, widths) for _ in range(between(rng, 1, 4))])
+    batches = [one(rng, [1, 1, 2, 3, 4, 5, 6, 8, 11, 12, 13, 15, 16, 17, 23, 32, 63, 64, 65, 130, 385]) for _ in range(4)]
+    x, _ = network.data(rng, max(batches))
+    if rng.random() < 0.2:
+        x = np.asfortranarray(x)
+
+    def run():
+        whole = network.make()
+        frozen = whole.frozen()
+        return [(whole.predict(x[:rows]), frozen(x[:rows])) for rows in batches]
+
+    return f"{network}; {batches} rows{'' if x.flags.c_contiguous else ' in Fortran order'}", run
+
+
 # ---- the classes of others
 
 
@@ -224,11 +241,13 @@ def _book(rng):
             f"penalty {penalty}"), run
 
 
-# The function of each kind of training, and a kind for each of twenty numbers, the frequent ones more often.
+# The function of each kind of training, and a kind for each of 22 numbers, the frequent ones more often.
 _TRAININGS = {"shards": _shards, "blocks": _blocks, "wide blocks": _wide_blocks, "large": _large, "bfloat16": _bfloat16,
-              "diverging": _diverging, "by hand": _by_hand, "predicted": _predicted, "scikit-learn": _sklearn, "book": _book}
+              "diverging": _diverging, "by hand": _by_hand, "predicted": _predicted, "frozen": _frozen,
+              "scikit-learn": _sklearn, "book": _book}
 KINDS = ("shards", "blocks", "bfloat16", "by hand", "scikit-learn", "shards", "blocks", "book", "wide blocks", "predicted",
-         "shards", "blocks", "bfloat16", "by hand", "scikit-learn", "shards", "blocks", "book", "large", "diverging")
+         "shards", "blocks", "bfloat16", "by hand", "scikit-learn", "shards", "blocks", "book", "large", "diverging",
+         "frozen", "frozen")
 
 
 # ---- what takes seconds to begin
