@@ -83,7 +83,7 @@ def test_compiled_code_reads_the_sizes_when_it_runs():
 
 # Shapes (batch, inputs, neurons) on both sides of the sizes.
 SHAPES = [(3, 70, 130), (12, 300, 600), (20, 40, 200), (40, 530, 130), (64, 100, 600), (90, 260, 140), (200, 70, 70),
-          (300, 16, 100)]
+          (300, 16, 100), (520, 1100, 1000)]
 
 
 def results(rng):
