@@ -34,11 +34,11 @@ REFUSED = 2
 REQUESTED = 3
 
 # The version of the units' numbers and signatures, on which functions in users' caches rely. Increase it when either changes.
-ABI = 11
+ABI = 12
 
 # The kinds of units that there are for each type.
 _KINDS = ("forward", "backward", "pack", "gemm", "full", "column_edge", "unpacked", "dot", "mask", "sum", "fused_rows", "fused",
-          "relu", "relu_chunk", "round", "narrow_rows", "narrow", "naive_forward", "naive_backward", "skinny_forward",
+          "relu", "relu_chunk", "narrow_rows", "narrow", "naive_forward", "naive_backward", "skinny_forward",
           "activate", "loss", "losses", "update", "optimize", "dropout", "train", "steps", "shard", "dinputs", "norms", "keep",
           "transposed_shard", "infer_rows", "infer", "streamed", "swapped")
 
@@ -171,9 +171,10 @@ def compile_ahead(names):
 
 
 def bind_lazy(dtype):
-    """Bind all lazy units of a Numba float type."""
+    """Bind all lazy units of a Numba float type; for bfloat16 those of float32 too, as its passes call units of float32."""
+    dtypes = (dtype,) if dtype in FLOATS else (dtype, types.float32)
     for unit in list(_units.values()):
-        if unit.lazy and unit.dtype == dtype:
+        if unit.lazy and unit.dtype in dtypes:
             unit.bind()
 
 

@@ -77,6 +77,11 @@ def has_bfloat16_dot() -> bool:
     return instruction_set() == "avx512" and "+avx512bf16" in target()[1].split(",")
 
 
+def multiplies_bfloat16() -> bool:
+    """Return whether the CPU has instructions for products of bfloat16."""
+    return has_amx() or has_bfloat16_dot()
+
+
 def caches(devices: str = "/sys/devices/system/cpu") -> Caches:
     """Return the data caches of a CPU that this process may use; DEFAULT_CACHES where the system does not tell."""
     levels = {}
