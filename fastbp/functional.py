@@ -72,11 +72,13 @@ def dense_forward(inputs: ArrayLike, weights: ArrayLike, biases: ArrayLike | Non
     inputs (batch, n_inputs), or one sample (n_inputs,); weights (n_inputs, n_neurons); biases (1, n_neurons) or (n_neurons,).
 
     precision: of the multiplications: the dtype's name or None, which mean the same, or "bfloat16" for float32. With "bfloat16"
-    both factors are rounded to the nearest bfloat16, of 8 bits, and their products are summed in float32. An element of the
+    both factors may be rounded to the nearest bfloat16, of 8 bits, and their products are summed in float32. An element of the
     result differs from the exact one by at most (2**-7 + (n_inputs + 2) * 2**-23) times the sum of the products' absolute
     values: 2**-8 for each factor and the rest for the sums (Higham, Accuracy and Stability of Numerical Algorithms, 2002,
-    section 3.1). Subnormal numbers may count as 0. On a CPU without instructions for bfloat16 (AMX, AVX512-BF16) it is no
-    faster, and a warning says so once.
+    section 3.1). Subnormal numbers may count as 0. If the batch, n_inputs or n_neurons are so few that rounding takes longer
+    than it saves, results are those of float32; `python -m fastbp plan` says so. So a row may be more precise in a small batch
+    than in a large one. A CPU without instructions for bfloat16 (AMX, AVX512-BF16) computes all in float32, and a warning says
+    once that it is not faster there.
 
     Raises ValueError for shapes that do not fit or another precision, TypeError for dtypes that are not real numbers or an
     `out` of another dtype than the result's, MemoryError.

@@ -76,12 +76,12 @@ class Dense:
         n_inputs, n_neurons = _size("n_inputs", n_inputs), _size("n_neurons", n_neurons)
         self._kind = _activation(activation)
         dtype = _dtype(dtype)
-        factors = multiplied(dtype, precision)
+        multiplied(dtype, precision)                    # refuses a precision that the dtype does not have
         scale = np.sqrt(2 / max(n_inputs, 1), dtype=dtype)
         weights = np.random.default_rng(rng).standard_normal((n_inputs, n_neurons), dtype)
         self.weights: FloatArray = np.multiply(weights, scale, out=empty(weights.shape, dtype))
         self.biases = np.zeros((1, n_neurons), dtype) if bias else None
-        self.need_dinputs, self.precision = need_dinputs, BFLOAT16 if factors is BFLOAT16 else None
+        self.need_dinputs, self.precision = need_dinputs, BFLOAT16 if precision == BFLOAT16 else None
         self.inputs = self.output = None
         self.dinputs = self.dweights = self.dbiases = None
         # _slope: gelu's dy/dz of the last forward pass. The others are results that this layer may overwrite.

@@ -231,8 +231,9 @@ CASES = {
     "step refused": fit(64, 40, 30, lambda: fastbp.SGD(1e300), is_refused=True),
     "shards, step refused": fit(300, 20, 30, lambda: fastbp.SGD(1e300), is_refused=True),
 }
-ROUNDED = {f"{name}, bfloat16": passes(*SIZES[name], precision="bfloat16") for name in SIZES} | {
-    "fit, bfloat16": fit(64, 300, 200, precision="bfloat16")}
+ROUNDED = {f"{sizes}, bfloat16": passes(*sizes, precision="bfloat16")
+           for sizes in (SIZES["streamed"], (390, 211, 255), (1100, 250, 300), (250, 1200, 250))} | {
+    "fit, bfloat16": fit(200, 300, 400, precision="bfloat16")}
 
 
 def faults_of(call, allocator, tasks):

@@ -11,6 +11,7 @@ import amx_emulator
 import fastbp
 from fastbp._runtime import cpu
 from fastbp.kernels import blocking
+from fastbp.kernels.dense import select
 from fastbp.kernels.simd import tile
 
 HERE = Path(__file__).parent
@@ -51,15 +52,18 @@ def test_the_tiles_are_those_of_amx():
 
 
 @needs_amx
-@pytest.mark.parametrize("batch", [1, 15, 16, 17, 32, 33])
-@pytest.mark.parametrize("n_neurons", [1, 16, 17, 32, 33, 48, 49])
+@pytest.mark.parametrize("batch", [129, 143, 144, 145, 160, 161])
+@pytest.mark.parametrize("n_neurons", [129, 144, 145, 160, 161, 176, 177])
 def test_every_edge_of_a_tile(rng, batch, n_neurons):
     """What lies beyond a tile's rows, columns and depth is NaN in memory, and must not reach the result."""
-    for n_inputs in (1, 31, 32, 33, 2 * 16 * 3):
+    for n_inputs in (129, 159, 160, 161, 192):
+        assert select.is_rounded(blocking.rounded_limit(), batch, n_inputs, n_neurons)
         frame = np.full((batch, n_inputs + 40), np.nan, np.float32)
         x, w = frame[:, :n_inputs], np.full((n_inputs, n_neurons + 40), np.nan, np.float32)[:, :n_neurons]
         x[...], w[...] = rng.integers(-3, 4, x.shape), rng.integers(-3, 4, w.shape)
+        bias = rng.integers(-3, 4, (1, n_neurons)).astype(np.float32)
         np.testing.assert_array_equal(fastbp.dense_forward(x, w, precision="bfloat16"), x @ w)
+        np.testing.assert_array_equal(fastbp.dense_relu_forward(x, w, bias, precision="bfloat16"), np.maximum(x @ w + bias, 0))
         dvalues = rng.integers(-3, 4, (batch, n_neurons)).astype(np.float32)
         dinputs, dweights, _ = fastbp.dense_backward(dvalues, x, w, precision="bfloat16")
         np.testing.assert_array_equal(dinputs, dvalues @ w.T)
@@ -69,7 +73,7 @@ def test_every_edge_of_a_tile(rng, batch, n_neurons):
 @needs_amx
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_a_forked_child_may_use_it(rng):
-    x, w = (rng.integers(-3, 4, shape).astype(np.float32) for shape in ((40, 64), (64, 40)))
+    x, w = (rng.integers(-3, 4, shape).astype(np.float32) for shape in ((160, 164), (164, 180)))
     fastbp.dense_forward(x, w, precision="bfloat16")
     child = os.fork()
     if child == 0:

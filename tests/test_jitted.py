@@ -77,7 +77,7 @@ def test_training_in_compiled_code_is_what_fit_does(rng):
 
 
 def test_bfloat16(rng):
-    with pytest.warns(RuntimeWarning) if not fastbp._arrays.operands.cpu.has_bfloat16_dot() else np.errstate():
+    with pytest.warns(RuntimeWarning) if not fastbp._arrays.operands.cpu.multiplies_bfloat16() else np.errstate():
         fastbp._arrays.operands._warn_if_not_faster.cache_clear()
         net = network(fastbp.SoftmaxCrossEntropy(), precision="bfloat16")
     net.dense[1].precision = "bfloat16"

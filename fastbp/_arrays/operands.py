@@ -57,13 +57,14 @@ def float_dtype(*arrays):
 def multiplied(dtype, precision):
     """Return the type in which arrays of that dtype are multiplied at that precision: the dtype itself, or "bfloat16".
 
+    On a CPU that does not multiply bfloat16 that precision is computed in float32, which is more precise and faster there.
     Raises ValueError for a precision that the dtype does not have.
     """
     if precision is None:
         return dtype
     if precision == BFLOAT16 and dtype == FLOATS[0]:
         _warn_if_not_faster()
-        return BFLOAT16
+        return BFLOAT16 if cpu.multiplies_bfloat16() else dtype
     if precision == dtype.name:
         return dtype
     expected = f"{dtype.name!r}, {BFLOAT16!r}" if dtype == FLOATS[0] else f"{dtype.name!r}"
@@ -73,8 +74,8 @@ def multiplied(dtype, precision):
 @cache
 def _warn_if_not_faster():
     """Warn once in a process if this CPU has no instructions that multiply bfloat16."""
-    if not cpu.has_bfloat16_dot() and not cpu.has_amx():
-        warnings.warn("precision 'bfloat16' is not faster here: this CPU multiplies no bfloat16, so float32 is rounded to it",
+    if not cpu.multiplies_bfloat16():
+        warnings.warn("precision 'bfloat16' is not faster here: this CPU multiplies no bfloat16, so float32 is computed",
                       RuntimeWarning, stacklevel=5)
 
 

@@ -38,7 +38,7 @@ ABI = 12
 
 # The kinds of units that there are for each type.
 _KINDS = ("forward", "backward", "pack", "gemm", "full", "column_edge", "unpacked", "dot", "mask", "sum", "fused_rows", "fused",
-          "relu", "relu_chunk", "round", "narrow_rows", "narrow", "naive_forward", "naive_backward", "skinny_forward",
+          "relu", "relu_chunk", "narrow_rows", "narrow", "naive_forward", "naive_backward", "skinny_forward",
           "activate", "loss", "losses", "update", "optimize", "dropout", "train", "steps", "shard", "dinputs", "norms", "keep",
           "transposed_shard", "infer_rows", "infer", "streamed", "swapped")
 
@@ -176,9 +176,10 @@ def warming_up(dtypes):
 
 
 def bind_lazy(dtype):
-    """Bind all lazy units of a Numba float type."""
+    """Bind all lazy units of a Numba float type; for bfloat16 those of float32 too, as its passes call units of float32."""
+    dtypes = (dtype,) if dtype in FLOATS else (dtype, types.float32)
     for unit in list(_units.values()):
-        if unit.lazy and unit.dtype == dtype:
+        if unit.lazy and unit.dtype in dtypes:
             unit.bind()
 
 

@@ -11,6 +11,7 @@ from numba.np.numpy_support import from_dtype
 
 from .._arrays.operands import BFLOAT16
 from .._compile import compiler, link
+from .._runtime import cpu
 from ..kernels.blocking import MOST_THREADS
 from ..kernels.dense.operands import BackwardOperands, ForwardOperands
 from ..kernels.elementwise.activations import GELU, IDENTITY
@@ -80,8 +81,9 @@ def _plan(network):
     precisions = {spec.precision for spec in specs}
     if len(precisions) > 1:
         raise ValueError("the layers have different precisions, expected one for a network that is to be jitted")
+    is_rounded = precisions == {BFLOAT16} and cpu.multiplies_bfloat16()
     return _Plan(weights=tuple(map(int, first[:-1])), biased=biased, activations=tuple(spec.activation for spec in specs),
-                 shapes=tuple(spec.weights.shape for spec in specs), rounded=precisions == {BFLOAT16})
+                 shapes=tuple(spec.weights.shape for spec in specs), rounded=is_rounded)
 
 
 def _units(kind, plan):

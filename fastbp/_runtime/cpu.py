@@ -77,6 +77,11 @@ def has_bfloat16_dot() -> bool:
     return instruction_set() == "avx512" and "+avx512bf16" in target()[1].split(",")
 
 
+def multiplies_bfloat16() -> bool:
+    """Return whether the CPU has instructions for products of bfloat16."""
+    return has_amx() or has_bfloat16_dot()
+
+
 def host() -> str:
     """Return LLVM's name of the CPU that this process runs on, such as "znver4", whatever Numba compiles for."""
     return llvm.get_host_cpu_name()

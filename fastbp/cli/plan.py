@@ -12,7 +12,6 @@ from .._runtime import cpu, terminal
 from .._runtime import threads as _threads
 from ..kernels import blocking, sizes
 from ..kernels.dense import blocks, narrow, partitions, select, swapped
-from ..kernels.dense.bfloat16 import pairs_of
 from ..kernels.dense.fused import dz_row_bytes
 from ..kernels.dense.select import (
     ALGORITHMS,
@@ -30,6 +29,7 @@ from ..kernels.dense.select import (
 from ..kernels.elementwise.activations import RELU
 from ..kernels.gemm import streamed
 from ..kernels.gemm.problem import OperandB, gemm_problem, packed_b, unpacked_b
+from ..kernels.gemm.rounding import across_rows, along_rows
 from ..kernels.matrix import Matrix, transpose_of
 from ..kernels.simd.tile import BFLOAT16
 from . import config
@@ -55,13 +55,19 @@ def plan(batch: int, inputs: int, neurons: int, dtype: str = "float32", threads:
     dtype: "float32", "float64", or "bfloat16" for float32 arrays at that precision. threads: at most; by default as many as
     get_num_threads() returns. Nothing is compiled.
     """
-    most = _threads.get_num_threads() if threads is None else threads
+    most, dtype = _threads.get_num_threads() if threads is None else threads, _computed(batch, inputs, neurons, dtype)
     machine = _machine(dtype)
     forward_threads, backward_threads = (
         min(most, blocking.worth(blocking.layer_work(products, batch, inputs, neurons), machine.sizes.thread_work))
         for products in (1, 2))
     steps = _bfloat16_parts if dtype == BFLOAT16_NAME else _parts
     return steps(machine, batch, inputs, neurons, forward_threads, backward_threads)
+
+
+def _computed(batch, inputs, neurons, dtype):
+    """Return the dtype in which the passes compute: "bfloat16" becomes float32 where that is faster."""
+    is_rounded = cpu.multiplies_bfloat16() and select.is_rounded(blocking.rounded_limit(), batch, inputs, neurons)
+    return dtype if dtype != BFLOAT16_NAME or is_rounded else "float32"
 
 
 def _machine(dtype):
@@ -97,18 +103,15 @@ def _parts(machine, batch, inputs, neurons, forward_threads, backward_threads):
 
 def _bfloat16_parts(machine, batch, inputs, neurons, forward_threads, backward_threads):
     """Return the parts of a step whose products multiply pairs of bfloat16, as kernels/dense/bfloat16.py takes them."""
-    rows = min(batch, blocking.rounded_rows(batch, inputs))
-    k = pairs_of(machine, inputs)
-    x, weights = _matrix(machine, rows, k), _matrix(machine, k, neurons)
-    forward = _product("forward", machine, PACKED, x, weights, forward_threads)
-    forward = forward._replace(text=_blocks(batch, rows, forward_threads)[1] + forward.text)
-    rows = min(batch, blocking.rounded_rows(batch, inputs + 3 * neurons))
+    x, weights = _matrix(machine, batch, inputs), _matrix(machine, inputs, neurons)
+    forward = _product("forward", machine, PACKED, along_rows(machine, x), across_rows(machine, weights), forward_threads)
+    rows = blocking.rounded_rows(batch, neurons * machine.itemsize)
     backward, each = _blocks(batch, rows, backward_threads)
-    half, k = pairs_of(machine, rows), pairs_of(machine, neurons)
-    dz, weights = _matrix(machine, rows, k), transpose_of(_matrix(machine, inputs, k))
-    dinputs = _product("dinputs", machine, PACKED, dz, weights, backward_threads)
-    x, dz = _matrix(machine, half, inputs), _matrix(machine, half, neurons)
-    dweights = _product("dweights", machine, PACKED, transpose_of(x), dz, backward_threads)
+    x, dz = _matrix(machine, rows, inputs), _matrix(machine, rows, neurons)
+    weights_t = across_rows(machine, transpose_of(weights))
+    dinputs = _product("dinputs", machine, PACKED, along_rows(machine, dz), weights_t, backward_threads)
+    x_t, dz = along_rows(machine, transpose_of(x)), across_rows(machine, dz)
+    dweights = _product("dweights", machine, PACKED, x_t, dz, backward_threads)
     return [forward, backward, *(part._replace(text=each + part.text) for part in (dinputs, dweights))]
 
 
@@ -184,13 +187,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print the plan of a layer in columns, then the reason for each algorithm in it; return 0."""
     parts = plan(options.batch, options.inputs, options.neurons, options.dtype, options.threads)
-    machine = _machine(options.dtype)
-    by = f" by {config.bfloat16_by()}" if options.dtype == BFLOAT16_NAME else ""
+    computed = _computed(options.batch, options.inputs, options.neurons, options.dtype)
+    machine = _machine(computed)
+    by = f" by {config.bfloat16_by()}" if computed == BFLOAT16_NAME else ""
     size = ", ".join(map(_counted, (options.batch, options.inputs, options.neurons), ("row", "input", "neuron")))
     caches = f"caches {machine.l1 >> 10}, {machine.l2 >> 10} and {machine.l3 >> 10} KiB; sizes: {sizes.PRESENT.family}"
-    terminal.say(terminal.fill(f"{size} with a ReLU; {options.dtype}{by}, {cpu.instruction_set()}; {caches}",
+    terminal.say(terminal.fill(f"{size} with a ReLU; {computed}{by}, {cpu.instruction_set()}; {caches}",
                                most=terminal.WIDEST))
-    if options.dtype == BFLOAT16_NAME:
+    if computed != options.dtype:
+        terminal.say(terminal.fill("float32 in place of bfloat16: of so few rows, inputs or neurons rounding would take longer "
+                                   "than it saves" if cpu.multiplies_bfloat16() else
+                                   "float32 in place of bfloat16, which this CPU does not multiply", most=terminal.WIDEST))
+    if computed == BFLOAT16_NAME:
         terminal.say(terminal.fill("K counts pairs of bfloat16", most=terminal.WIDEST))
     terminal.say(terminal.fill(
         f"tiles: full {machine.height} x {machine.width}, column edge {machine.height} x {machine.edge_width}, "

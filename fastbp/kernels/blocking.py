@@ -31,13 +31,6 @@ DOT_TILES = {
     "baseline": ((4, 2), (4, 2)),
 }
 
-# The tiles of pairs of bfloat16 without an instruction for their dot product: both halves of A and B need registers.
-SPLIT_TILES = {
-    "avx512":   ((4, 4), (4, 1), (2, 4), 64),
-    "avx2":     ((3, 2), (3, 1), (2, 2), 32),
-    "baseline": ((2, 2), (2, 1), (1, 2), 16),
-}
-
 # The blocks of pairs of bfloat16 in AMX tile registers: rows, columns of a full and of a column-edge tile, pairs of K a step.
 AMX_TILES = 32, 32, 16, 16
 
@@ -52,6 +45,9 @@ UNROLL = 4
 # K of a KC block: tiles amortise loading C, and a micropanel of B stays in L2.
 KC = 512
 
+# Pairs of K of a KC block in AMX tile registers: a micropanel of B stays in L1, as they take a cache line in two cycles.
+AMX_KC = 256
+
 # Terms of a sum in a register. Rounding no worse than OpenBLAS takes 2 to 3 % of the time.
 CHAIN = 256
 
@@ -61,6 +57,9 @@ TASK_ROWS = 384
 # The part of L2, one in so many, for an MC block of A and C, over which all micropanels of B go in turn: for each of them, B is
 # read from L3 once. With a fifth of L2, 2048 x 2048 x 2048 takes 1.15 to 1.25 of the time on an AMX Xeon, whose L3 is slow.
 MC_L2_PART = 2
+
+# The same for an MC block of A alone for AMX tile registers, which wait for B if it is read more often.
+AMX_MC_L2_PART = 2
 
 # Rows of an MC block, or a multiple: whole tiles of any kind.
 MC = 24
@@ -125,8 +124,20 @@ TALL_EDGE, PAIR = 8, 2
 # Bytes of dz in memory at a time, where that is not a whole batch: it stays in L3.
 DZ_BYTES = 16 << 20
 
-# Bytes of float32 that are rounded to bfloat16 at a time.
-ROUNDED_BYTES = 8 << 20
+# Bytes of the dz of a block of rows in a backward pass that multiplies bfloat16, if that is a KC block or more.
+ROUNDED_BYTES = 1 << 20
+
+# ---- bfloat16
+
+# A whole in 1/rows + 1/inputs + 1/neurons, which select.is_rounded adds up in integers.
+ROUNDED_PARTS = 1 << 20
+
+# The largest such sum at which rounding to bfloat16 pays, by AMX: 1/28. Steps of 32 x 1024 -> 1024, a sum of 1/30, take 0.7 of
+# the time of float32, those of 50000 x 32 -> 128, a sum of 1/26, 1.15 of it.
+AMX_LIMIT = ROUNDED_PARTS // 28
+
+# The same by AVX512-BF16, which saves half of the time of a product, where AMX saves four fifths.
+DOT_LIMIT = ROUNDED_PARTS // 50
 
 # ---- work, in multiply-adds
 
@@ -154,6 +165,8 @@ class Tiles(NamedTuple):
     square: tile.Shape          # as many rows as elements of a vector, for transposing
     column: tile.Shape          # one row with room for as many elements as full has rows
     vector: tile.Shape          # one vector
+    two_vectors: tile.Shape     # one row of two vectors, which make a vector of pairs of bfloat16
+    two_squares: tile.Shape     # `square` with twice as many columns, which make a square of pairs
     dots: tile.Shape            # a vector of partial sums for each element of a block of C
     few_dots: tile.Shape        # the same for few columns of C
 
@@ -178,8 +191,7 @@ class Machine(NamedTuple):
 @cache
 def tiles(dtype):
     """Return the Tiles of a Numba float type, or of BFLOAT16, on the instruction set that Numba compiles for."""
-    table = SPLIT_TILES if dtype is tile.BFLOAT16 and not cpu.has_bfloat16_dot() else TILES
-    full, edge, unpacked, vector = table[cpu.instruction_set()]
+    full, edge, unpacked, vector = TILES[cpu.instruction_set()]
     lanes, step, (dots, few_dots) = vector * 8 // dtype.bitwidth, 1, DOT_TILES[cpu.instruction_set()]
     if by_amx(dtype):
         rows, full_cols, edge_cols, step = AMX_TILES
@@ -187,6 +199,7 @@ def tiles(dtype):
     shape = partial(tile.Shape, dtype, lanes=lanes, step=step)
     return Tiles(full=shape(*full), column_edge=shape(*edge), unpacked=shape(*unpacked), row=shape(1, full[1]),
                  edge_row=shape(1, edge[1]), square=shape(lanes, 1), column=shape(1, -(-full[0] // lanes)), vector=shape(1, 1),
+                 two_vectors=shape(1, 2), two_squares=shape(lanes, 2),
                  dots=shape(*dots), few_dots=shape(*few_dots))
 
 
@@ -210,6 +223,11 @@ def with_caches(machine):
 def by_amx(dtype):
     """Return whether products of a dtype are computed in AMX tile registers."""
     return dtype is tile.BFLOAT16 and cpu.has_amx()
+
+
+def rounded_limit():
+    """Return the limit of `select.is_rounded`."""
+    return AMX_LIMIT if by_amx(tile.BFLOAT16) else DOT_LIMIT
 
 
 def row_edge(shape):
@@ -274,7 +292,8 @@ class Cut(NamedTuple):
 def cut(machine, a, cols, is_packed):
     """Return the Cut of a product of Matrix a (M, K) and B (K, cols), packed or in place."""
     row_bytes = max(1, cols * machine.itemsize)
-    kc = even_block(a.cols, KC, max(UNROLL, machine.step))
+    is_amx = machine.step > 1
+    kc = even_block(a.cols, AMX_KC if is_amx else KC, max(UNROLL, machine.step))
     if not is_packed:
         return Cut(kc=min(kc, max(UNPACKED_KC, machine.l1 // 2 // row_bytes)), mc=MC)
     if a.cols <= SKINNY_NEURONS and row_bytes >= LONG_ROW:
@@ -282,14 +301,16 @@ def cut(machine, a, cols, is_packed):
     if a.cols <= SHALLOW_K:
         return Cut(kc=kc, mc=max(1, machine.l1 // row_bytes // machine.height) * machine.height)
     unit = max(MC, machine.height)
-    mc = min(TASK_ROWS, machine.l2 // MC_L2_PART // (kc * machine.itemsize + row_bytes) // unit * unit)
+    mc_bytes, c_row_bytes = (machine.l2 // AMX_MC_L2_PART, 0) if is_amx else (machine.l2 // MC_L2_PART, row_bytes)
+    mc = min(TASK_ROWS, mc_bytes // (kc * machine.itemsize + c_row_bytes) // unit * unit)
     return Cut(kc=kc, mc=max(unit if a.col_step == machine.itemsize else round_up(COPIED_MC, unit), mc))
 
 
 @formula
 def most_mc_bytes(machine):
     """Return the bytes of the largest MC block of A that `cut` chooses."""
-    return machine.l2 // MC_L2_PART + round_up(COPIED_MC, machine.height) * KC * machine.itemsize
+    part = AMX_MC_L2_PART if machine.step > 1 else MC_L2_PART
+    return machine.l2 // part + round_up(COPIED_MC, machine.height) * KC * machine.itemsize
 
 
 class Grid(NamedTuple):
@@ -366,6 +387,6 @@ def dz_rows(rows, row_bytes):
 
 
 @formula
-def rounded_rows(rows, cols):
-    """Return how many rows to round to bfloat16 at a time, an even number: all, or as many as ROUNDED_BYTES hold."""
-    return max(2, min(rows + rows % 2, max(1, ROUNDED_BYTES // max(1, 2 * TASK_ROWS * cols)) * TASK_ROWS))
+def rounded_rows(rows, row_bytes):
+    """Return how many rows of a dz to round to bfloat16 at a time: all, or as many KC blocks of pairs as ROUNDED_BYTES hold."""
+    return min(rows, max(1, ROUNDED_BYTES // max(1, 2 * KC * row_bytes)) * 2 * KC)

@@ -9,6 +9,8 @@ import numpy as np
 
 from .._compile.link import OK, REFUSED
 from .._runtime import sigint
+from . import blocking
+from .dense import select
 from .elementwise.activations import GELU, IDENTITY, LEAK, LEAKY_RELU, RELU, SIGMOID, TANH
 from .simd.tile import BFLOAT16
 from .train.losses import BINARY, SOFTMAX
@@ -184,9 +186,15 @@ def _results(rooms, shapes, dtype):
             else np.empty(shape, dtype) for room, shape in zip(rooms, shapes, strict=True)]
 
 
+def _factor_of(dtype):
+    """Return the function (batch, inputs, neurons) -> the function that converts the factors of a layer's products."""
+    limit = blocking.rounded_limit()
+    return lambda m, k, n: rounded if dtype is BFLOAT16 and select.is_rounded(limit, m, k, n) else np.asarray
+
+
 def forward(dtype):
     """Return the function that replaces kernels/entry.py's forward."""
-    factor = rounded if dtype is BFLOAT16 else np.asarray
+    factor_of = _factor_of(dtype)
     kind = np.dtype(np.float32 if dtype is BFLOAT16 else dtype.name)
 
     def forward(x, weights, biases, y, saved, activation):
@@ -198,7 +206,7 @@ def forward(dtype):
         results = _results((y, saved)[:count], [(m, n)] * count, kind)
         if _overlap(results, (x, weights, biases)):
             return REFUSED
-        formula = partial(dense_forward, activation=activation, factor=factor)
+        formula = partial(dense_forward, activation=activation, factor=factor_of(m, k, n))
         _write(results, _exactly(formula, x, weights, biases)[:count])
         return results[0], results[-1]
 
@@ -207,7 +215,7 @@ def forward(dtype):
 
 def backward(dtype):
     """Return the function that replaces kernels/entry.py's backward."""
-    factor = rounded if dtype is BFLOAT16 else np.asarray
+    factor_of = _factor_of(dtype)
     kind = np.dtype(np.float32 if dtype is BFLOAT16 else dtype.name)
 
     def backward(dvalues, saved, x, weights, dinputs, dweights, dbiases, need_dinputs, activation):
@@ -221,7 +229,7 @@ def backward(dtype):
             return REFUSED
         if not need_dinputs:
             results[0] = None
-        formula = partial(dense_backward, activation=activation, factor=factor)
+        formula = partial(dense_backward, activation=activation, factor=factor_of(m, k, n))
         _write(results, _exactly(formula, dvalues, saved, x, weights))
         return tuple(results)
 

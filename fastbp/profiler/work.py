@@ -12,12 +12,11 @@ from ..kernels.dense.columns import Mask, Sum
 from ..kernels.dense.narrow import NarrowBackward
 from ..kernels.gemm.packing import Pack
 from ..kernels.gemm.problem import GemmProblem
-from ..kernels.gemm.rounding import Round
 from ..kernels.schedule.trace import BACKWARD, DINPUTS, FORWARD, UPDATE, Call
 
 # The record in memory of a job, for each kind of unit whose work depends on its job.
 _JOBS = {"gemm": GemmProblem, "dot": GemmProblem, "streamed": GemmProblem, "swapped": GemmProblem,
-         "mask": Mask, "pack": Pack, "round": Round, "sum": Sum, "narrow_rows": NarrowBackward}
+         "mask": Mask, "pack": Pack, "sum": Sum, "narrow_rows": NarrowBackward}
 
 
 class Work(NamedTuple):
@@ -73,11 +72,9 @@ def of_job(unit: str, words: list[int], kind: int, call: Call, inside: str) -> t
     if unit == "mask":
         return "mask, dbiases", Work(job.rows * job.cols, size * job.rows * job.cols * (2 if job.saved else 1))
     if unit == "pack":
-        if call.precision != 16 and job.source != call.weights:     # dz, which the mask has read
+        if job.source != call.weights:                              # dz, which the mask has read
             return "pack dz", Work(0, 0)
-        return "pack weights", Work(0, 0 if call.precision == 16 else size * job.rows * job.cols)
-    if unit == "round":
-        return "round to bfloat16", Work(0, size * job.rows * job.cols)
+        return "pack weights", Work(0, size * job.numbers * job.cols)
     if unit == "sum":
         return "add partial sums", Work(job.rows * job.cols * job.count, size * job.rows * job.cols)
     if unit == "update":

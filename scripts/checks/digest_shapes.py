@@ -91,8 +91,8 @@ def _blocks_of_dz(rng):
 
 
 def _blocks_of_bfloat16(rng):
-    """Return operands so large that they are rounded in blocks of rows."""
-    return between(rng, 1990, 2100), between(rng, 1950, 2050), between(rng, 1, 2)
+    """Return operands so large that a dz is rounded in blocks of rows."""
+    return between(rng, 2060, 2200), between(rng, 100, 130), between(rng, 130, 160)
 
 
 # The function of each kind of shape, and the kinds whose products may have more than MOST_WORK.

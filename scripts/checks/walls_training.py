@@ -15,6 +15,7 @@ from fastbp import frozen, inference, losses
 from fastbp._training import session
 from fastbp.kernels import blocking
 from fastbp.kernels.infer import blocks as infer_blocks
+from fastbp.kernels.sizes import PRESENT
 from fastbp.kernels.train import blocks
 from fastbp.kernels.train import losses as loss_kernels
 from fastbp.kernels.train import optimizers as optimizer_kernels
@@ -54,10 +55,10 @@ def predictions(lanes):
     """Yield rows and sizes of networks on both sides of the sizes by which a prediction computes a layer in another way."""
     width, few, chain = 4 * lanes, infer_blocks.FEW_ROWS, blocking.CHAIN
     ends = [1, 3, lanes, width - 1, width, width + 1, width + lanes + 1, 2 * width, 2 * width + 1, 3 * width - 1]
-    for rows in (1, 2, 3, 4, 5, few - 1, few, few + 1, blocking.FEW_ROWS, blocking.FEW_ROWS + 1):
+    for rows in (1, 2, 3, 4, 5, few - 1, few, few + 1, PRESENT.sizes.few_rows, PRESENT.sizes.few_rows + 1):
         for neurons in ends:
-            yield rows, blocking.STREAMED_INPUTS, neurons, neurons
-            yield rows, blocking.STREAMED_INPUTS - 1, neurons, 2
+            yield rows, PRESENT.sizes.streamed_inputs, neurons, neurons
+            yield rows, PRESENT.sizes.streamed_inputs - 1, neurons, 2
     for rows, inputs in itertools.product((1, 2, few, few + 1), (chain - 1, chain, chain + 1, blocking.KC, blocking.KC + 1)):
         yield rows, inputs, width + 1, 5
         yield rows, inputs, 2 * width, width - 1

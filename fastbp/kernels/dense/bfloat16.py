@@ -1,27 +1,28 @@
 """A dense layer whose products multiply bfloat16: float32 matrices, rounded on the way into a product and summed in float32.
 
 The units, arguments and refusals are those of passes.py. Everything but the operands of the products is float32, and dbiases
-is a sum of numbers that are not rounded. The batch is processed in blocks, so that the rounded numbers stay in the caches.
+is a sum of numbers that are not rounded. Where rounding would take longer than it saves (select.is_rounded), and on a CPU that
+does not multiply bfloat16, the units of passes.py compute the pass in float32.
 """
 from typing import NamedTuple
 
 from numba import types
 
 from ..._compile import link
-from ..._compile.compiler import formula, kernel
+from ..._compile.compiler import kernel
 from .. import blocking
 from ..elementwise import activations
 from ..elementwise.activations import RELU
-from ..gemm import loops, packing
-from ..gemm.problem import activated, gemm_problem, packed_b, scratch_bytes
-from ..gemm.rounding import across_rows, along_rows, round_rows
+from ..gemm import loops, packing, rounding
+from ..gemm.problem import activated, gemm_problem, packed_b
+from ..gemm.rounding import across_rows, along_rows, pairs_of
 from ..matrix import Matrix, from_row, transpose_of
 from ..schedule import trace
 from ..schedule.arena import COUNTING, acquire, release, take
 from ..schedule.queue import REGION_BYTES, add, barrier, begin, run_queue
 from ..schedule.records import replace
 from ..simd import tile
-from . import columns
+from . import columns, passes, select
 from .columns import mask_job
 from .operands import BACKWARD, FORWARD, backward_fits, forward_fits
 
@@ -32,30 +33,6 @@ SIZE = 4
 BITS = 16
 
 
-@formula
-def pairs_of(machine, numbers):
-    """Return how many pairs hold so many numbers along K, with zeros where tiles take more at a time."""
-    return blocking.round_up(blocking.blocks(numbers, 2), machine.step)
-
-
-@kernel
-def as_a(data, rows, cols):
-    """Return a Matrix of pairs at an address, laid out as A of a product, of a_bytes."""
-    return Matrix(data=data, rows=rows, cols=cols, row_step=blocking.spread(cols * SIZE), col_step=SIZE)
-
-
-@kernel
-def a_bytes(machine, rows, cols):
-    """Return the bytes of A: whole tiles, as a tile reads all of its rows, whether it uses them or not."""
-    return blocking.round_up(rows, machine.height) * blocking.spread(cols * SIZE)
-
-
-@kernel
-def compact(data, rows, cols):
-    """Return a Matrix of pairs at an address, its rows one after another."""
-    return Matrix(data=data, rows=rows, cols=cols, row_step=cols * SIZE, col_step=SIZE)
-
-
 # ---- forward
 
 
@@ -64,68 +41,61 @@ class ForwardMemory(NamedTuple):
 
     queue: int                  # the queue
     bias: int                   # the biases, filled up to whole tiles
-    packed: int                 # micropanels of the weights
-    weights: int                # the weights rounded
-    x: int                      # a block of x rounded
-    scratch: int                # gemm.problem.scratch_bytes for each thread, for copies of A
+    weights: int                # micropanels of the weights
+    scratch: int                # rounding.scratch_bytes for each thread, for blocks of x
     end: int                    # the first byte behind all this
 
 
 @kernel
-def forward_memory(arena, machine, weights, rows, threads):
-    """Return the ForwardMemory for Matrix weights (K, N) and blocks of so many rows."""
-    pairs, neurons = pairs_of(machine, weights.rows), weights.cols
+def forward_memory(arena, machine, weights, threads):
+    """Return the ForwardMemory for Matrix weights (K, N)."""
     queue, arena = take(arena, REGION_BYTES)
-    bias, arena = take(arena, packing.row_bytes(machine, neurons))
-    packed, arena = take(arena, packing.packed_bytes(machine, pairs, neurons))
-    rounded, arena = take(arena, pairs * neurons * SIZE)
-    x, arena = take(arena, a_bytes(machine, rows, pairs))
-    scratch, arena = take(arena, threads * scratch_bytes(machine))
-    return ForwardMemory(queue=queue, bias=bias, packed=packed, weights=rounded, x=x, scratch=scratch, end=arena)
+    bias, arena = take(arena, packing.row_bytes(machine, weights.cols))
+    packed, arena = take(arena, packing.packed_bytes(machine, pairs_of(machine, weights.rows), weights.cols))
+    scratch, arena = take(arena, threads * rounding.scratch_bytes(machine))
+    return ForwardMemory(queue=queue, bias=bias, weights=packed, scratch=scratch, end=arena)
 
 
 def _build_forward(dtype):
-    tiles, machine = blocking.tiles(tile.BFLOAT16), blocking.machine(tile.BFLOAT16)
-    round_pairs, pack, gemm = round_rows[dtype].address, packing.pack[dtype].address, loops.gemm[dtype].address
+    tiles, machine, in_float32 = blocking.tiles(dtype), blocking.machine(dtype), passes.forward[types.float32].address
+    pack, gemm, limit = rounding.pack[dtype].address, loops.gemm[dtype].address, blocking.rounded_limit()
     activate, request_activate = activations.activate[types.float32].address, activations.activate[types.float32].request
     edge, request_edge = loops.column_edge_tiles[dtype].address, loops.column_edge_tiles[dtype].request
 
-    def forward(operands, most_threads):
-        """Compute y, and for gelu saved = dy/dz, as passes.forward does."""
-        x, weights, y, saved, activation = operands.x, operands.weights, operands.y, operands.saved, operands.activation
+    def rounded(operands, most_threads):
+        x, weights, y, activation = operands.x, operands.weights, operands.y, operands.activation
         if not forward_fits(operands, SIZE) or x.col_step != SIZE or weights.col_step != SIZE:
             return link.REFUSED
         if blocking.has_column_edge(machine, y.cols) and edge() == 0:
             return request_edge()
         if activation > RELU and activate() == 0:
             return request_activate()
-        here, neurons, pairs = blocking.with_caches(machine), y.cols, pairs_of(machine, x.cols)
-        threads = min(most_threads, blocking.threads(blocking.layer_work(1, x.rows, x.cols, neurons)))
-        block = blocking.rounded_rows(x.rows, x.cols)
-        memory, slot = acquire(forward_memory(COUNTING, here, weights, block, threads).end)
+        here, inputs = blocking.with_caches(machine), x.cols
+        threads = min(most_threads, blocking.threads(blocking.layer_work(1, x.rows, inputs, y.cols)))
+        memory, slot = acquire(forward_memory(COUNTING, here, weights, threads).end)
         if memory == 0:
             return link.NO_MEMORY
-        room = forward_memory(memory, here, weights, block, threads)
-        bias = packing.copy_bias(tiles, operands.biases, room.bias)
-        rounded_weights = compact(room.weights, pairs, neurons)                 # (K / 2, N)
+        room = forward_memory(memory, here, weights, threads)
         begin(room.queue)
-        add(room.queue, round_pairs(), across_rows(weights, rounded_weights))
-        barrier(room.queue)
-        add(room.queue, pack(), packing.pack_job(machine, rounded_weights, room.packed))
-        for i in range(0, x.rows, block):
-            rows = min(block, x.rows - i)
-            rounded_x = as_a(room.x, rows, pairs)                               # (rows, K / 2)
-            add(room.queue, round_pairs(), along_rows(from_row(x, i, rows), rounded_x))
-            barrier(room.queue)
-            saved_block = from_row(saved, i, rows) if saved.data != 0 else saved
-            b = packed_b(room.packed, pairs * SIZE)
-            problem = gemm_problem(here, rounded_x, b, from_row(y, i, rows), room.scratch, threads)
-            add(room.queue, gemm(), activated(replace(problem, bias=bias), activation, saved_block))
-            run_queue(room.queue, threads)
+        add(room.queue, pack(), rounding.pack_job(machine, across_rows(machine, weights), inputs, room.weights))
+        barrier(room.queue)                                                     # y (M, N) = x (M, K) weights (K, N)
+        b = packed_b(room.weights, pairs_of(machine, inputs) * SIZE)
+        problem = gemm_problem(here, along_rows(machine, x), b, y, room.scratch, threads)
+        problem = replace(problem, numbers=inputs, bias=packing.copy_bias(tiles, operands.biases, room.bias))
+        add(room.queue, gemm(), activated(problem, activation, operands.saved))
+        run_queue(room.queue, threads)
         release(slot)
         return link.OK
 
-    return trace.forward(forward, BITS)
+    run = kernel(trace.forward(rounded, BITS))
+
+    def forward(operands, most_threads):
+        """Compute y, and for gelu saved = dy/dz, as passes.forward does."""
+        if select.is_rounded(limit, operands.x.rows, operands.weights.rows, operands.weights.cols):
+            return run(operands, most_threads)
+        return link.call(in_float32(), (operands, most_threads))
+
+    return forward
 
 
 forward = link.units("forward", FORWARD, _build_forward, [tile.BFLOAT16])
@@ -135,20 +105,13 @@ forward = link.units("forward", FORWARD, _build_forward, [tile.BFLOAT16])
 
 
 class BackwardMemory(NamedTuple):
-    """Addresses of a backward pass's memory: of weights.T, then of a block of rows.
-
-    The rounded weights lie where dz to x_across are written once the weights are packed.
-    """
+    """Addresses of a backward pass's memory: of weights.T, then of a block of rows."""
 
     queue: int                  # the queue
-    packed_weights: int         # micropanels of weights.T, if they are needed
-    weights: int                # the weights rounded, until they are packed: in the place of what follows
+    weights: int                # micropanels of weights.T, if they are needed
     dz: int                     # dz of a block of rows, not rounded
-    dz_along: int               # dz rounded along its rows
-    dz_across: int              # dz rounded across its rows
-    packed_dz: int              # micropanels of dz_across
-    x_across: int               # x rounded across its rows
-    scratch: int                # gemm.problem.scratch_bytes for each thread, for copies of A
+    packed_dz: int              # micropanels of dz
+    scratch: int                # rounding.scratch_bytes for each thread, for blocks of x.T and dz
     end: int                    # the first byte behind all this
 
 
@@ -156,93 +119,77 @@ class BackwardMemory(NamedTuple):
 def backward_memory(arena, machine, weights, has_dinputs, rows, threads):
     """Return the BackwardMemory for Matrix weights (K, N) and blocks of so many rows."""
     inputs, neurons = weights.rows, weights.cols
-    half, pairs = pairs_of(machine, rows), pairs_of(machine, neurons)
     queue, arena = take(arena, REGION_BYTES)
-    packed_weights, arena = take(arena, packing.packed_bytes(machine, pairs, inputs) if has_dinputs else 0)
-    rounded, beyond_weights = take(arena, inputs * pairs * SIZE)
+    packed, arena = take(arena, packing.packed_bytes(machine, pairs_of(machine, neurons), inputs) if has_dinputs else 0)
     dz, arena = take(arena, rows * neurons * SIZE)
-    dz_along, arena = take(arena, a_bytes(machine, rows, pairs))
-    dz_across, arena = take(arena, half * neurons * SIZE)
-    packed_dz, arena = take(arena, packing.packed_bytes(machine, half, neurons))
-    x_across, arena = take(arena, half * inputs * SIZE)
-    scratch, arena = take(max(arena, beyond_weights), threads * scratch_bytes(machine))
-    return BackwardMemory(queue=queue, packed_weights=packed_weights, weights=rounded, dz=dz, dz_along=dz_along,
-                          dz_across=dz_across, packed_dz=packed_dz, x_across=x_across, scratch=scratch, end=arena)
+    packed_dz, arena = take(arena, packing.packed_bytes(machine, pairs_of(machine, rows), neurons))
+    scratch, arena = take(arena, threads * rounding.scratch_bytes(machine))
+    return BackwardMemory(queue=queue, weights=packed, dz=dz, packed_dz=packed_dz, scratch=scratch, end=arena)
 
 
 def _build_backward(dtype):
-    machine, separate = blocking.machine(tile.BFLOAT16), _separate(dtype)
+    machine, separate, in_float32 = blocking.machine(dtype), _separate(dtype), passes.backward[types.float32].address
     edge, request_edge = loops.column_edge_tiles[dtype].address, loops.column_edge_tiles[dtype].request
+    limit = blocking.rounded_limit()
 
-    def backward(operands, most_threads):
-        """Compute dinputs, dweights and dbiases, as passes.backward does."""
+    def rounded(operands, most_threads):
         x, weights = operands.x, operands.weights
         rows, inputs, neurons = x.rows, weights.rows, weights.cols
-        if not backward_fits(operands, SIZE):
-            return link.REFUSED
-        if x.col_step != SIZE or weights.col_step != SIZE:
+        if not backward_fits(operands, SIZE) or x.col_step != SIZE or weights.col_step != SIZE:
             return link.REFUSED
         if (blocking.has_column_edge(machine, neurons) or blocking.has_column_edge(machine, inputs)) and edge() == 0:
             return request_edge()
         threads = min(most_threads, blocking.threads(blocking.layer_work(2, rows, inputs, neurons)))
         return separate(operands, threads)
 
-    return trace.backward(backward, BITS)
+    run = kernel(trace.backward(rounded, BITS))
+
+    def backward(operands, most_threads):
+        """Compute dinputs, dweights and dbiases, as passes.backward does."""
+        if select.is_rounded(limit, operands.x.rows, operands.weights.rows, operands.weights.cols):
+            return run(operands, most_threads)
+        return link.call(in_float32(), (operands, most_threads))
+
+    return backward
 
 
 def _separate(dtype):
-    machine = blocking.machine(tile.BFLOAT16)
-    round_pairs, pack = round_rows[dtype].address, packing.pack[dtype].address
-    mask, gemm = columns.mask[types.float32].address, loops.gemm[dtype].address
+    machine = blocking.machine(dtype)
+    pack, mask, gemm = rounding.pack[dtype].address, columns.mask[types.float32].address, loops.gemm[dtype].address
 
     @kernel
     def separate(operands, threads):
         """Compute each result by a product of its own, block of rows by block of rows."""
         dvalues, saved, x, weights = operands.dvalues, operands.saved, operands.x, operands.weights
         dinputs, dweights, dbiases = operands.dinputs, operands.dweights, operands.dbiases
-        here, inputs, neurons = blocking.with_caches(machine), weights.rows, weights.cols
-        block, has_dinputs = blocking.rounded_rows(x.rows, inputs + 3 * neurons), dinputs.data != 0
+        here, neurons, has_dinputs = blocking.with_caches(machine), weights.cols, dinputs.data != 0
+        block = blocking.rounded_rows(x.rows, neurons * SIZE)
         memory, slot = acquire(backward_memory(COUNTING, here, weights, has_dinputs, block, threads).end)
         if memory == 0:
             return link.NO_MEMORY
         room = backward_memory(memory, here, weights, has_dinputs, block, threads)
-        pairs = pairs_of(machine, neurons)
         begin(room.queue)
         if has_dinputs:
-            rounded_weights = compact(room.weights, inputs, pairs)                                  # (K, N / 2)
-            add(room.queue, round_pairs(), along_rows(weights, rounded_weights))
-            barrier(room.queue)
-            add(room.queue, pack(), packing.pack_job(machine, transpose_of(rounded_weights), room.packed_weights))
-            barrier(room.queue)                         # dz is written where the rounded weights are
-        i = 0
-        while True:                                     # once for an empty batch as well: its dweights are zeros
+            weights_t = across_rows(machine, transpose_of(weights))                                 # (N, K)
+            add(room.queue, pack(), rounding.pack_job(machine, weights_t, neurons, room.weights))
+        for i in range(0, x.rows, block):
             rows, later = min(block, x.rows - i), int(i > 0)
-            half = pairs_of(machine, rows)
-            dz, dz_along = compact(room.dz, rows, neurons), as_a(room.dz_along, rows, pairs)        # (rows, N), (rows, N / 2)
-            dz_across = compact(room.dz_across, half, neurons)                                      # (rows / 2, N)
-            x_across = compact(room.x_across, half, inputs)                                         # (rows / 2, K)
+            x_block = from_row(x, i, rows)                                                          # (rows, K)
+            dz = Matrix(data=room.dz, rows=rows, cols=neurons, row_step=neurons * SIZE, col_step=SIZE)      # (rows, N)
             saved_block = from_row(saved, i, rows) if saved.data != 0 else saved
             dz_job = mask_job(here, from_row(dvalues, i, rows), operands.activation, saved_block, dz, dbiases.data)
             add(room.queue, mask(), replace(dz_job, accumulate=later))
             barrier(room.queue)
-            add(room.queue, round_pairs(), across_rows(dz, dz_across))
-            add(room.queue, round_pairs(), across_rows(from_row(x, i, rows), x_across))
-            if has_dinputs:
-                add(room.queue, round_pairs(), along_rows(dz, dz_along))
-            barrier(room.queue)
-            add(room.queue, pack(), packing.pack_job(machine, dz_across, room.packed_dz))
-            barrier(room.queue)
-            b = packed_b(room.packed_dz, half * SIZE)
-            dweights_job = gemm_problem(here, transpose_of(x_across), b, dweights, room.scratch, threads)
-            add(room.queue, gemm(), replace(dweights_job, accumulate=later))
-            if has_dinputs:
-                b = packed_b(room.packed_weights, pairs * SIZE)
-                dinputs_job = gemm_problem(here, dz_along, b, from_row(dinputs, i, rows), room.scratch, threads)
-                add(room.queue, gemm(), dinputs_job)
+            add(room.queue, pack(), rounding.pack_job(machine, across_rows(machine, dz), rows, room.packed_dz))
+            barrier(room.queue)                         # dweights (K, N) += x.T (K, rows) dz (rows, N)
+            b, x_t = packed_b(room.packed_dz, pairs_of(machine, rows) * SIZE), along_rows(machine, transpose_of(x_block))
+            dweights_job = gemm_problem(here, x_t, b, dweights, room.scratch, threads)
+            add(room.queue, gemm(), replace(dweights_job, numbers=rows, accumulate=later))
+            if has_dinputs:                             # dinputs (rows, K) = dz (rows, N) weights.T (N, K)
+                b = packed_b(room.weights, pairs_of(machine, neurons) * SIZE)
+                dinputs_job = gemm_problem(here, along_rows(machine, dz), b, from_row(dinputs, i, rows), room.scratch, threads)
+                add(room.queue, gemm(), replace(dinputs_job, numbers=neurons))
             run_queue(room.queue, threads)
-            i += rows
-            if i >= x.rows:
-                break
         release(slot)
         return link.OK
 

@@ -158,3 +158,14 @@ def fills_by_inputs(machine, x, weights):
 def is_fused(rows, weights_bytes):
     """Return whether a backward pass goes over the batch once."""
     return rows >= 4 * blocks.FUSED_PARTITION_ROWS and weights_bytes <= blocks.FUSED_WEIGHTS
+
+
+@formula
+def is_rounded(limit, rows, inputs, neurons):
+    """Return whether a pass at the precision bfloat16 rounds its factors; it computes in float32 where that takes less time.
+
+    The work of rounding grows with the elements of x, weights and dz, and what it saves with their product. So the quotient is
+    1/rows + 1/inputs + 1/neurons, for any two of a layer's three products. limit: blocking.rounded_limit().
+    """
+    parts = blocking.ROUNDED_PARTS
+    return parts // max(1, rows) + parts // max(1, inputs) + parts // max(1, neurons) <= limit

@@ -8,6 +8,8 @@ each, and two 16 rows of B, 32 pairs each. One instruction multiplies 16 x 32 by
 
 (Intel 64 and IA-32 Architectures Software Developer's Manual, volume 1, chapter 18; TDPBF16PS in volume 2.)
 """
+from typing import NamedTuple
+
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -40,19 +42,28 @@ def build(which, dtype):
     def micropanels(job_address, copied, block):
         problem = read(job_address, GemmProblem)
         height, width, size, depth = tile.height(shape), tile.width(shape), tile.itemsize(shape), block.p_end - block.p
+        is_added = int(block.p > 0 or problem.accumulate != 0)
+        is_final = block.p_end >= problem.depth and (problem.bias != 0 or problem.relu != 0)
+        alone = replace(problem, accumulate=0)                                  # the tile registers hold what C held before
         memory = room(shape)
         configure()
         for j in range(block.j, block.j_end, width):                           # LOOP 2: B (KC, NR), C (MC, NR)
-            b = problem.b + j * problem.b_col_step + block.p * width * size
+            b, cols = problem.b + j * problem.b_col_step + block.p * width * size, problem.cols - j
             for i in range(block.i, block.i_end, height):                       # LOOP 1: A (MR, KC), C (MR, NR)
-                a, a_row_step = problem.a + i * problem.a_row_step + block.p * size, problem.a_row_step
+                rows = block.i_end - i
+                a = problem.a + i * problem.a_row_step + block.p * size
                 c = problem.c + i * problem.c_row_step + j * size
-                if i >= copied.first:
-                    a, a_row_step = copied.data + (i - copied.first) * depth * size, depth * size
-                multiply(shape, a, a_row_step, b, depth, block.i_end - i, memory)
-                for r in range(min(height, block.i_end - i)):
-                    acc = tile.load(row, memory + r * width * size, 0, 1, width)
-                    epilogue(acc, problem, c + r * problem.c_row_step, 1, replace(block, j=j))
+                if rows >= height and cols >= width and not is_final:
+                    multiply(shape, a, problem.a_row_step, b, depth, rows, c, problem.c_row_step, is_added)
+                else:
+                    if is_added != 0:
+                        for r in range(min(height, rows)):
+                            before = tile.load(row, c + r * problem.c_row_step, 0, 1, cols)
+                            tile.store(before, memory + r * width * size, 0, 1, width)
+                    multiply(shape, a, problem.a_row_step, b, depth, rows, memory, width * size, is_added)
+                    for r in range(min(height, rows)):
+                        acc = tile.load(row, memory + r * width * size, 0, 1, width)
+                        epilogue(acc, alone, c + r * problem.c_row_step, 1, replace(block, j=j, p=0))
         release()
         return link.OK
 
@@ -61,17 +72,8 @@ def build(which, dtype):
 
 @kernel
 def copy_rows(tiles, shape, problem, scratch, block):
-    """Copy an MC block of A by rows, if its columns are contiguous, and return the CopiedA."""
-    size, lanes, depth = tile.itemsize(shape), tile.lanes(shape), block.p_end - block.p
-    if problem.a_col_step == size:
-        return CopiedA(data=scratch, first=block.i_end)
-    for k in range(0, depth, lanes):
-        for i in range(block.i, block.i_end, lanes):
-            address = problem.a + i * size + (block.p + k) * problem.a_col_step
-            square = tile.load(tiles.square, address, problem.a_col_step, depth - k, problem.rows - i)
-            target = scratch + ((i - block.i) * depth + k) * size
-            tile.store(tile.transpose(square), target, depth * size, lanes, depth - k)
-    return CopiedA(data=scratch, first=block.i)
+    """Return the CopiedA of no rows: tile registers read the rows of A in place, also where a tile has fewer."""
+    return CopiedA(data=scratch, first=block.i_end)
 
 
 # ---- instructions
@@ -121,29 +123,44 @@ def room(typing_context, shape):
 
 
 @intrinsic
-def multiply(typing_context, shape, a, a_row, b_address, depth, rows, block):
-    """Write A B to the address `block`: A by rows a_row bytes apart, B a micropanel.
+def multiply(typing_context, shape, a, a_row, b_address, depth, rows, c, c_row, is_added):
+    """Write A B to C: A by rows a_row bytes apart, B a micropanel, C by rows c_row bytes apart.
 
-    For up to 16 rows only the upper half is written.
+    If is_added is not 0, A B is added to C. For up to 16 rows only the upper half of C is read and written.
     """
-    def generate(c, b, sig, args):
+    def generate(context, b, sig, args):
+        _, *operands, rows, c, c_row, is_added = args
         halves = shape.vecs * shape.lanes * shape.size // ROW_BYTES
-        with b.if_else(b.icmp_signed(">", args[5], const(ROWS))) as (both_halves, upper_half):
+        with b.if_else(b.icmp_signed(">", rows, const(ROWS))) as (both_halves, upper_half):
             with both_halves:
-                _multiply(b, 2, halves, *args[1:5], args[6])
+                _multiply(b, 2, halves, *operands, Target(data=c, row_step=c_row, is_added=is_added))
             with upper_half:
-                _multiply(b, 1, halves, *args[1:5], args[6])
-        return c.get_dummy_value()
-    return types.void(shape, *[BYTES] * 6), generate
+                _multiply(b, 1, halves, *operands, Target(data=c, row_step=c_row, is_added=is_added))
+        return context.get_dummy_value()
+    return types.void(shape, *[BYTES] * 8), generate
 
 
-def _multiply(b, high, wide, a, a_row, b_address, depth, block):
-    """Emit the product of A B in high x wide tile registers, and their stores to the address `block`."""
+class Target(NamedTuple):
+    """C of a product, as values of LLVM."""
+
+    data: ir.Value              # the address
+    row_step: ir.Value          # bytes from one row to the next
+    is_added: ir.Value          # whether the product is added to what is there
+
+
+def _multiply(b, high, wide, a, a_row, b_address, depth, target):
+    """Emit the product of A B in high x wide tile registers, and their stores to a Target."""
     b_row = const(wide * ROW_BYTES)
     lower = [b.mul(a_row, const(ROWS * i)) for i in range(high)]
-    for i in range(high):
-        for j in range(wide):
-            _instruction(b, "tilezero", I8(2 * i + j))
+    corners = {2 * i + j: b.add(b.add(target.data, b.mul(target.row_step, const(ROWS * i))), const(j * ROW_BYTES))
+               for i in range(high) for j in range(wide)}
+    with b.if_else(b.icmp_signed("!=", target.is_added, const(0))) as (added, alone):
+        with added:
+            for register, corner in corners.items():
+                _load(b, register, corner, target.row_step)
+        with alone:
+            for register in corners:
+                _instruction(b, "tilezero", I8(register))
     with cgutils.for_range(b, b.sdiv(depth, const(ROWS))) as step:
         a = b.add(a, b.mul(step.index, const(ROW_BYTES)))
         b_address = b.add(b_address, b.mul(step.index, const(ROWS * wide * ROW_BYTES)))
@@ -153,7 +170,5 @@ def _multiply(b, high, wide, a, a_row, b_address, depth, block):
                 if i == 0:
                     _load(b, 6 + j, b.add(b_address, const(j * ROW_BYTES)), b_row)
                 _instruction(b, "tdpbf16ps", I8(2 * i + j), I8(4 + i), I8(6 + j))
-    for i in range(high):
-        for j in range(wide):
-            corner = b.add(block, const((ROWS * i * wide + j) * ROW_BYTES))
-            _instruction(b, "tilestored64", I8(2 * i + j), b.inttoptr(corner, POINTER), b_row)
+    for register, corner in corners.items():
+        _instruction(b, "tilestored64", I8(register), b.inttoptr(corner, POINTER), target.row_step)

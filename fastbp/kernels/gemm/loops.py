@@ -24,8 +24,9 @@ from .. import blocking
 from ..elementwise import activations
 from ..schedule.queue import TASK
 from ..schedule.records import read, record_type, replace
+from ..schedule.trace import in_memory
 from ..simd import products, tile
-from . import amx, packing
+from . import amx, packing, rounding
 from .packing import copied_tile_bytes, row_edge_rows
 from .problem import (
     PACKED,
@@ -52,12 +53,12 @@ SIGNATURE = types.intp(types.intp, record_type(CopiedA), record_type(Block))
 def _build(dtype):
     """Return the task of loops 5, 4 and 3, which computes a block of C."""
     tiles, machine = blocking.tiles(dtype), blocking.machine(dtype)
-    mc_block = _mc_block(dtype)
+    mc_block, bytes_of = _mc_block(dtype), rounding.scratch_bytes if dtype is tile.BFLOAT16 else scratch_bytes
     activate = activations.activate[dtype if dtype in link.FLOATS else link.FLOATS[0]].address
 
     def gemm(job_address, worker, task):
         problem = read(job_address, GemmProblem)                                # A (M, K), B (K, N), C (M, N)
-        scratch = problem.scratch + worker * scratch_bytes(blocking.with_caches(machine))
+        scratch = problem.scratch + worker * bytes_of(blocking.with_caches(machine))
         whole = block_of(problem, task)                                         # LOOP 5: the task, C (task_rows, NC)
         for p in range(0, max(1, problem.depth), problem.kc):                   # LOOP 4: A (·, KC), B (KC, NC); once for K = 0
             for i in range(whole.i, whole.i_end, problem.mc):                   # LOOP 3: A (MC, KC), C (MC, NC)
@@ -85,8 +86,15 @@ def _mc_block(dtype):
         if edge < block.j_end:
             link.call(column_edge(), (job_address, copied, replace(block, j=edge)))
 
-    if dtype not in unpacked_tiles:
-        return packed_block
+    @kernel
+    def rounded_block(job_address, scratch, block):
+        """Multiply rows of A, which are rounded to pairs of bfloat16 first."""
+        problem = rounding.round_a(tiles, read(job_address, GemmProblem), scratch, block)
+        beyond = scratch + rounding.rounded_bytes(machine, block.i_end - block.i, block.p_end - block.p)
+        packed_block(in_memory(problem), beyond, block)
+
+    if dtype is tile.BFLOAT16:
+        return rounded_block
     unpacked = unpacked_tiles[dtype].address
 
     @kernel

@@ -10,6 +10,7 @@ B is packed in micropanels, by a job of its own:
 A is copied tile by tile into a worker's scratch memory, where it cannot be read in place: the elements of a tile's rows in
 one column of A, filled up with zeros, then those in the next column.
 """
+from functools import partial
 from typing import NamedTuple
 
 from ..._compile import link
@@ -39,6 +40,7 @@ class Pack(NamedTuple):
     row_step: int               # bytes from one row to the next
     col_step: int               # bytes from one column to the next
     micropanels: int            # the address of the micropanels
+    numbers: int                # K; more than the rows if these are of pairs (rounding.py)
 
 
 # ---- B
@@ -61,11 +63,11 @@ def pack_job(machine, source, micropanels):
     """Return the Pack of the Matrix `source` into micropanels at an address."""
     tasks = blocking.blocks(source.cols, group(machine)) * blocking.blocks(source.rows, ROWS)
     return Pack(tasks=tasks, rows=source.rows, cols=source.cols, source=source.data, row_step=source.row_step,
-                col_step=source.col_step, micropanels=micropanels)
+                col_step=source.col_step, micropanels=micropanels, numbers=source.rows)
 
 
-def _build(dtype):
-    """Return the task that packs ROWS rows of a group of micropanels."""
+def build(pack_micropanels, dtype):
+    """Return the task that packs ROWS rows of a group of micropanels, each kind of them by the kernel pack_micropanels."""
     tiles, machine = blocking.tiles(dtype), blocking.machine(dtype)
 
     def pack(job_address, worker, task):
@@ -79,9 +81,6 @@ def _build(dtype):
         return link.OK
 
     return pack
-
-
-pack = link.units("pack", TASK, _build, (*link.FLOATS, tile.BFLOAT16))
 
 
 @kernel
@@ -136,6 +135,9 @@ def pack_elements(row, job, p, p_end, j_start, j_end):
                 if j + k < job.cols:
                     value = tile.load_scalar(row, job.source + i * job.row_step + (j + k) * job.col_step)
                 tile.store_scalar(row, micropanel_at(row, job, j) + (i * width + k) * size, value)
+
+
+pack = link.units("pack", TASK, partial(build, pack_micropanels))
 
 
 # ---- the edge of a B in place

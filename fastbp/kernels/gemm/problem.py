@@ -70,6 +70,7 @@ class GemmProblem(NamedTuple):
     transposed: int             # where the transpose of C goes (dense/swapped.py)
     transposed_rows: int        # rows of that
     transposed_row_step: int    # bytes from one row of that to the next
+    numbers: int                # K in numbers; more than `depth` where that counts pairs of bfloat16 (rounding.py)
 
 
 @formula
@@ -105,7 +106,7 @@ def gemm_problem(machine, a, b, c, scratch, threads):
                        c=c.data, c_row_step=c.row_step, accumulate=0, bias=0,
                        task_rows=grid.rows, task_cols=task_cols, kc=cut.kc, mc=cut.mc, scratch=scratch,
                        relu=0, activation=IDENTITY, saved=0, saved_row_step=0, soon=0, soon_too=0, soon_bytes=0,
-                       transposed=0, transposed_rows=0, transposed_row_step=0)
+                       transposed=0, transposed_rows=0, transposed_row_step=0, numbers=a.cols)
 
 
 @kernel

@@ -15,7 +15,7 @@ from . import tbb, team, trace
 from .atomic import fetch_add, load
 from .records import put_word, read, replace, write
 
-# The most jobs in a queue: dense/bfloat16.py needs this many.
+# The most jobs in a queue. A pass adds five at most.
 JOBS = 9
 
 # The bytes of room for a job. No job's record is larger.

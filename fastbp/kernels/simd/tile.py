@@ -19,7 +19,6 @@ from numba.extending import intrinsic, models, register_model, typeof_impl
 from .vector import (
     CACHE_LINE,
     I8,
-    I32,
     I64,
     at,
     const,
@@ -27,6 +26,7 @@ from .vector import (
     interleaved,
     masked_load,
     pair,
+    pair_along,
     store_part,
     valid_lanes,
 )
@@ -348,23 +348,23 @@ def transpose(typing_context, tile):
 
 @intrinsic
 def pairs_across(typing_context, first, second):
-    """Return the pairs of the k-th elements of two vectors of float32, rounded to bfloat16."""
+    """Return the pairs of the elements of two tiles of float32 in the same places, rounded to bfloat16."""
     t = first
 
     def generate(c, b, sig, args):
-        return join(b, t, [pair(b, t, *(split(b, t, a)[0] for a in args))])
+        vectors = zip(*(split(b, t, a) for a in args), strict=True)
+        return join(b, t, [pair(b, t, low, high) for low, high in vectors])
 
     return t(t, t), generate
 
 
 @intrinsic
 def pairs_along(typing_context, two):
-    """Return the pairs of the elements 0 and 1, 2 and 3, … of a row of two vectors of float32, rounded to bfloat16."""
+    """Return the pairs of the elements 0 and 1, 2 and 3, … of each row of two vectors of float32, rounded to bfloat16."""
     t, half = two, TileType(two.shape._replace(vecs=1))
 
     def generate(c, b, sig, args):
-        low, high = split(b, t, args[0])
-        evens, odds = (ir.Constant(ir.VectorType(I32, t.lanes), list(range(k, 2 * t.lanes, 2))) for k in (0, 1))
-        return join(b, half, [pair(b, half, b.shuffle_vector(low, high, evens), b.shuffle_vector(low, high, odds))])
+        vectors = split(b, t, args[0])
+        return join(b, half, [pair_along(b, half, low, high) for low, high in zip(vectors[::2], vectors[1::2], strict=True)])
 
     return half(t), generate

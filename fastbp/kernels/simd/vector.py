@@ -66,19 +66,12 @@ class _BFloat(ir.types.Type):
 def pair_muladd(b, t):
     """Return a function (x, y, z) -> z + x[0] * y[0] + x[1] * y[1], where each lane of x and y is a pair of bfloat16.
 
-    It is one instruction if the CPU has that, else two FMAs.
+    It is one instruction of AVX512-BF16. No other CPU multiplies vectors of bfloat16.
     """
-    if cpu.has_bfloat16_dot() and t.lanes * t.size == AVX512_BYTES:
-        pairs = ir.VectorType(_BFloat(), 2 * t.lanes)
-        signature = ir.FunctionType(t.vec, [t.vec, pairs, pairs])
-        function = cgutils.get_or_insert_function(b.module, signature, "llvm.x86.avx512bf16.dpbf16ps.512")
-        return lambda x, y, z: b.call(function, [z, b.bitcast(x, pairs), b.bitcast(y, pairs)])
-    fma = muladd(b, t)
-
-    def second_then_first(x, y, z):
-        return fma(_first(b, t, x), _first(b, t, y), fma(_second(b, t, x), _second(b, t, y), z))
-
-    return second_then_first
+    pairs = ir.VectorType(_BFloat(), 2 * t.lanes)
+    signature = ir.FunctionType(t.vec, [t.vec, pairs, pairs])
+    function = cgutils.get_or_insert_function(b.module, signature, "llvm.x86.avx512bf16.dpbf16ps.512")
+    return lambda x, y, z: b.call(function, [z, b.bitcast(x, pairs), b.bitcast(y, pairs)])
 
 
 def _bits(t):
@@ -91,20 +84,33 @@ def _each(t, number):
     return ir.Constant(_bits(t), [number] * t.lanes)
 
 
-def _first(b, t, pairs):
-    """Return the first number of each pair as float32. A bfloat16 is the upper half of a float32."""
-    return b.bitcast(b.shl(b.bitcast(pairs, _bits(t)), _each(t, 16)), t.vec)
-
-
-def _second(b, t, pairs):
-    """Return the second number of each pair as float32."""
-    return b.bitcast(b.and_(b.bitcast(pairs, _bits(t)), _each(t, 0xFFFF0000)), t.vec)
-
-
 def pair(b, t, x, y):
     """Round two vectors of float32 to bfloat16, and return the vector of their pairs."""
+    if _rounds(t):
+        shorts, order = ir.VectorType(ir.IntType(16), 2 * t.lanes), [k // 2 + k % 2 * t.lanes for k in range(2 * t.lanes)]
+        return b.bitcast(take(b, b.bitcast(_round_two(b, t, x, y), shorts), order), t.vec)
     first, second = (_rounded(b, t, v) for v in (x, y))
     return b.bitcast(b.or_(b.lshr(first, _each(t, 16)), b.and_(second, _each(t, 0xFFFF0000))), t.vec)
+
+
+def pair_along(b, t, low, high):
+    """Round the elements of two vectors of float32 to bfloat16, and return the vector of the pairs 0 and 1, 2 and 3, …"""
+    if _rounds(t):
+        return b.bitcast(_round_two(b, t, low, high), t.vec)
+    evens, odds = (ir.Constant(ir.VectorType(I32, t.lanes), list(range(k, 2 * t.lanes, 2))) for k in (0, 1))
+    return pair(b, t, b.shuffle_vector(low, high, evens), b.shuffle_vector(low, high, odds))
+
+
+def _rounds(t):
+    """Return whether the CPU has an instruction that rounds two vectors to bfloat16. It takes subnormal numbers for 0."""
+    return cpu.has_bfloat16_dot() and t.lanes * t.size == AVX512_BYTES
+
+
+def _round_two(b, t, low, high):
+    """Return the vector of the elements of two vectors of float32, one after the other, rounded by one instruction."""
+    signature = ir.FunctionType(ir.VectorType(_BFloat(), 2 * t.lanes), [t.vec] * 2)
+    function = cgutils.get_or_insert_function(b.module, signature, "llvm.x86.avx512bf16.cvtne2ps2bf16.512")
+    return b.call(function, [high, low])
 
 
 def _rounded(b, t, x):
