@@ -59,8 +59,19 @@ def say(text: str) -> None:
 
 def complain(text: str) -> None:
     """Print a line to standard error, or nothing if that cannot be written."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):      # the disk is full, or the stream is closed or None
+    try:
         sys.stderr.write(readable(" ".join(text.split()), sys.stderr) + "\n")
+        sys.stderr.flush()
+    except (OSError, ValueError, AttributeError):               # the disk is full, or the stream is closed or None
+        _give_up(sys.stderr)
+
+
+def _give_up(stream):
+    """Let what is still in a stream's buffer go nowhere. Otherwise Python tries again at its exit, and returns 120."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 def width(most: int = WIDEST) -> int:
@@ -116,10 +127,7 @@ class Output(io.TextIOBase):
         self.flush()
         if self.failure is None:
             return 0
-        with contextlib.suppress(OSError, ValueError):      # otherwise Python tries again at its exit, and complains
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self._stream.fileno())
-            os.close(nowhere)
+        _give_up(self._stream)
         number = getattr(self.failure, "errno", None)
         if number == errno.EPIPE or sys.platform == "win32" and number == errno.EINVAL:
             return CLOSED_PIPE
