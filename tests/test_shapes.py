@@ -178,6 +178,8 @@ def test_both_sides_of_each_block_of_depth(rng, dtype, depth):
     check(rng, 7, 70, depth, dtype)                         # of dinputs
     check(rng, depth, 70, 9, dtype)                         # of dweights
     check(rng, blocking.UNPACKED_ROWS + 1, depth, depth, dtype)
+    check(rng, HERE.few_rows + 1, depth, 70, dtype)         # of a B that tasks pack themselves
+    check(rng, HERE.few_rows + 1, 70, depth, dtype)
 
 
 @pytest.mark.parametrize("batch", [ONE_PASS - 1, ONE_PASS, ONE_PASS + 1, ONE_PASS + blocks.FUSED_ROWS - 1,

@@ -28,7 +28,7 @@ from ..kernels.dense.select import (
 )
 from ..kernels.elementwise.activations import RELU
 from ..kernels.gemm import streamed
-from ..kernels.gemm.problem import OperandB, gemm_problem, packed_b, unpacked_b
+from ..kernels.gemm.problem import OperandB, b_to_pack, gemm_problem, packed_b, unpacked_b
 from ..kernels.gemm.rounding import across_rows, along_rows
 from ..kernels.matrix import Matrix, transpose_of
 from ..kernels.simd.tile import BFLOAT16
@@ -81,7 +81,8 @@ def _parts(machine, batch, inputs, neurons, forward_threads, backward_threads):
     algorithm, choice = select.forward(machine, x, weights, RELU), select.backward(machine, x, weights, RELU)
     if algorithm == NAIVE:
         return [PassPlan(name, NAIVE, "loops over the numbers; 1 thread") for name in ("forward", "backward")]
-    forward = _product("forward", machine, algorithm, x, weights, forward_threads)
+    in_tasks = algorithm == PACKED and blocking.packs_in_tasks(batch)
+    forward = _product("forward", machine, algorithm, x, weights, forward_threads, in_tasks)
     if choice.whole == NARROW:
         rows = min(batch, narrow.block_rows_of(machine, neurons))
         return [forward, _partitions(NARROW, partitions.narrow(batch), rows, backward_threads),
@@ -90,12 +91,13 @@ def _parts(machine, batch, inputs, neurons, forward_threads, backward_threads):
     if choice.whole == FUSED:
         rows = min(batch, blocks.FUSED_ROWS)
         backward = _partitions(FUSED, partitions.fused(batch), rows, backward_threads)
-        rows, backward_threads, each = blocks.FUSED_ROWS, 1, "in each block: "
+        rows, backward_threads, each, in_tasks = blocks.FUSED_ROWS, 1, "in each block: ", False
     else:
         rows = blocking.dz_rows(batch, dz_row_bytes(machine, neurons))
         backward, each = _blocks(batch, rows, backward_threads)
+        in_tasks = choice.dinputs == PACKED and blocking.packs_in_tasks(rows)
     x, dz = _matrix(machine, rows, inputs), _matrix(machine, rows, neurons)
-    dinputs = _product("dinputs", machine, choice.dinputs, dz, transpose_of(weights), backward_threads)
+    dinputs = _product("dinputs", machine, choice.dinputs, dz, transpose_of(weights), backward_threads, in_tasks)
     a, b = (transpose_of(dz), x) if choice.dweights == SKINNY else (transpose_of(x), dz)
     dweights = _product("dweights", machine, choice.dweights, a, b, backward_threads)
     return [forward, backward, *(part._replace(text=each + part.text) for part in (dinputs, dweights))]
@@ -129,13 +131,13 @@ def _matrix(machine, rows, cols):
     return Matrix(data=1, rows=rows, cols=cols, row_step=cols * machine.itemsize, col_step=machine.itemsize)
 
 
-def _product(name, machine, algorithm, a, b, threads):
-    """Return the PassPlan of a product of two Matrix by an algorithm."""
-    operand = packed_b(1, b.rows * machine.itemsize)
+def _product(name, machine, algorithm, a, b, threads, in_tasks=False):
+    """Return the PassPlan of a product of two Matrix by an algorithm; in_tasks: whether its tasks pack B themselves."""
+    operand = b_to_pack(b) if in_tasks else packed_b(1, b.rows * machine.itemsize)
     if algorithm == UNPACKED or (algorithm == SKINNY and name == "dweights"):
         operand = unpacked_b(b, 0)
     elif algorithm in (DOT, SKINNY):                    # rows of weights, or copies of its columns: columns of B, contiguous
-        operand = OperandB(data=1, col_step=b.rows * machine.itemsize, row_step=machine.itemsize, edge=0)
+        operand = OperandB(data=1, col_step=b.rows * machine.itemsize, row_step=machine.itemsize, edge=0, to_pack=0)
     c = _matrix(machine, a.rows, b.cols)
     if algorithm == STREAMED:
         problem = streamed.problem_of(machine, a, b, c, 0, threads)     # b is weights or weights.T
@@ -147,6 +149,8 @@ def _product(name, machine, algorithm, a, b, threads):
     tasks = _counted(problem.tasks, "task")
     if problem.tasks > 1:
         tasks += f" of {min(problem.task_rows, problem.rows)} x {min(problem.task_cols, problem.cols)}"
+    if in_tasks:
+        tasks += ", B packed in each"
     if algorithm in (PACKED, STREAMED, SWAPPED, UNPACKED):
         size += f"; KC {min(problem.kc, problem.depth)}, MC {min(problem.mc, problem.rows)}"
     return PassPlan(name, algorithm, f"{size}; {tasks}; {_counted(min(threads, problem.tasks), 'thread')}")

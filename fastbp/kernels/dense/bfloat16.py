@@ -33,6 +33,22 @@ SIZE = 4
 BITS = 16
 
 
+def _where_it_pays(rounded, in_float32):
+    """Return the pass that calls the kernel `rounded` where that takes less time, and else the unit of passes.py.
+
+    in_float32: the address of that unit, as a function.
+    """
+    limit = blocking.rounded_limit()
+
+    def either(operands, most_threads):
+        """Compute what the unit of passes.py does."""
+        if select.is_rounded(limit, operands.x.rows, operands.weights.rows, operands.weights.cols):
+            return rounded(operands, most_threads)
+        return link.call(in_float32(), (operands, most_threads))
+
+    return either
+
+
 # ---- forward
 
 
@@ -57,8 +73,8 @@ def forward_memory(arena, machine, weights, threads):
 
 
 def _build_forward(dtype):
-    tiles, machine, in_float32 = blocking.tiles(dtype), blocking.machine(dtype), passes.forward[types.float32].address
-    pack, gemm, limit = rounding.pack[dtype].address, loops.gemm[dtype].address, blocking.rounded_limit()
+    tiles, machine = blocking.tiles(dtype), blocking.machine(dtype)
+    pack, gemm = rounding.pack[dtype].address, loops.gemm[dtype].address
     activate, request_activate = activations.activate[types.float32].address, activations.activate[types.float32].request
     edge, request_edge = loops.column_edge_tiles[dtype].address, loops.column_edge_tiles[dtype].request
 
@@ -87,15 +103,7 @@ def _build_forward(dtype):
         release(slot)
         return link.OK
 
-    run = kernel(trace.forward(rounded, BITS))
-
-    def forward(operands, most_threads):
-        """Compute y, and for gelu saved = dy/dz, as passes.forward does."""
-        if select.is_rounded(limit, operands.x.rows, operands.weights.rows, operands.weights.cols):
-            return run(operands, most_threads)
-        return link.call(in_float32(), (operands, most_threads))
-
-    return forward
+    return _where_it_pays(kernel(trace.forward(rounded, BITS)), passes.forward[types.float32].address)
 
 
 forward = link.units("forward", FORWARD, _build_forward, [tile.BFLOAT16])
@@ -128,9 +136,8 @@ def backward_memory(arena, machine, weights, has_dinputs, rows, threads):
 
 
 def _build_backward(dtype):
-    machine, separate, in_float32 = blocking.machine(dtype), _separate(dtype), passes.backward[types.float32].address
+    machine, separate = blocking.machine(dtype), _separate(dtype)
     edge, request_edge = loops.column_edge_tiles[dtype].address, loops.column_edge_tiles[dtype].request
-    limit = blocking.rounded_limit()
 
     def rounded(operands, most_threads):
         x, weights = operands.x, operands.weights
@@ -142,15 +149,7 @@ def _build_backward(dtype):
         threads = min(most_threads, blocking.threads(blocking.layer_work(2, rows, inputs, neurons)))
         return separate(operands, threads)
 
-    run = kernel(trace.backward(rounded, BITS))
-
-    def backward(operands, most_threads):
-        """Compute dinputs, dweights and dbiases, as passes.backward does."""
-        if select.is_rounded(limit, operands.x.rows, operands.weights.rows, operands.weights.cols):
-            return run(operands, most_threads)
-        return link.call(in_float32(), (operands, most_threads))
-
-    return backward
+    return _where_it_pays(kernel(trace.backward(rounded, BITS)), passes.backward[types.float32].address)
 
 
 def _separate(dtype):

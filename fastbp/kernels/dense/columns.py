@@ -5,7 +5,6 @@ from ..._compile import link
 from ..._compile.compiler import inlined, kernel
 from .. import blocking
 from ..elementwise.activations import passed_back
-from ..gemm import packing
 from ..matrix import whole_rows
 from ..schedule.queue import TASK
 from ..schedule.records import read
@@ -56,8 +55,8 @@ def _build_mask(dtype):
         job = read(job_address, Mask)
         start = task * job.task_cols
         end = min(start + job.task_cols, job.cols)
-        for j in range(start, end, packing.group(machine)):
-            j_end = min(j + packing.group(machine), end)
+        for j in range(start, end, blocking.group(machine)):
+            j_end = min(j + blocking.group(machine), end)
             edge = blocking.column_edge(machine, j, j_end)
             mask_columns(tiles.row, job, j, min(edge, j_end))
             mask_columns(tiles.edge_row, job, edge, j_end)

@@ -12,7 +12,7 @@ from ..._compile import link
 from ..._compile.compiler import formula, kernel
 from .. import blocking
 from ..gemm import dot, loops, packing
-from ..gemm.problem import OperandB, gemm_problem, packed_b, scratch_bytes, with_soon
+from ..gemm.problem import OperandB, b_to_pack, gemm_problem, packed_b, scratch_bytes, with_soon
 from ..matrix import Matrix, only_if, rows_of, transpose_of
 from ..schedule.arena import ALIGNMENT, COUNTING, acquire, release, take
 from ..schedule.queue import JOB_BYTES, REGION_BYTES, TASK, add, barrier, begin, run_here, run_queue
@@ -85,9 +85,14 @@ def worker_of(arena, machine, neurons):
 
 @kernel
 def b_of_weights(machine, weights, by_dot, micropanels):
-    """Return weights.T as B of the product for dinputs: rows of weights in place for dot products, or micropanels."""
+    """Return weights.T as B of the product for dinputs: rows of weights in place for dot products, or micropanels.
+
+    micropanels: their address, or 0 if the product's tasks pack them.
+    """
     if by_dot:
-        return OperandB(data=weights.data, col_step=weights.row_step, row_step=machine.itemsize, edge=0)
+        return OperandB(data=weights.data, col_step=weights.row_step, row_step=machine.itemsize, edge=0, to_pack=0)
+    if micropanels == 0:
+        return b_to_pack(transpose_of(weights))
     return packed_b(micropanels, weights.cols * machine.itemsize)
 
 
@@ -104,7 +109,7 @@ def _build(dtype):
         dweights = Matrix(data=job.parts + task * job.part_bytes, rows=job.inputs, cols=job.neurons,
                           row_step=job.neurons * size, col_step=size)
         dbiases = dweights.data + job.inputs * job.neurons * size
-        weights = OperandB(data=job.weights, col_step=job.weights_col_step, row_step=job.weights_row_step, edge=0)
+        weights = OperandB(data=job.weights, col_step=job.weights_col_step, row_step=job.weights_row_step, edge=0, to_pack=0)
         start = task * job.partition_rows
         end = min(start + job.partition_rows, job.rows)
         for i in range(start, end, block):

@@ -17,7 +17,7 @@ from .. import blocking
 from ..elementwise import activations
 from ..elementwise.activations import RELU
 from ..gemm import dot, loops, packing, streamed
-from ..gemm.problem import activated, gemm_problem, packed_b, scratch_bytes, unpacked_b, with_soon
+from ..gemm.problem import activated, b_to_pack, gemm_problem, packed_b, scratch_bytes, unpacked_b, with_soon
 from ..matrix import Matrix, from_row, only_if, transpose_of
 from ..schedule import trace
 from ..schedule.arena import COUNTING, acquire, release, take
@@ -36,7 +36,7 @@ class ForwardMemory(NamedTuple):
 
     queue: int                  # the queue
     bias: int                   # the biases, filled up to whole tiles
-    weights: int                # micropanels of weights, if they are packed
+    weights: int                # micropanels of weights, if they are packed before the product
     scratch: int                # scratch memory of the threads
     end: int                    # the first byte behind all this
 
@@ -50,7 +50,8 @@ def forward_memory(arena, machine, rows, weights, algorithm, threads):
         task_cols = streamed.cols_of_task(machine, rows, weights.cols, threads)
         packed, scratch_size = arena, streamed.scratch_bytes(machine, rows, task_cols, threads)
     else:
-        packed, arena = take(arena, packing.packed_bytes(machine, weights.rows, weights.cols))
+        size = 0 if blocking.packs_in_tasks(rows) else packing.packed_bytes(machine, weights.rows, weights.cols)
+        packed, arena = take(arena, size)
         scratch_size = threads * scratch_bytes(machine)
     scratch, arena = take(arena, scratch_size)
     return ForwardMemory(queue=queue, bias=bias, weights=packed, scratch=scratch, end=arena)
@@ -92,9 +93,12 @@ def _build_forward(dtype):
         if algorithm == select.STREAMED:                                        # y (M, N) = x (M, K) weights (K, N)
             problem = streamed.problem_of(here, x, weights, y, room.scratch, threads)
         else:
-            add(room.queue, pack(), packing.pack_job(machine, weights, room.weights))
-            barrier(room.queue)
-            problem = gemm_problem(here, x, packed_b(room.weights, x.cols * size), y, room.scratch, threads)
+            b = b_to_pack(weights)
+            if not blocking.packs_in_tasks(x.rows):
+                b = packed_b(room.weights, x.cols * size)
+                add(room.queue, pack(), packing.pack_job(machine, weights, room.weights))
+                barrier(room.queue)
+            problem = gemm_problem(here, x, b, y, room.scratch, threads)
         problem = replace(problem, bias=packing.copy_bias(tiles, operands.biases, room.bias))
         problem = activated(problem, activation, operands.saved)
         is_long = x.row_step == x.cols * size and x.cols <= problem.kc and x.rows * x.row_step > state.word(state.L2)
@@ -161,7 +165,7 @@ class SeparateMemory(NamedTuple):
     """Addresses of the memory of a backward pass whose results are products of their own."""
 
     queue: int                  # the queue
-    weights: int                # micropanels of weights.T, if they are packed
+    weights: int                # micropanels of weights.T, if they are packed before the product
     swapped: swapped.Memory     # memory of a swapped product for dinputs
     dz: int                     # dz of a block of rows
     packed: int                 # micropanels of dz, or of the edge of x; else room that tiles read beyond a dz in place
@@ -176,7 +180,7 @@ def separate_memory(arena, machine, weights, choice, has_dinputs, rows, threads)
     """Return the SeparateMemory for blocks of so many rows; has_dinputs: whether dinputs are wanted."""
     inputs, neurons = weights.rows, weights.cols
     queue, arena = take(arena, REGION_BYTES)
-    is_packed = has_dinputs and choice.dinputs == select.PACKED
+    is_packed = has_dinputs and choice.dinputs == select.PACKED and not blocking.packs_in_tasks(rows)
     weights_t, arena = take(arena, packing.packed_bytes(machine, neurons, inputs) if is_packed else 0)
     swap = swapped.memory_of(arena, machine, rows, weights, has_dinputs and choice.dinputs == select.SWAPPED)
     dz, arena = take(swap.end, rows * dz_row_bytes(machine, neurons))
@@ -216,8 +220,10 @@ def _separate(dtype):
             return link.NO_MEMORY
         room = separate_memory(memory, here, weights, choice, has_dinputs, block, threads)
         begin(room.queue)
-        if has_dinputs and choice.dinputs == select.PACKED:
-            add(room.queue, pack(), packing.pack_job(machine, transpose_of(weights), room.weights))
+        weights_t = 0
+        if has_dinputs and choice.dinputs == select.PACKED and not blocking.packs_in_tasks(block):
+            weights_t = room.weights
+            add(room.queue, pack(), packing.pack_job(machine, transpose_of(weights), weights_t))
         i = 0
         while True:                                     # once for an empty batch as well: its dweights are zeros
             rows, later = min(block, dvalues.rows - i), int(i > 0)
@@ -240,10 +246,10 @@ def _separate(dtype):
                 dweights_job = gemm_problem(here, transpose_of(x_block), b, dweights, room.scratch, threads)
             add(room.queue, gemm(), replace(dweights_job, accumulate=later))
             if has_dinputs and choice.dinputs == select.STREAMED:   # dinputs (rows, K) = dz (rows, N) weights.T (N, K)
-                weights_t, c = transpose_of(weights), from_row(dinputs, i, rows)
-                add(room.queue, stream(), streamed.problem_of(here, dz, weights_t, c, room.streamed, threads))
+                b, c = transpose_of(weights), from_row(dinputs, i, rows)
+                add(room.queue, stream(), streamed.problem_of(here, dz, b, c, room.streamed, threads))
             elif has_dinputs and choice.dinputs != select.SWAPPED:  # the same
-                b = b_of_weights(machine, weights, by_dot, room.weights)
+                b = b_of_weights(machine, weights, by_dot, weights_t)
                 dinputs_job = gemm_problem(here, dz, b, from_row(dinputs, i, rows), room.scratch, threads)
                 add(room.queue, dot_products() if by_dot else gemm(), dinputs_job)
             run_queue(room.queue, threads)

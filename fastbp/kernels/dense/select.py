@@ -139,10 +139,10 @@ def is_narrow(machine, x, weights):
     inputs, neurons = weights.rows, weights.cols
     if x.rows < blocks.NARROW_ROWS or min(inputs, neurons) > blocks.NARROW or min(inputs, neurons) == 0:
         return False
-    # By columns, x is read number by number, which fills vectors only along many neurons.
     is_long_row = inputs * machine.itemsize >= blocks.NARROW_ROW and x.col_step == machine.itemsize
     if is_long_row and is_skinny(machine, inputs, neurons):
         return False
+    # By columns, x is read number by number, which fills vectors only along many neurons.
     is_read_well = x.col_step == machine.itemsize or inputs <= neurons
     return is_read_well and inputs * neurons * machine.itemsize <= blocks.NARROW_WEIGHTS
 

@@ -51,7 +51,7 @@ def _build_forward(dtype):
         row_bytes = packing.row_bytes(machine, weights.rows)
         for j in range(y.cols):
             packing.copy_row(tiles, transpose_of(from_col(weights, j)), room.columns + j * row_bytes)
-        columns = OperandB(data=room.columns, col_step=row_bytes, row_step=machine.itemsize, edge=0)
+        columns = OperandB(data=room.columns, col_step=row_bytes, row_step=machine.itemsize, edge=0, to_pack=0)
         problem = gemm_problem(blocking.with_caches(machine), x, columns, y, room.scratch, threads)
         problem = replace(problem, bias=packing.copy_bias(tiles, operands.biases, room.bias))
         run(dot_products(), activated(problem, operands.activation, operands.saved), room.queue, threads)

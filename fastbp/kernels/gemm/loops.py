@@ -22,6 +22,7 @@ from ..._compile import link
 from ..._compile.compiler import inlined, kernel
 from .. import blocking
 from ..elementwise import activations
+from ..matrix import Matrix
 from ..schedule.queue import TASK
 from ..schedule.records import read, record_type, replace
 from ..schedule.trace import in_memory
@@ -35,6 +36,7 @@ from .problem import (
     GemmProblem,
     activate_block,
     block_of,
+    copied_bytes,
     epilogue,
     prefetch_share,
     scratch_bytes,
@@ -95,13 +97,38 @@ def _mc_block(dtype):
 
     if dtype is tile.BFLOAT16:
         return rounded_block
-    unpacked = unpacked_tiles[dtype].address
+    unpacked, pack = unpacked_tiles[dtype].address, packing.pack[dtype].address
+
+    @kernel
+    def block_to_pack(problem, scratch, block):
+        """Multiply rows of A by columns of B that are packed a group of micropanels at a time.
+
+        blocking.packs_in_tasks says when, and why. All groups are packed in the same memory.
+        """
+        size, depth = machine.itemsize, block.p_end - block.p
+        micropanels = scratch + copied_bytes(blocking.with_caches(machine))
+        packed = replace(problem, b_col_step=depth * size, b_row_step=PACKED)
+        copied = copy_rows(tiles, tiles.full, packed, scratch, block)
+        for j in range(block.j, block.j_end, blocking.group(machine)):
+            j_end = min(j + blocking.group(machine), block.j_end)
+            edge = blocking.column_edge(machine, j, j_end)
+            source = problem.b + block.p * problem.b_row_step + j * problem.b_col_step
+            packing.pack_here(pack(), machine, Matrix(data=source, rows=depth, cols=j_end - j, row_step=problem.b_row_step,
+                                                      col_step=problem.b_col_step), micropanels)
+            b, columns = micropanels - j * depth * size, replace(block, j=j)
+            whole = replace(packed, b=b - block.p * machine.width * size)
+            link.call(full(), (in_memory(whole), copied, replace(columns, j_end=min(edge, j_end))))
+            if edge < j_end:
+                beside = replace(packed, b=b - block.p * machine.edge_width * size)
+                link.call(column_edge(), (in_memory(beside), copied, replace(columns, j=edge, j_end=j_end)))
 
     @kernel
     def mc_block(job_address, scratch, block):
-        """Multiply rows of A by a B that is packed or in place."""
+        """Multiply rows of A by a B that is packed, to pack, or in place."""
         problem = read(job_address, GemmProblem)
-        if problem.b_row_step == PACKED:
+        if problem.b_to_pack != 0:
+            block_to_pack(problem, scratch, block)
+        elif problem.b_row_step == PACKED:
             packed_block(job_address, scratch, block)
         else:
             copied = copy_rows(tiles, tiles.unpacked, problem, scratch, block)

@@ -20,14 +20,12 @@ from ..matrix import from_col, whole_rows
 from ..schedule.arena import ALIGNMENT
 from ..schedule.queue import TASK
 from ..schedule.records import read, replace
+from ..schedule.trace import in_memory
 from ..simd import tile
 from .problem import PACKED, CopiedA
 
 # Rows of B that a task packs: enough to pay for being a task.
 ROWS = 256
-
-# Bytes of each row that a task packs. Reading a row in one stretch is 3 times as fast as reading it by micropanels.
-GROUP_BYTES = 256
 
 
 class Pack(NamedTuple):
@@ -52,18 +50,20 @@ def packed_bytes(machine, rows, cols):
     return blocking.round_up(rows * blocking.round_up(cols, machine.edge_width) * machine.itemsize, ALIGNMENT)
 
 
-@formula
-def group(machine):
-    """Return the columns of a group of micropanels."""
-    return blocking.round_up(GROUP_BYTES // machine.itemsize, machine.width)
-
-
 @kernel
 def pack_job(machine, source, micropanels):
     """Return the Pack of the Matrix `source` into micropanels at an address."""
-    tasks = blocking.blocks(source.cols, group(machine)) * blocking.blocks(source.rows, ROWS)
+    tasks = blocking.blocks(source.cols, blocking.group(machine)) * blocking.blocks(source.rows, ROWS)
     return Pack(tasks=tasks, rows=source.rows, cols=source.cols, source=source.data, row_step=source.row_step,
                 col_step=source.col_step, micropanels=micropanels, numbers=source.rows)
+
+
+@kernel
+def pack_here(pack, machine, source, micropanels):
+    """Pack a Matrix of no more than a group of micropanels on this thread; pack: the address of the unit."""
+    job = pack_job(machine, source, micropanels)
+    for task in range(job.tasks):
+        link.call(pack, (in_memory(job), 0, task))
 
 
 def build(pack_micropanels, dtype):
@@ -73,8 +73,8 @@ def build(pack_micropanels, dtype):
     def pack(job_address, worker, task):
         job = read(job_address, Pack)
         chunks = blocking.blocks(job.rows, ROWS)
-        p, j = task % chunks * ROWS, task // chunks * group(machine)
-        p_end, j_end = min(p + ROWS, job.rows), min(j + group(machine), job.cols)
+        p, j = task % chunks * ROWS, task // chunks * blocking.group(machine)
+        p_end, j_end = min(p + ROWS, job.rows), min(j + blocking.group(machine), job.cols)
         edge = blocking.column_edge(machine, j, j_end)
         pack_micropanels(tiles, tiles.row, job, p, p_end, j, min(edge, j_end))
         pack_micropanels(tiles, tiles.edge_row, job, p, p_end, edge, j_end)

@@ -25,13 +25,14 @@ class OperandB(NamedTuple):
     """B, packed or in place: an address, and strides in bytes.
 
     Tiles read whole rows of a B in place. `edge` is the address of a micropanel of the last columns, which do not fill a tile
-    (packing.pack_edge); 0 where B may be read beyond its rows.
+    (packing.pack_edge); 0 where B may be read beyond its rows. A B to pack may have any strides.
     """
 
     data: int                   # the address of B's first element, or of its micropanels
     col_step: int               # bytes from one column to the next
     row_step: int               # bytes from one row to the next, or PACKED
     edge: int                   # the address of the last columns' micropanel, or 0
+    to_pack: int                # 1: a task packs the micropanels of B that it needs, just before its tiles read them
 
 
 class GemmProblem(NamedTuple):
@@ -51,6 +52,7 @@ class GemmProblem(NamedTuple):
     b_col_step: int             # col_step of OperandB
     b_row_step: int             # row_step of OperandB
     b_edge: int                 # edge of OperandB
+    b_to_pack: int              # to_pack of OperandB
     c: int                      # the address of C
     c_row_step: int             # bytes from one row of C to the next
     accumulate: int             # 1: add to what is in C
@@ -76,17 +78,29 @@ class GemmProblem(NamedTuple):
 @formula
 def packed_b(micropanels, col_step):
     """Return the OperandB of micropanels at an address."""
-    return OperandB(data=micropanels, col_step=col_step, row_step=PACKED, edge=0)
+    return OperandB(data=micropanels, col_step=col_step, row_step=PACKED, edge=0, to_pack=0)
 
 
 @formula
 def unpacked_b(matrix, edge):
     """Return the OperandB of a Matrix in place, with the address of its edge or 0."""
-    return OperandB(data=matrix.data, col_step=matrix.col_step, row_step=matrix.row_step, edge=edge)
+    return OperandB(data=matrix.data, col_step=matrix.col_step, row_step=matrix.row_step, edge=edge, to_pack=0)
+
+
+@formula
+def b_to_pack(matrix):
+    """Return the OperandB of a Matrix of any strides, which the product's tasks pack themselves."""
+    return replace(unpacked_b(matrix, 0), to_pack=1)
 
 
 @formula
 def scratch_bytes(machine):
+    """Return the bytes of a worker's memory: for a copied MC block, and for micropanels that it packs itself."""
+    return copied_bytes(machine) + blocking.KC * blocking.group(machine) * machine.itemsize
+
+
+@formula
+def copied_bytes(machine):
     """Return the bytes of a copied MC block: the most that blocking.cut chooses, and what copy_columns writes beyond a tile."""
     return blocking.most_mc_bytes(machine) + blocking.blocks(blocking.TASK_ROWS, machine.unpacked_height) * ALIGNMENT
 
@@ -94,15 +108,16 @@ def scratch_bytes(machine):
 @formula
 def gemm_problem(machine, a, b, c, scratch, threads):
     """Return the GemmProblem of Matrix a (M, K), OperandB b and Matrix c (M, N), whose rows are contiguous."""
-    cut = blocking.cut(machine, a, c.cols, b.row_step == PACKED)
+    is_packed, to_pack = b.row_step == PACKED, b.to_pack != 0
+    cut = blocking.cut(machine, a, c.cols, is_packed, to_pack)
     grid = blocking.grid(machine, c.rows, c.cols, threads, a.col_step != machine.itemsize)
     task_cols = grid.cols
-    if b.row_step != PACKED:
+    if not is_packed and not to_pack:
         task_cols = blocking.round_up(task_cols, machine.unpacked_width)
     tasks = blocking.blocks(c.rows, grid.rows) * blocking.blocks(c.cols, task_cols)
     return GemmProblem(tasks=tasks, rows=c.rows, cols=c.cols, depth=a.cols,
                        a=a.data, a_row_step=a.row_step, a_col_step=a.col_step,
-                       b=b.data, b_col_step=b.col_step, b_row_step=b.row_step, b_edge=b.edge,
+                       b=b.data, b_col_step=b.col_step, b_row_step=b.row_step, b_edge=b.edge, b_to_pack=b.to_pack,
                        c=c.data, c_row_step=c.row_step, accumulate=0, bias=0,
                        task_rows=grid.rows, task_cols=task_cols, kc=cut.kc, mc=cut.mc, scratch=scratch,
                        relu=0, activation=IDENTITY, saved=0, saved_row_step=0, soon=0, soon_too=0, soon_bytes=0,

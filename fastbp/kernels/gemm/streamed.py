@@ -69,7 +69,7 @@ def problem_of(machine, a, b, c, scratch, threads):
     problem = gemm_problem(machine, a, unpacked_b(b, 0), c, scratch, threads)
     task_cols = cols_of_task(machine, c.rows, c.cols, threads) if b.col_step == machine.itemsize else machine.width
     return replace(problem, tasks=blocking.blocks(c.cols, task_cols), task_rows=c.rows, task_cols=task_cols,
-                   kc=blocking.cut(machine, a, c.cols, True).kc)
+                   kc=blocking.cut(machine, a, c.cols, True, False).kc)
 
 
 def _build(dtype):

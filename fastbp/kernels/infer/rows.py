@@ -96,7 +96,7 @@ def _build(dtype):
             b = packed_b(step.weights, layer.inputs * size)
             if step.algorithm == select.SKINNY:
                 row_bytes = packing.row_bytes(machine, layer.inputs)
-                b = OperandB(data=step.weights, col_step=row_bytes, row_step=size, edge=0)
+                b = OperandB(data=step.weights, col_step=row_bytes, row_step=size, edge=0, to_pack=0)
             threads = min(threads, blocking.threads(blocking.layer_work(1, x.rows, layer.inputs, layer.neurons)))
             problem = replace(gemm_problem(machine, x, b, y, room.scratch, threads), bias=step.biases)
             unit = dot_products() if step.algorithm == select.SKINNY else gemm()
