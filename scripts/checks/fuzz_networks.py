@@ -12,6 +12,8 @@ from .random_arrays import FLOATS, OTHERS, any_layout, described, differing, no_
 TOLERANCE = {FLOATS[0]: 2e-3, FLOATS[1]: 1e-8}
 # Rounding may change the sign of a ReLU's input that is nearer to 0 than this.
 KINK = {FLOATS[0]: 2e-5, FLOATS[1]: 1e-12}
+# The product of two numbers from this one on may be no float32.
+HUGE = 1e15
 
 
 class Fits(Losses):
@@ -41,26 +43,38 @@ class Fits(Losses):
             return [np.array(history.loss, np.float64), np.float64(loss), np.float64(-1 if accuracy is None else accuracy),
                     network.predict(x), *network.parameters()]
 
-        results, faults = self.on_threads(call)
+        known = x.astype(np.float64), as_table(targets, outputs, name, dtype), weights, settings, options
+        try:
+            results, faults = self.on_threads(call)
+        except FloatingPointError as error:
+            return [] if self._is_rounded or self._diverges(*known) else [f"{error}; but in formulas.py nothing is as large"]
         faults += [] if is_restored else self._taken_in_place()
-        if self._is_rounded:
-            return faults
-        return faults + self._compare(results, x.astype(np.float64), as_table(targets, outputs, name, dtype), weights, settings,
-                                      options)
+        return faults if self._is_rounded else faults + self._compare(results, *known)
 
-    def _compare(self, results, x, t, weights, settings, options):
-        """Return the faults of a training's results, compared with the same training in formulas.py."""
-        losses, loss, accuracy, predicted, *parameters = results
+    def _exact(self, x, t, weights, settings, options):
+        """Return (network, weights of rows, losses) of the same training in formulas.py."""
         w = np.ones(len(x)) if weights is None else np.asarray(weights, np.float64)
         order = np.random.default_rng(options["rng"])
         order.integers(1 << 62)                             # fit draws the key of its dropouts here
         orders = [order.permutation(len(x)) if options["shuffle"] else np.arange(len(x)) for _ in range(options["epochs"])]
         network = formulas.Network([[*pair, activation] for pair, (activation, _)
                                     in zip(self._initial, self._options, strict=True)], KINK[self._dtype])
-        name = type(self._loss).__name__
-        exact = network.fit(x, t, w, loss_name=name, optimizer=formulas.Optimizer(**settings), orders=orders,
-                            batch=options["batch_size"], l2=self._l2)
-        scores = network.forward(x)
+        losses = network.fit(x, t, w, loss_name=type(self._loss).__name__, optimizer=formulas.Optimizer(**settings),
+                             orders=orders, batch=options["batch_size"], l2=self._l2)
+        return network, w, losses
+
+    def _diverges(self, *known):
+        """Return whether numbers of the same training in formulas.py become so large that a product of two may overflow."""
+        with np.errstate(all="ignore"):
+            network, _, losses = self._exact(*known)
+            return not all(np.abs(values).max(initial=0) < HUGE for values in (losses, *network.parameters()))
+
+    def _compare(self, results, *known):
+        """Return the faults of a training's results, compared with the same training in formulas.py."""
+        losses, loss, accuracy, predicted, *parameters = results
+        network, w, exact = self._exact(*known)
+        x, t, *_ = known
+        name, scores = type(self._loss).__name__, network.forward(x)
         if network.is_near_kink:
             return []
         value, right, _, _, _ = formulas.loss(name, scores, t, w)
