@@ -174,6 +174,7 @@ def warmup(*dtypes: DTypeLike) -> None:
                 _ = entries[dtype]
             with notice.compiling(f"kernels that are rarely needed for {dtype}"):
                 link.bind_lazy(_NUMBA_TYPE[dtype])
+        _ = entry.shuffle()
 
 
 def run(compiled: Callable[..., Any], *arguments: Any) -> Any:

@@ -7,12 +7,13 @@ from typing import Any, Protocol, TypeAlias, get_args
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .._arrays.memory import has_contiguous_rows, shuffled
+from .._arrays.memory import has_contiguous_rows
 from .._runtime import terminal
 from ..layers import AnyLayer
 from ..losses import Loss, as_weights
 from ..optimizers import Optimizer
 from . import summary
+from .order import order_of
 from .session import LayerSpec, TrainingSession
 
 # The format of the progress bar, as tqdm takes it.
@@ -94,7 +95,7 @@ def fit(network: Network, x: ArrayLike, y: ArrayLike, *, epochs: int, batch_size
     bar = progress_bar(epochs) if progress else None
     try:
         for epoch in range(epochs):
-            order = shuffled(generator, rows) if shuffle else None
+            order = order_of(generator, rows) if shuffle else None
             _train_epoch(session, order, epoch, bar)
             _record(network, session, validation, history, bar)
             if answers(called, network, history):

@@ -22,6 +22,7 @@ from .objects import NO_ROOM, as_number, drop, held, is_matrix, is_true, matrix_
 from .schedule.records import read
 from .simd.tile import BFLOAT16
 from .train import losses, run, step
+from .train import shuffle as shuffling
 
 # Multiply-adds up to which a pass is quick: it takes less than 3 us, and other Python threads wait for it. To let them run
 # would take 0.1 us.
@@ -217,6 +218,16 @@ def keep(dtype):
         return link.call(unit(), (layer, memory))
 
     return compiler.entry(entry, types.intp(types.intp, types.intp), f"python_keep-{dtype}")
+
+
+@cache
+def shuffle():
+    """Return the function (rows, count, room, draw, stream) -> status of train/shuffle.py."""
+    def entry(rows, count, room, draw, stream):
+        shuffling.shuffle(rows, count, room, draw, stream)
+        return link.OK
+
+    return compiler.entry(entry, types.intp(*[types.intp] * 5), "python_shuffle")
 
 
 def _of_record(units, name):

@@ -1,0 +1,23 @@
+"""The order of an epoch's rows."""
+from ctypes import c_void_p, cast
+
+import numpy as np
+
+from .._arrays.memory import INTEGER, address, shuffled
+from .._compile import compiler, notice
+from ..kernels import entry
+from ..kernels.train.shuffle import DRAWN, MOST_ROWS
+
+
+def order_of(rng: np.random.Generator, count: int) -> np.ndarray:
+    """Return rng.permutation(count) as int64, in less time than NumPy takes: a third of a step of a tiny network."""
+    if compiler.DISABLED or count > MOST_ROWS:
+        return shuffled(rng, count)
+    with notice.compiling("the order of rows"):
+        shuffle = entry.shuffle()
+    order, room, generator = np.arange(count, dtype=INTEGER), np.empty(DRAWN, INTEGER), rng.bit_generator
+    stream = generator.ctypes
+    with generator.lock:
+        shuffle(address("order", order, INTEGER, count, written=True), count, address("room", room, INTEGER, DRAWN, written=True),
+                cast(stream.next_uint32, c_void_p).value, stream.state_address)
+    return order

@@ -1,0 +1,17 @@
+"""The order of an epoch's rows: that of NumPy's permutation, which takes the same random numbers."""
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+
+from fastbp._training.order import order_of
+from fastbp.kernels.train.shuffle import DRAWN
+
+COUNTS = *range(10), 31, 32, 33, DRAWN - 1, DRAWN, DRAWN + 1, DRAWN + 2, 1023, 1024, 1025, 70_001
+
+
+@pytest.mark.parametrize("name", ["PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64"])
+def test_the_order_and_what_is_drawn_next_are_numpys(name):
+    ours, numpys = (np.random.Generator(getattr(np.random, name)(5)) for _ in range(2))
+    for count in COUNTS:
+        assert_array_equal(order_of(ours, count), numpys.permutation(count), f"of {count} rows")
+        assert ours.integers(1 << 62) == numpys.integers(1 << 62)
