@@ -6,7 +6,7 @@ from numpy.testing import assert_array_equal
 from fastbp._training.order import order_of
 from fastbp.kernels.train.shuffle import DRAWN
 
-COUNTS = *range(10), 31, 32, 33, DRAWN - 1, DRAWN, DRAWN + 1, DRAWN + 2, 1023, 1024, 1025, 70_001
+COUNTS = 0, 1, 2, 33, DRAWN, DRAWN + 1, DRAWN + 2, 1023, 1024, 1025, 2048, 3000, 70_001
 
 
 @pytest.mark.parametrize("name", ["PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64"])
