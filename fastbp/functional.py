@@ -10,6 +10,7 @@ layout  may be any: C or Fortran order, strided, reversed, unaligned, read-only.
 out     is always overwritten, never added to. It may overlap an input.
 """
 from collections.abc import Callable, Iterable
+from functools import cache
 from itertools import chain
 from typing import Any, NamedTuple, TypeAlias
 
@@ -174,7 +175,7 @@ def warmup(*dtypes: DTypeLike) -> None:
                 _ = entries[dtype]
             with notice.compiling(f"kernels that are rarely needed for {dtype}"):
                 link.bind_lazy(_NUMBA_TYPE[dtype])
-        _ = entry.shuffle()
+        _ = shuffle()
 
 
 def run(compiled: Callable[..., Any], *arguments: Any) -> Any:
@@ -189,6 +190,13 @@ def run(compiled: Callable[..., Any], *arguments: Any) -> Any:
     if type(status) is int and status == link.NO_MEMORY:
         raise MemoryError("no memory for the workspace of a kernel")
     return status
+
+
+@cache
+def shuffle() -> Any:
+    """Return the compiled function that shuffles rows (kernels/train/shuffle.py)."""
+    with notice.compiling("the order of rows"):
+        return entry.shuffle()
 
 
 class TrainingUnits(NamedTuple):

@@ -3,9 +3,9 @@ from ctypes import c_void_p, cast
 
 import numpy as np
 
+from .. import functional
 from .._arrays.memory import INTEGER, address, shuffled
-from .._compile import compiler, notice
-from ..kernels import entry
+from .._compile import compiler
 from ..kernels.train.shuffle import DRAWN, MOST_ROWS
 
 
@@ -13,12 +13,10 @@ def order_of(rng: np.random.Generator, count: int) -> np.ndarray:
     """Return rng.permutation(count) as int64, in less time than NumPy takes: a third of a step of a tiny network."""
     if compiler.DISABLED or not DRAWN < count <= MOST_ROWS:     # NumPy shuffles a few rows before the call below begins
         return shuffled(rng, count)
-    with notice.compiling("the order of rows"):
-        shuffle = entry.shuffle()
     order, room = np.arange(count, dtype=INTEGER), np.empty(DRAWN, INTEGER)
     rows = address("order", order, INTEGER, count, written=True)
     drawn = address("room", room, INTEGER, DRAWN, written=True)
-    stream = rng.bit_generator.ctypes
+    shuffle, stream = functional.shuffle(), rng.bit_generator.ctypes
     with rng.bit_generator.lock:
         shuffle(rows, count, drawn, cast(stream.next_uint32, c_void_p).value, stream.state_address)
     return order

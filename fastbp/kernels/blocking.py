@@ -55,11 +55,9 @@ CHAIN = 256
 TASK_ROWS = 384
 
 # The part of L2, one in so many, for an MC block of A and C, over which all micropanels of B go in turn: for each of them, B is
-# read from L3 once. With a fifth of L2, 2048 x 2048 x 2048 takes 1.15 to 1.25 of the time on an AMX Xeon, whose L3 is slow.
+# read from L3 once. With a fifth of L2, 2048 x 2048 x 2048 takes 1.15 to 1.25 of the time on an AMX Xeon, whose L3 is slow. It
+# is for A alone where B is packed for each MC block, and for AMX tile registers, which wait for B if it is read more often.
 MC_L2_PART = 2
-
-# The same for an MC block of A alone for AMX tile registers, which wait for B if it is read more often.
-AMX_MC_L2_PART = 2
 
 # Rows of an MC block, or a multiple: whole tiles of any kind.
 MC = 24
@@ -304,16 +302,15 @@ def cut(machine, a, cols, is_packed, to_pack):
     if a.cols <= SHALLOW_K:
         return Cut(kc=kc, mc=max(1, machine.l1 // row_bytes // machine.height) * machine.height)
     unit = max(MC, machine.height)
-    mc_bytes, c_row_bytes = (machine.l2 // AMX_MC_L2_PART, 0) if is_amx or to_pack else (machine.l2 // MC_L2_PART, row_bytes)
-    mc = min(TASK_ROWS, mc_bytes // (kc * machine.itemsize + c_row_bytes) // unit * unit)
+    c_row_bytes = 0 if is_amx or to_pack else row_bytes
+    mc = min(TASK_ROWS, machine.l2 // MC_L2_PART // (kc * machine.itemsize + c_row_bytes) // unit * unit)
     return Cut(kc=kc, mc=max(unit if a.col_step == machine.itemsize else round_up(COPIED_MC, unit), mc))
 
 
 @formula
 def most_mc_bytes(machine):
     """Return the bytes of the largest MC block of A that `cut` chooses."""
-    part = AMX_MC_L2_PART if machine.step > 1 else MC_L2_PART
-    return machine.l2 // part + round_up(COPIED_MC, machine.height) * KC * machine.itemsize
+    return machine.l2 // MC_L2_PART + round_up(COPIED_MC, machine.height) * KC * machine.itemsize
 
 
 class Grid(NamedTuple):

@@ -220,7 +220,6 @@ def keep(dtype):
     return compiler.entry(entry, types.intp(types.intp, types.intp), f"python_keep-{dtype}")
 
 
-@cache
 def shuffle():
     """Return the function (rows, count, room, draw, stream) -> status of train/shuffle.py."""
     def entry(rows, count, room, draw, stream):

@@ -23,7 +23,7 @@ class Memory(NamedTuple):
     """Addresses of the memory of a pass."""
 
     queue: int                  # the queue
-    weights: int                # micropanels of weights.T, if they are packed before the product
+    weights: int                # micropanels of weights.T, or 0 if they are not packed before the product
     swapped: swapped.Memory     # memory of a swapped product
     scratch: int                # scratch memory of the threads
     end: int                    # the first byte behind all this
@@ -33,8 +33,9 @@ class Memory(NamedTuple):
 def memory_of(arena, machine, rows, weights, algorithm, threads):
     """Return the Memory for so many rows of dinputs and Matrix weights; algorithm: that of dinputs."""
     queue, arena = take(arena, REGION_BYTES)
-    is_packed = algorithm == select.PACKED and not blocking.packs_in_tasks(rows)
-    packed, arena = take(arena, packing.packed_bytes(machine, weights.cols, weights.rows) if is_packed else 0)
+    packed = 0
+    if algorithm == select.PACKED and not blocking.packs_in_tasks(rows):
+        packed, arena = take(arena, packing.packed_bytes(machine, weights.cols, weights.rows))
     swap = swapped.memory_of(arena, machine, rows, weights, algorithm == select.SWAPPED)
     streamed_bytes = streamed.scratch_bytes(machine, rows, machine.width, threads) if algorithm == select.STREAMED else 0
     scratch, arena = take(swap.end, max(threads * scratch_bytes(machine), streamed_bytes))
@@ -75,10 +76,8 @@ def _build(dtype):
             return link.NO_MEMORY
         room = memory_of(memory, here, rows, weights, algorithm, threads)
         begin(room.queue)
-        weights_t = 0
-        if algorithm == select.PACKED and not blocking.packs_in_tasks(rows):
-            weights_t = room.weights
-            add(room.queue, pack(), packing.pack_job(machine, transpose_of(weights), weights_t))
+        if room.weights != 0:
+            add(room.queue, pack(), packing.pack_job(machine, transpose_of(weights), room.weights))
         dz = only_if(int(dinputs.data != 0), dvalues)
         dz_job = mask_job(here, dvalues, activation, saved, dz, dbiases.data)
         add(room.queue, mask(), replace(dz_job, micropanels=micropanels))
@@ -90,7 +89,7 @@ def _build(dtype):
             problem = streamed.problem_of(here, dz, transpose_of(weights), dinputs, room.scratch, threads)
             add(room.queue, stream(), problem)
         elif dinputs.data != 0:                         # dinputs (M, K) = dz (M, N) weights.T (N, K)
-            b = b_of_weights(machine, weights, by_dot, weights_t)
+            b = b_of_weights(machine, weights, by_dot, room.weights)
             problem = gemm_problem(here, dz, b, dinputs, room.scratch, threads)
             add(room.queue, dot_products() if by_dot else gemm(), problem)
         run_queue(room.queue, threads)

@@ -36,7 +36,7 @@ class ForwardMemory(NamedTuple):
 
     queue: int                  # the queue
     bias: int                   # the biases, filled up to whole tiles
-    weights: int                # micropanels of weights, if they are packed before the product
+    weights: int                # micropanels of weights, or 0 if they are not packed before the product
     scratch: int                # scratch memory of the threads
     end: int                    # the first byte behind all this
 
@@ -48,11 +48,11 @@ def forward_memory(arena, machine, rows, weights, algorithm, threads):
     bias, arena = take(arena, packing.row_bytes(machine, weights.cols))
     if algorithm == select.STREAMED:
         task_cols = streamed.cols_of_task(machine, rows, weights.cols, threads)
-        packed, scratch_size = arena, streamed.scratch_bytes(machine, rows, task_cols, threads)
+        packed, scratch_size = 0, streamed.scratch_bytes(machine, rows, task_cols, threads)
     else:
-        size = 0 if blocking.packs_in_tasks(rows) else packing.packed_bytes(machine, weights.rows, weights.cols)
-        packed, arena = take(arena, size)
-        scratch_size = threads * scratch_bytes(machine)
+        packed, scratch_size = 0, threads * scratch_bytes(machine)
+        if not blocking.packs_in_tasks(rows):
+            packed, arena = take(arena, packing.packed_bytes(machine, weights.rows, weights.cols))
     scratch, arena = take(arena, scratch_size)
     return ForwardMemory(queue=queue, bias=bias, weights=packed, scratch=scratch, end=arena)
 
@@ -94,7 +94,7 @@ def _build_forward(dtype):
             problem = streamed.problem_of(here, x, weights, y, room.scratch, threads)
         else:
             b = b_to_pack(weights)
-            if not blocking.packs_in_tasks(x.rows):
+            if room.weights != 0:
                 b = packed_b(room.weights, x.cols * size)
                 add(room.queue, pack(), packing.pack_job(machine, weights, room.weights))
                 barrier(room.queue)
@@ -165,7 +165,7 @@ class SeparateMemory(NamedTuple):
     """Addresses of the memory of a backward pass whose results are products of their own."""
 
     queue: int                  # the queue
-    weights: int                # micropanels of weights.T, if they are packed before the product
+    weights: int                # micropanels of weights.T, or 0 if they are not packed before the product
     swapped: swapped.Memory     # memory of a swapped product for dinputs
     dz: int                     # dz of a block of rows
     packed: int                 # micropanels of dz, or of the edge of x; else room that tiles read beyond a dz in place
@@ -180,8 +180,9 @@ def separate_memory(arena, machine, weights, choice, has_dinputs, rows, threads)
     """Return the SeparateMemory for blocks of so many rows; has_dinputs: whether dinputs are wanted."""
     inputs, neurons = weights.rows, weights.cols
     queue, arena = take(arena, REGION_BYTES)
-    is_packed = has_dinputs and choice.dinputs == select.PACKED and not blocking.packs_in_tasks(rows)
-    weights_t, arena = take(arena, packing.packed_bytes(machine, neurons, inputs) if is_packed else 0)
+    weights_t = 0
+    if has_dinputs and choice.dinputs == select.PACKED and not blocking.packs_in_tasks(rows):
+        weights_t, arena = take(arena, packing.packed_bytes(machine, neurons, inputs))
     swap = swapped.memory_of(arena, machine, rows, weights, has_dinputs and choice.dinputs == select.SWAPPED)
     dz, arena = take(swap.end, rows * dz_row_bytes(machine, neurons))
     if choice.dweights == select.SKINNY:
@@ -220,10 +221,8 @@ def _separate(dtype):
             return link.NO_MEMORY
         room = separate_memory(memory, here, weights, choice, has_dinputs, block, threads)
         begin(room.queue)
-        weights_t = 0
-        if has_dinputs and choice.dinputs == select.PACKED and not blocking.packs_in_tasks(block):
-            weights_t = room.weights
-            add(room.queue, pack(), packing.pack_job(machine, transpose_of(weights), weights_t))
+        if room.weights != 0:
+            add(room.queue, pack(), packing.pack_job(machine, transpose_of(weights), room.weights))
         i = 0
         while True:                                     # once for an empty batch as well: its dweights are zeros
             rows, later = min(block, dvalues.rows - i), int(i > 0)
@@ -249,7 +248,7 @@ def _separate(dtype):
                 b, c = transpose_of(weights), from_row(dinputs, i, rows)
                 add(room.queue, stream(), streamed.problem_of(here, dz, b, c, room.streamed, threads))
             elif has_dinputs and choice.dinputs != select.SWAPPED:  # the same
-                b = b_of_weights(machine, weights, by_dot, weights_t)
+                b = b_of_weights(machine, weights, by_dot, room.weights)
                 dinputs_job = gemm_problem(here, dz, b, from_row(dinputs, i, rows), room.scratch, threads)
                 add(room.queue, dot_products() if by_dot else gemm(), dinputs_job)
             run_queue(room.queue, threads)
