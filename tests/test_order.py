@@ -15,3 +15,18 @@ def test_the_order_and_what_is_drawn_next_are_numpys(name):
     for count in COUNTS:
         assert_array_equal(order_of(ours, count), numpys.permutation(count), f"of {count} rows")
         assert ours.integers(1 << 62) == numpys.integers(1 << 62)
+
+
+def test_a_class_of_the_users_own_is_asked_by_numpy_alone():
+    """Its `ctypes` may say anything: no address from there is called."""
+    class Liar(np.random.PCG64):
+        ctypes = None
+
+    ours, numpys = (np.random.Generator(bits(5)) for bits in (Liar, np.random.PCG64))
+    assert_array_equal(order_of(ours, 3000), numpys.permutation(3000))
+
+    class Reversed(np.random.Generator):
+        def shuffle(self, x, axis=0):
+            x[:] = x[::-1].copy()
+
+    assert_array_equal(order_of(Reversed(np.random.PCG64(5)), 3000), np.arange(3000)[::-1])
